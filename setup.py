@@ -1,0 +1,53 @@
+"""Builds the Cython core. TOLLSPLIT_BUILD chooses how: release (default), checked, sanitizer."""
+
+from __future__ import annotations
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# Named, not globbed: a source that goes missing stops the build.
+MODULES = ("layout", "reader", "dissect", "lpm", "classify", "table", "meter")
+
+SANITIZE = "-fsanitize=address,undefined"
+# build: compiler arguments, linker arguments, are bounds checked
+BUILDS = {
+    "release": (["-O3"], [], False),
+    "checked": (["-O1", "-g"], [], True),
+    "sanitizer": (
+        ["-O1", "-g", SANITIZE, "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
+        [SANITIZE],
+        True,
+    ),
+}
+
+build = os.environ.get("TOLLSPLIT_BUILD", "release")
+if build not in BUILDS:
+    raise SystemExit(f"TOLLSPLIT_BUILD: expected one of {', '.join(BUILDS)}, got {build!r}")
+compile_args, link_args, checks = BUILDS[build]
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"tollsplit.cext.{name}",
+                [f"tollsplit/cext/{name}.pyx"],
+                extra_compile_args=[*compile_args, "-Wno-unused-function"],
+                extra_link_args=link_args,
+            )
+            for name in MODULES
+        ],
+        # A tree of its own for each build: the directives change the C that comes out.
+        build_dir=f"build/{build}/cython",
+        compiler_directives={
+            "language_level": 3,
+            "embedsignature": True,
+            "freethreading_compatible": False,
+            "boundscheck": checks,
+            "wraparound": False,
+            "initializedcheck": checks,
+            "cdivision": True,
+        },
+    ),
+)

@@ -1,0 +1,1 @@
+"""Frames → PACKET rows → counters, in Cython. This is the one door to the core."""

@@ -1,0 +1,67 @@
+cimport cython
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from tollsplit.cext.layout cimport frame_s, packet_s
+from tollsplit.cext.lpm cimport trie_s
+from tollsplit.cext.table cimport Subscribers
+
+cdef enum:
+    POOL_BITS = 12               # a trie's value: class << POOL_BITS | pool
+    FIELDS_MAX = 16
+    VERDICT_NONE = 0
+    VERDICT_EVALUATE = 0xFFFF
+
+# What makes a subscriber of one pool.
+cdef struct pool_s:
+    uint8_t kind                 # kind_e; KIND_IPV4: the address, of either version
+    uint8_t ipv4_key             # prefix lengths
+    uint8_t ipv6_key
+    bint timed                   # some tenure is limited in time
+    const trie_s *tenures4       # address → group of tenures
+    const trie_s *tenures6
+
+# One field's conditions: value → row of bits, a bit per rule.
+cdef struct field_s:
+    int kind                     # field_e
+    uint16_t absent              # the row where a packet lacks the field
+    const uint16_t *rows         # by value; or by slot, then `values` tells whose it is
+    const uint32_t *values
+    uint32_t mask                # of slots
+    const uint64_t *bits         # [rows][words]
+
+ctypedef void (*where_f)(void *packets, long count, uint64_t *out, long words) noexcept nogil
+
+
+@cython.final
+cdef class Classifier:
+    cdef const trie_s *trie4
+    cdef const trie_s *trie6
+    cdef pool_s *pools
+    cdef field_s fields[FIELDS_MAX]
+    cdef int field_count
+    cdef readonly int words
+    cdef const uint64_t *server  # [classes][words]
+    cdef const uint64_t *claims  # [words], or NULL
+    cdef const uint64_t *plain_where  # [words]: rules without an expression
+    cdef where_f where
+    cdef uint16_t *verdicts      # [classes][2]
+    cdef const uint32_t *group_at
+    cdef const uint64_t *segment_start
+    cdef const uint32_t *segment_tenure
+    cdef list kept
+
+    cdef const uint64_t *words_of(self, mask) except NULL
+    cdef void set_verdicts(self, Py_ssize_t classes)
+    cdef int attribute(
+        self, const frame_s *frames, packet_s *rows, int count, Subscribers subscribers
+    ) noexcept nogil
+    cdef int decide(self, packet_s *rows, int count) noexcept nogil
+    cdef void meet(
+        self, const frame_s *frames, packet_s *row, int direction, uint32_t mine,
+        uint32_t other, Subscribers subscribers
+    ) noexcept nogil
+    cdef void intern(
+        self, const frame_s *frame, packet_s *row, const pool_s *pool, Subscribers subscribers
+    ) noexcept nogil
+    cdef uint32_t tenure_at(self, uint32_t group, uint64_t timestamp_ns) noexcept nogil
+    cdef void evaluate(self, packet_s *row, const uint64_t *where) noexcept nogil

@@ -1,0 +1,30 @@
+cimport cython
+from libc.stdint cimport uint32_t, uint64_t
+
+from tollsplit.cext.layout cimport frame_s, packet_s
+from tollsplit.cext.lpm cimport trie_s
+
+cdef enum layer_e:
+    LAYER_IP = 0
+    LAYER_FRAME = 1
+    LAYER_PAYLOAD = 2
+
+# How to meter (accounting §1).
+cdef struct meter_s:
+    int layer                    # layer_e
+    bint outer                   # meter the outermost IP packet, not the innermost
+    bint trust_ip_length
+    bint bounded                 # follow only tunnels between these endpoints:
+    const trie_s *endpoints4
+    const trie_s *endpoints6
+
+cdef void dissect_batch(
+    const frame_s *frames, packet_s *packets, int count, const meter_s *meter
+) noexcept nogil
+
+
+@cython.final
+cdef class Dissection:
+    cdef meter_s meter
+    cdef object endpoints4
+    cdef object endpoints6

@@ -1,0 +1,54 @@
+cimport cython
+from libc.stdint cimport uint32_t, uint64_t
+
+from tollsplit.cext.classify cimport Classifier
+from tollsplit.cext.dissect cimport Dissection
+from tollsplit.cext.layout cimport frame_s, packet_s
+from tollsplit.cext.table cimport Subscribers, Table
+
+cdef enum:
+    BATCH = 64                   # frames; their rows fill half of the first-level cache
+    FAULT_KINDS = 12
+    BUCKETS = 6
+
+# Where every frame went. Sums, so that any two add up to a third.
+cdef struct totals_s:
+    uint64_t seen_packets
+    uint64_t seen_octets
+    uint64_t packets[BUCKETS]    # `fault` and `metered` stay 0: see below and the counters
+    uint64_t octets[BUCKETS]
+    uint64_t fault_packets[FAULT_KINDS]
+    uint64_t fault_octets[FAULT_KINDS]
+    uint64_t twice_packets
+    uint64_t twice_octets
+    uint64_t coalesced_packets
+    uint64_t coalesced_octets
+    uint64_t mismatch_packets
+    uint64_t mismatch_octets
+    uint64_t tunnel_octets
+
+# A stretch of time that is counted on its own, [start, end).
+cdef struct cell_s:
+    uint64_t start_ns
+    uint64_t end_ns
+    uint32_t number
+    uint32_t reserved
+
+
+@cython.final
+cdef class Meter:
+    cdef Dissection dissection
+    cdef Classifier classifier
+    cdef readonly Table table
+    cdef readonly Subscribers subscribers
+    cdef totals_s totals
+    cdef object cell_at
+    cdef cell_s *cells           # known so far, by start
+    cdef uint32_t cell_count
+    cdef uint32_t cell_room
+    cdef uint32_t current
+
+    cdef int batch(self, const frame_s *frames, packet_s *rows, int count) except -1 nogil
+    cdef uint32_t cell_of(self, uint64_t timestamp_ns) except? 0xFFFFFFFE nogil
+    cdef uint32_t learn_cell(self, uint64_t timestamp_ns) except? 0xFFFFFFFE
+    cdef void settle(self, packet_s *rows, int count, int total) noexcept nogil

@@ -1,0 +1,202 @@
+"""Time cells: the stretches of time inside which nothing that matters changes.
+
+A cell is what is left when the meter's windows, the days and months of quotas and budgets and
+the switches of tariffs are laid over each other. The core counts per cell; a split needs only
+the cells in their order, and a window or a period is a run of cells.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Protocol
+from zoneinfo import ZoneInfo
+
+from tollsplit.limits import CELLS_MAX
+from tollsplit.rules.rule import Period, RuleSet
+
+SECOND_NS = 1_000_000_000
+END_NS = 2**64 - 1  # after every timestamp
+MIDNIGHT = timedelta(0)
+
+
+class Schedule(Protocol):
+    """Boundaries in wall time."""
+
+    def floor(self, wall: datetime) -> datetime: ...
+    def after(self, boundary: datetime) -> datetime: ...
+
+
+class Steps:
+    """Every so many seconds from midnight on."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+
+    def floor(self, wall: datetime) -> datetime:
+        midnight = wall.replace(hour=0, minute=0, second=0, microsecond=0)
+        return midnight + timedelta(
+            seconds=(wall - midnight).seconds // self.seconds * self.seconds
+        )
+
+    def after(self, boundary: datetime) -> datetime:
+        return boundary + timedelta(seconds=self.seconds)
+
+
+class Times:
+    """At some times of each day, midnight among them."""
+
+    def __init__(self, seconds: set[int]) -> None:
+        self.seconds = sorted(seconds | {0})
+
+    def floor(self, wall: datetime) -> datetime:
+        midnight = wall.replace(hour=0, minute=0, second=0, microsecond=0)
+        at = bisect_right(self.seconds, (wall - midnight).seconds) - 1
+        return midnight + timedelta(seconds=self.seconds[at])
+
+    def after(self, boundary: datetime) -> datetime:
+        midnight = boundary.replace(hour=0, minute=0, second=0, microsecond=0)
+        at = bisect_right(self.seconds, (boundary - midnight).seconds)
+        following = self.seconds[at] if at < len(self.seconds) else 86_400
+        return midnight + timedelta(seconds=following)
+
+
+class Months:
+    """The first of each month."""
+
+    def floor(self, wall: datetime) -> datetime:
+        return wall.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+    def after(self, boundary: datetime) -> datetime:
+        return (boundary + timedelta(days=32)).replace(day=1)
+
+
+def span(schedule: Schedule, zone: ZoneInfo, instant_s: int) -> tuple[int, int]:
+    """[start, end) in seconds of the stretch that an instant lies in.
+
+    A boundary is an instant whose wall time the schedule names; where clocks go back it comes
+    twice, and where they jump over it, the jump is the boundary.
+    """
+    start_wall = schedule.floor(_wall(zone, instant_s))
+    start = max(i for i in _instants(zone, start_wall) if i <= instant_s)
+    end = min(
+        i
+        for wall in (start_wall, schedule.after(start_wall))
+        for i in _instants(zone, wall)
+        if i > instant_s
+    )
+    if _offset(zone, start) != _offset(zone, end - 1):
+        change = _change(zone, start, end - 1)
+        wall = _wall(zone, change)
+        if schedule.floor(wall) == wall:
+            return (start, change) if instant_s < change else (change, end)
+    return start, end
+
+
+def _wall(zone: ZoneInfo, instant_s: int) -> datetime:
+    return datetime.fromtimestamp(instant_s, zone).replace(tzinfo=None)
+
+
+def _offset(zone: ZoneInfo, instant_s: int) -> timedelta:
+    return datetime.fromtimestamp(instant_s, zone).utcoffset() or MIDNIGHT
+
+
+def _instants(zone: ZoneInfo, wall: datetime) -> list[int]:
+    """When the wall clock shows a time: twice where clocks go back; or the jump over it."""
+    found = sorted({int(wall.replace(tzinfo=zone, fold=fold).timestamp()) for fold in (0, 1)})
+    shown = [i for i in found if _wall(zone, i) == wall]
+    return shown or [_change(zone, found[0], found[-1])]
+
+
+def _change(zone: ZoneInfo, low: int, high: int) -> int:
+    """The first instant in (low, high] at which the zone's offset is that of `high`."""
+    offset = _offset(zone, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _offset(zone, middle) == offset:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+class Cell(NamedTuple):
+    """Starts in nanoseconds since 1970-01-01 UTC; None: from the beginning."""
+
+    start_ns: int
+    end_ns: int
+    window: tuple[int, int] | None
+    day: int | None
+    month: int | None
+
+
+class Cells:
+    """The cells of one run, numbered as they are met; any thread may ask."""
+
+    def __init__(self, rules: RuleSet) -> None:
+        self.zone = ZoneInfo(rules.meter.zone)
+        periods = {r.per for r in rules.rules if r.splits}
+        periods |= {s.budget.per for s in rules.sponsors.values() if s.budget and s.budget.per}
+        bands = {b for t in rules.tariffs.values() for band in t.bands
+                 for b in (band.from_s % 86_400, band.to_s % 86_400)}  # fmt: skip
+        daily = any(t.rounding_per == "day" for t in rules.tariffs.values())
+        self.window: Schedule | None = None
+        if rules.meter.window_month:
+            self.window = Months()
+        elif rules.meter.window_s is not None:
+            self.window = Steps(rules.meter.window_s)
+        self.days = Steps(86_400) if "day" in periods or daily else None
+        self.months = Months() if "month" in periods else None
+        self.bands = Times(bands) if bands else None
+        self.known: list[Cell] = []
+        self._numbers: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def at(self, timestamp_ns: int) -> tuple[int, int, int] | None:
+        """(start_ns, end_ns, number) of an instant's cell; None beyond CELLS_MAX of them."""
+        cell = self._cell(timestamp_ns)
+        with self._lock:
+            number = self._numbers.get(cell.start_ns)
+            if number is None:
+                if len(self.known) >= CELLS_MAX:
+                    return None
+                number = self._numbers[cell.start_ns] = len(self.known)
+                self.known.append(cell)
+        return cell.start_ns, cell.end_ns, number
+
+    def _cell(self, timestamp_ns: int) -> Cell:
+        start, end = 0, END_NS
+
+        def narrow(schedule: Schedule | None) -> tuple[int, int] | None:
+            nonlocal start, end
+            if schedule is None:
+                return None
+            first, last = span(schedule, self.zone, timestamp_ns // SECOND_NS)
+            bounds = max(first * SECOND_NS, 0), last * SECOND_NS
+            start, end = max(start, bounds[0]), min(end, bounds[1])
+            return bounds
+
+        window, day, month = narrow(self.window), narrow(self.days), narrow(self.months)
+        narrow(self.bands)
+        return Cell(start, end, window, day[0] if day else None, month[0] if month else None)
+
+
+def period_start(cell: Cell, per: Period) -> int:
+    """When the period of a kind that a cell lies in began; 0: with the input."""
+    if per == "day":
+        assert cell.day is not None
+        return cell.day
+    if per == "month":
+        assert cell.month is not None
+        return cell.month
+    if per == "window" and cell.window is not None:
+        return cell.window[0]
+    return 0
+
+
+def moment(timestamp_ns: int) -> datetime:
+    """An instant as a UTC datetime, microseconds kept."""
+    return datetime.fromtimestamp(timestamp_ns // SECOND_NS, UTC) + timedelta(
+        microseconds=timestamp_ns % SECOND_NS // 1000
+    )

@@ -1,0 +1,39 @@
+"""One tree of exceptions; each class knows the exit code that the command line ends with."""
+
+from __future__ import annotations
+
+
+class TollsplitError(Exception):
+    """Something a person has to look at: what was found, what was expected, where."""
+
+    exit_code = 1
+
+
+class UsageError(TollsplitError):
+    """The request itself makes no sense: an option or an argument is off."""
+
+    exit_code = 2
+
+
+class CaptureError(TollsplitError):
+    """A capture cannot be read, or not to its end."""
+
+    exit_code = 3
+
+
+class RulesError(TollsplitError):
+    """A rules file, a prefix list or a directory of subscribers is not valid."""
+
+    exit_code = 3
+
+
+class LedgerError(TollsplitError):
+    """A ledger cannot be opened, is not ours, or refuses a posting."""
+
+    exit_code = 1
+
+
+class IdentityError(TollsplitError):
+    """The books do not balance: octets or money were lost or made up."""
+
+    exit_code = 4

@@ -1,0 +1,56 @@
+"""Every bound of tollsplit, with its reason."""
+
+from __future__ import annotations
+
+# --- capture files ---------------------------------------------------------------------
+# libpcap refuses larger records (MAXIMUM_SNAPLEN); a length field beyond it is corruption.
+CAPTURED_OCTETS_MAX = 262_144
+# A pcapng block holds one packet or one table; larger ones are corruption, not data.
+BLOCK_OCTETS_MAX = 16 * 1024 * 1024
+# Interfaces per pcapng section: mergecap reaches thousands, a hostile file would reach memory.
+INTERFACES_MAX = 65_535
+# How much of a decompressed stream is held at once; several records always fit.
+STREAM_CHUNK_OCTETS = 4 * 1024 * 1024
+
+# --- dissecting ------------------------------------------------------------------------
+# Provider networks stack two or three; more is an attack on the parser's time.
+LINK_TAGS_MAX = 8
+# Nesting of IP headers that is followed; the deepest reached is metered.
+TUNNELS_MAX = 8
+# IPv6 extension headers before the transport (RFC 8504 §5.3 lets a node bound them).
+EXTENSION_HEADERS_MAX = 8
+# GTP-U extension headers in one packet (TS 29.281 §5.2 knows fewer than ten kinds).
+GTP_EXTENSIONS_MAX = 8
+
+# --- rules -----------------------------------------------------------------------------
+# 15 bits name the rule in a counter; operators' sets stay below a thousand.
+RULES_MAX = 32_766
+POOLS_MAX = 4_095
+SPONSORS_MAX = 4_096
+# Nested splits of one rule; each is a division per record.
+SPLITS_MAX = 16
+PREFIXES_MAX = 4_000_000
+# Denominator of a share: percentages to seven decimals, and T·n stays below 2^63.
+SHARE_DENOMINATOR_MAX = 1_000_000_000
+WHERE_CHARACTERS_MAX = 4_096
+# Nesting of a `where` expression; Python's own tokenizer gives up at 200 parentheses.
+WHERE_DEPTH_MAX = 64
+# Errors of a rules file that one message lists; a prefix file of another format has 100,000.
+FINDINGS_MAX = 100
+INGRESSES_MAX = 254
+
+# --- counting --------------------------------------------------------------------------
+# Interned subscribers (all but plain IPv4 addresses) have 32-bit numbers.
+SUBSCRIBERS_MAX = 2**31 - 1
+# Distinct time cells of one run: a year of minutes. Beyond it packets are faults.
+CELLS_MAX = 1_048_576
+
+# --- ledger ----------------------------------------------------------------------------
+# Records that are turned into rows at a time: enough to amortise a call, a few MiB.
+LEDGER_BATCH_RECORDS = 8_192
+# How long a locked ledger is waited for: another run of a million records books in less.
+LEDGER_WAIT_S = 60
+# Pages that SQLite holds in memory; indexes of a million rows then seldom spill.
+LEDGER_CACHE_OCTETS = 64 * 1024 * 1024
+# Findings that verify names before it only counts; a lost table would name a million.
+VERIFY_FINDINGS_MAX = 100

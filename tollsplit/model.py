@@ -1,0 +1,129 @@
+"""The nouns that every part shares. Nothing here knows packets, files or databases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from fractions import Fraction
+from typing import Literal
+
+
+class Direction(IntEnum):
+    """Which way octets flow, seen from the subscriber (TS 29.244)."""
+
+    UPLINK = 0
+    DOWNLINK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Packets and octets of one bucket."""
+
+    packets: int = 0
+    octets: int = 0
+
+    def __add__(self, other: Volume) -> Volume:
+        return Volume(self.packets + other.packets, self.octets + other.octets)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """The traffic of one subscriber under one rule in one window (TS 32.298, TS 29.244).
+
+    A record is a delta. Its key is (source, epoch, sequence): sent again, it changes nothing.
+    Octets are of the metered layer; the octets by payer add up to uplink + downlink.
+    """
+
+    source: str
+    epoch: str
+    sequence: int
+    window_start: datetime | None  # None: from the beginning (window "all")
+    window_end: datetime | None
+    subscriber: str  # "10.0.0.7", "2001:db8:0:7::/64", "teid:0x0000beef", "vlan:100.200"
+    account: str  # from the directory; the subscriber itself where nobody holds it
+    rule: str | None
+    rules_version: str
+    rating_group: int | None
+    sponsor_identity: str | None  # the first sponsor of the rule's split
+    asp_identity: str | None
+    layer: str
+    uplink_packets: int
+    uplink_octets: int
+    downlink_packets: int
+    downlink_octets: int
+    subscriber_octets: int
+    sponsor_octets: Mapping[str, int] = field(default_factory=dict)
+    first_packet_ns: int = 0  # nanoseconds since 1970-01-01 UTC
+    last_packet_ns: int = 0
+    flags: tuple[str, ...] = ()  # coalesced, mismatch, partial, trusted
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return (self.source, self.epoch, self.sequence)
+
+    @property
+    def octets(self) -> int:
+        return self.uplink_octets + self.downlink_octets
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one account owes for its octets: rated, not yet booked."""
+
+    account: str
+    currency: str
+    amount_micros: int  # millionths of the currency, rounded once
+    tariff: str
+    octets: int
+    rated_octets: int  # after rounding up to the tariff's increment
+    period_start: datetime | None
+    remainder: tuple[int, int] = (0, 1)  # exact amount − amount_micros, a fraction in micros
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One line of a transaction: an account gains (+) or loses (−) an amount of one unit."""
+
+    account: str
+    unit: str  # "octet", or "CNY/1000000": micro-units of a currency
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """The octets of one usage record and time cell that one account has to pay for."""
+
+    account: str
+    tariff: str
+    record: int  # the usage record's sequence
+    start_ns: int | None  # start of the time cell; None: from the beginning
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Price of the octets from the last tier's end up to `up_to` of a period's total."""
+
+    up_to_octets: int | None  # None: no end
+    price: Fraction  # micro-units of the currency per octet
+
+
+@dataclass(frozen=True, slots=True)
+class TimeBand:
+    """Prices inside a part of the day, wall time of the meter's zone, half-open."""
+
+    from_s: int  # seconds after midnight
+    to_s: int  # may be below from_s: the band crosses midnight
+    tiers: tuple[Tier, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    name: str
+    currency: str  # ISO 4217
+    tiers: tuple[Tier, ...]
+    increment_octets: int = 1  # octets are rounded up to its multiples …
+    rounding_per: Literal["record", "session", "day"] = "record"  # … once per each of these
+    bands: tuple[TimeBand, ...] = ()
