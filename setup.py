@@ -1,4 +1,7 @@
-"""Builds the Cython core. TOLLSPLIT_BUILD chooses how: release (default), checked, sanitizer."""
+"""Builds the Cython core. TOLLSPLIT_BUILD chooses how: release (default), checked, sanitizer.
+
+With "none" the core is left alone: the Makefile installs the package so, and builds by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 # Named, not globbed: a source that goes missing stops the build.
-MODULES = ("layout", "reader", "dissect", "lpm", "classify", "table", "meter")
+MODULES = ("layout", "reader", "dissect", "lpm", "classify", "subscribers", "table", "meter")
 
 SANITIZE = "-fsanitize=address,undefined"
 # build: compiler arguments, linker arguments, are bounds checked
 BUILDS = {
+    "none": ([], [], False),
     "release": (["-O3"], [], False),
     "checked": (["-O1", "-g"], [], True),
     "sanitizer": (
@@ -37,6 +41,7 @@ setup(
                 extra_link_args=link_args,
             )
             for name in MODULES
+            if build != "none"
         ],
         # A tree of its own for each build: the directives change the C that comes out.
         build_dir=f"build/{build}/cython",

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from tollsplit.cext.layout cimport frame_s, packet_s
 from tollsplit.cext.lpm cimport trie_s
-from tollsplit.cext.table cimport Subscribers
+from tollsplit.cext.subscribers cimport Subscribers
 
 cdef enum:
     POOL_BITS = 12               # a trie's value: class << POOL_BITS | pool

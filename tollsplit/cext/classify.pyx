@@ -8,7 +8,8 @@ from libc.string cimport memset
 
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.lpm cimport Trie, lookup4, lookup6, trie_s
-from tollsplit.cext.table cimport COUNT_MAX, Subscribers
+from tollsplit.cext.subscribers cimport Subscribers
+from tollsplit.cext.table cimport COUNT_MAX
 
 cdef enum field_e:
     FIELD_DIRECTION

@@ -26,5 +26,6 @@ cdef void dissect_batch(
 @cython.final
 cdef class Dissection:
     cdef meter_s meter
+    cdef readonly str layer
     cdef object endpoints4
     cdef object endpoints6

@@ -27,6 +27,7 @@ cdef enum:
     ETHERTYPE_PPP = 0x880B
     ETHERTYPE_QINQ = 0x88A8
     ETHERTYPE_QINQ_OLD = 0x9100
+    ETHERTYPE_PBB = 0x88E7       # provider backbone bridges
     ETHERTYPE_TEB = 0x6558       # transparent Ethernet bridging
 
 cdef enum:
@@ -124,7 +125,8 @@ cdef next_e link_layer(cursor_s *c, uint16_t link_type) noexcept nogil:
             return NEXT_IPV4
         if family in (10, 24, 28, 30):  # Linux, NetBSD and OpenBSD, FreeBSD, Darwin
             return NEXT_IPV6
-        return NEXT_NOTHING
+        c.ethertype = be16(p + 2)  # some writers put an EtherType there
+        return NEXT_ETHERTYPE if c.ethertype in (ETHERTYPE_IPV4, ETHERTYPE_IPV6) else NEXT_NOTHING
     if link_type == LINK_LINUX_SLL:
         if not has(c, 16):
             return NEXT_CUT
@@ -210,6 +212,14 @@ cdef next_e ethertype(cursor_s *c, packet_s *row) noexcept nogil:
         if c.ethertype == ETHERTYPE_PPP:
             return NEXT_PPP
         if c.ethertype == ETHERTYPE_TEB:
+            return NEXT_ETHERNET
+        if c.ethertype == ETHERTYPE_PBB:  # an I-TAG, then Ethernet (IEEE 802.1ah)
+            if not has(c, 4):
+                return short_of(c, 4)
+            c.link_tags += 1
+            if c.link_tags > LINK_TAGS_MAX:
+                return NEXT_NONSENSE
+            c.at += 4
             return NEXT_ETHERNET
         if c.ethertype == ETHERTYPE_PPPOE:
             if not has(c, 6):
@@ -615,8 +625,6 @@ cdef next_e gtpu(cursor_s *c, packet_s *row) noexcept nogil:
         return NEXT_NOTHING
     if p[1] != 255:
         return NEXT_CONTROL
-    if row.destination_port != PORT_GTPU:
-        return NEXT_NOTHING
     teid = be32(p + 4)
     size = 8
     if p[0] & 7:  # E, S, PN: any set adds 4 octets (TS 29.281 §5.1)
@@ -856,6 +864,7 @@ cdef class Dissection:
                   endpoints=None):
         if layer not in ("ip", "frame", "payload") or at not in ("inner", "outer"):
             raise ValueError(f"layer {layer!r} or at {at!r} is none of the known ones")
+        self.layer = layer
         self.meter.layer = ("ip", "frame", "payload").index(layer)
         self.meter.outer = at == "outer"
         self.meter.trust_ip_length = trust_ip_length

@@ -1,5 +1,7 @@
 """Longest prefix match: address → value, for IPv4 and IPv6."""
 
+import numpy as np
+
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 
@@ -37,6 +39,19 @@ cdef class Trie:
         if self.bits == 32:
             return lookup4(&self.trie, address)
         return lookup6(&self.trie, address >> 64, address & 0xFFFFFFFFFFFFFFFF)
+
+    def values(self, const uint32_t[::1] addresses):
+        """u4[n], the values for IPv4 addresses u4[n]."""
+        cdef Py_ssize_t i
+        cdef uint32_t[::1] view
+        result = np.empty(addresses.shape[0], np.uint32)
+        view = result
+        if self.bits != 32:
+            raise ValueError("only IPv4 addresses are looked up by the array")
+        with nogil:
+            for i in range(addresses.shape[0]):
+                view[i] = lookup4(&self.trie, addresses[i])
+        return result
 
     @property
     def octets(self):

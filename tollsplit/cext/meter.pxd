@@ -4,7 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from tollsplit.cext.classify cimport Classifier
 from tollsplit.cext.dissect cimport Dissection
 from tollsplit.cext.layout cimport frame_s, packet_s
-from tollsplit.cext.table cimport Subscribers, Table
+from tollsplit.cext.subscribers cimport Subscribers
+from tollsplit.cext.table cimport Table
 
 cdef enum:
     BATCH = 64                   # frames; their rows fill half of the first-level cache

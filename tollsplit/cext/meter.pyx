@@ -12,7 +12,8 @@ from tollsplit.cext.dissect cimport Dissection, dissect_batch
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.layout import BUCKET_NAMES, FAULT_NAMES, PACKET
 from tollsplit.cext.reader cimport Reader
-from tollsplit.cext.table cimport Subscribers, Table
+from tollsplit.cext.subscribers cimport Subscribers
+from tollsplit.cext.table cimport Table
 
 cdef enum:
     CELL_NONE = 0xFFFFFFFF       # CELLS_MAX reached

@@ -1,34 +1,47 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from tollsplit.cext.layout cimport counter_s, packet_s, subscriber_s
+from tollsplit.cext.layout cimport counter_s, packet_s
 
 cdef enum:
     COUNT_MAX = 256              # rows of one add_batch
 
 
+# The counter of one (subscriber, rule, cell) while it is small. 32 octets, two a cache line.
+# Times are offsets from the table's epoch in 48 bits of nanoseconds: 78 hours.
+cdef struct hot_s:
+    uint64_t key                 # subscriber << 32 | rule << 17 | interned << 16 | cell
+    uint32_t uplink_octets
+    uint32_t downlink_octets
+    uint16_t uplink_packets      # both 0: an empty slot
+    uint16_t downlink_packets
+    uint16_t first_hi
+    uint16_t last_hi
+    uint32_t first_lo
+    uint32_t last_lo
+
+
 @cython.final
 cdef class Table:
+    cdef hot_s *hot
+    cdef uint64_t hot_count
+    cdef uint64_t hot_room
+    cdef int hot_shift
+    cdef uint64_t hot_multiplier
+    cdef uint64_t epoch_ns
+    cdef bint begun
     cdef counter_s *slots
-    cdef void *memory            # what `slots`, aligned to a cache line, lies in
-    cdef size_t bytes
-    cdef readonly uint64_t count
+    cdef uint64_t count
     cdef uint64_t room
     cdef int shift               # a hash's top 64 − shift bits are its slot
     cdef uint64_t multiplier, cell_multiplier
     cdef int add_batch(
         self, packet_s *rows, const uint32_t *cells, int count
     ) noexcept nogil
+    cdef bint count_row(
+        self, const packet_s *row, uint32_t cell, uint64_t key, uint64_t slot
+    ) noexcept nogil
+    cdef bint grow_hot(self) noexcept nogil
     cdef bint grow(self) noexcept nogil
-
-
-@cython.final
-cdef class Subscribers:
-    cdef subscriber_s *known
-    cdef uint32_t *index         # 0: empty, else 1 + number
-    cdef readonly uint32_t count
-    cdef uint32_t room
-    cdef int shift
-    cdef uint64_t multiplier, second_multiplier
-    cdef uint32_t number(self, const subscriber_s *subscriber) noexcept nogil
-    cdef bint grow(self) noexcept nogil
+    cdef bint spill(self, const hot_s *entry) noexcept nogil
+    cdef bint add(self, const counter_s *delta) noexcept nogil

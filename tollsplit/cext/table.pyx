@@ -1,15 +1,14 @@
-"""(subscriber, rule, cell) → counters, and the numbers of interned subscribers."""
+"""(subscriber, rule, cell) → counters."""
 
 import os
 
 import numpy as np
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from tollsplit.cext.layout cimport *
-from tollsplit.cext.layout import COUNTER, SUBSCRIBER
+from tollsplit.cext.layout import COUNTER
 
 
 cdef extern from *:
@@ -31,226 +30,355 @@ cdef extern from *:
     void tollsplit_prefetch(const void *p) noexcept nogil
 
 
+cdef enum:
+    HOT_BITS = 12                # of slots at first: 128 KiB
+    COLD_BITS = 4
+    DIGIT_BITS = 11              # of a radix sort's pass: its counts fit the first-level cache
+    DIGITS = 1 << DIGIT_BITS
+    AHEAD = 16
+
+cdef uint64_t EARLIER_NS = 3_600_000_000_000
+cdef uint64_t COLD = <uint64_t>1 << 63
+
+
 cdef uint64_t odd():
     """A random odd multiplier: nobody can choose addresses that collide (multiply-shift)."""
     return int.from_bytes(os.urandom(8), "little") | 1
 
 
 cdef class Table:
-    """Counters of every (subscriber, rule, cell) met, in one flat table.
+    """Counters of every (subscriber, rule, cell) met.
 
-    Open addressing with linear probing; a counter fills one cache line; filled to 3/4 it
-    doubles. Fresh memory is zero, and zero is an empty slot.
+    A counter lives in the hot table while its numbers are small: half a cache line, one access
+    a packet. What does not fit there (a flag, a time too far from the epoch, a cell beyond
+    2^16, a sum about to overflow) is added to the cold table, which holds 64-bit counters.
+    Counters add up, so one key may lie in both. Both tables are flat, with linear probing;
+    filled to 7/8 they double. Fresh memory is zero, and zero is an empty slot.
     """
 
-    def __cinit__(self, int bits=12):
+    def __cinit__(self):
+        self.hot_multiplier = odd()
         self.multiplier = odd()
         self.cell_multiplier = odd()
-        self.shift = 64 - bits
-        self.room = <uint64_t>1 << bits
-        self.bytes = self.room * sizeof(counter_s)
-        self.memory = tollsplit_map(self.bytes)
-        if self.memory == NULL:
+        self.hot_shift = 64 - HOT_BITS
+        self.hot_room = <uint64_t>1 << HOT_BITS
+        self.hot = <hot_s *>tollsplit_map(self.hot_room * sizeof(hot_s))
+        self.shift = 64 - COLD_BITS
+        self.room = <uint64_t>1 << COLD_BITS
+        self.slots = <counter_s *>tollsplit_map(self.room * sizeof(counter_s))
+        if self.hot == NULL or self.slots == NULL:
             raise MemoryError
-        self.slots = <counter_s *>self.memory
 
     def __dealloc__(self):
-        if self.memory != NULL:
-            tollsplit_unmap(self.memory, self.bytes)
+        if self.hot != NULL:
+            tollsplit_unmap(self.hot, self.hot_room * sizeof(hot_s))
+        if self.slots != NULL:
+            tollsplit_unmap(self.slots, self.room * sizeof(counter_s))
 
     @property
     def octets(self):
         """Memory reserved."""
-        return self.bytes
+        return self.hot_room * sizeof(hot_s) + self.room * sizeof(counter_s)
+
+    cdef bint grow_hot(self) noexcept nogil:
+        """Double the hot table; False where memory does not allow it."""
+        cdef uint64_t i, slot, room = self.hot_room * 2
+        cdef hot_s *hot = <hot_s *>tollsplit_map(room * sizeof(hot_s))
+        if hot == NULL:
+            return False
+        self.hot_shift -= 1
+        for i in range(self.hot_room):
+            if not used(&self.hot[i]):
+                continue
+            slot = (self.hot[i].key * self.hot_multiplier) >> self.hot_shift
+            while used(&hot[slot]):
+                slot = (slot + 1) & (room - 1)
+            hot[slot] = self.hot[i]
+        tollsplit_unmap(self.hot, self.hot_room * sizeof(hot_s))
+        self.hot = hot
+        self.hot_room = room
+        return True
 
     cdef bint grow(self) noexcept nogil:
-        """Double the table; False where memory does not allow it."""
+        """Double the cold table; False where memory does not allow it."""
         cdef uint64_t i, slot, room = self.room * 2
-        cdef size_t bytes = room * sizeof(counter_s)
-        cdef counter_s *slots = <counter_s *>tollsplit_map(bytes)
-        cdef counter_s *old
+        cdef counter_s *slots = <counter_s *>tollsplit_map(room * sizeof(counter_s))
         if slots == NULL:
             return False
         self.shift -= 1
         for i in range(self.room):
-            old = &self.slots[i]
-            if not old.used:
+            if not self.slots[i].used:
                 continue
-            slot = hash_of(self, old.subscriber, old.rule, old.interned, old.cell) >> self.shift
+            slot = slot_of(self, &self.slots[i])
             while slots[slot].used:
                 slot = (slot + 1) & (room - 1)
-            slots[slot] = old[0]
-        tollsplit_unmap(self.memory, self.bytes)
-        self.memory = slots
+            slots[slot] = self.slots[i]
+        tollsplit_unmap(self.slots, self.room * sizeof(counter_s))
         self.slots = slots
-        self.bytes = bytes
         self.room = room
         return True
+
+    cdef bint add(self, const counter_s *delta) noexcept nogil:
+        """Add to a cold counter; False: no room."""
+        cdef uint64_t slot
+        cdef counter_s *counter
+        if self.count >= self.room - (self.room >> 3) and not self.grow():
+            if self.count >= self.room - 1:
+                return False
+        slot = slot_of(self, delta)
+        counter = &self.slots[slot]
+        while counter.used and (
+            counter.subscriber != delta.subscriber or counter.rule != delta.rule
+            or counter.cell != delta.cell or counter.interned != delta.interned
+        ):
+            slot = (slot + 1) & (self.room - 1)
+            counter = &self.slots[slot]
+        if not counter.used:
+            self.count += 1
+            counter[0] = delta[0]
+            counter.used = 1
+            return True
+        counter.flags |= delta.flags
+        counter.first_ns = min(counter.first_ns, delta.first_ns)
+        counter.last_ns = max(counter.last_ns, delta.last_ns)
+        counter.uplink_packets += delta.uplink_packets
+        counter.uplink_octets += delta.uplink_octets
+        counter.downlink_packets += delta.downlink_packets
+        counter.downlink_octets += delta.downlink_octets
+        return True
+
+    cdef bint spill(self, const hot_s *entry) noexcept nogil:
+        """Add a hot counter's numbers to its cold one."""
+        cdef counter_s delta
+        widen(entry, self.epoch_ns, &delta)
+        return self.add(&delta)
 
     cdef int add_batch(
         self, packet_s *rows, const uint32_t *cells, int count
     ) noexcept nogil:
-        """Add each row that has a subscriber. Returns how many found no room (table_full).
+        """Add each metered row. Returns how many found no room; they become faults.
 
-        Budget: 12 ns a packet with a million counters: one line of the table a row, asked
-        for in a first pass and read in a second. `count` is at most COUNT_MAX. A row whose
-        bucket is not `metered` is passed over; one without room becomes a fault.
-        Guarded by benchmarks/bench_account.py.
+        Budget: 12 ns a packet with a million subscribers: one line of the hot table a row,
+        asked for in a first pass and read in a second. `count` is at most COUNT_MAX; a slot
+        is below the table's size by construction. Guarded by benchmarks/bench_account.py.
         """
-        cdef uint64_t hashes[COUNT_MAX]
+        cdef uint64_t keys[COUNT_MAX]
+        cdef uint64_t slots[COUNT_MAX]
         cdef int i, full = 0
-        cdef uint64_t slot
         cdef packet_s *row
-        cdef counter_s *counter
-        while self.count + <uint64_t>count > self.room - (self.room >> 2):
-            if not self.grow():
-                break
+        while (self.hot_count + <uint64_t>count > self.hot_room - (self.hot_room >> 3)
+                and self.grow_hot()):
+            pass
         for i in range(count):
             row = &rows[i]
             if row.bucket == BUCKET_METERED:
-                hashes[i] = hash_of(
-                    self, row.subscriber, row.rule, row.interned, cells[i]) >> self.shift
-                tollsplit_prefetch(&self.slots[hashes[i]])
+                keys[i] = key_of(row, cells[i])
+                slots[i] = (keys[i] * self.hot_multiplier) >> self.hot_shift
+                tollsplit_prefetch(&self.hot[slots[i]])
         for i in range(count):
             row = &rows[i]
-            if row.bucket != BUCKET_METERED:
-                continue
-            slot = hashes[i]
-            counter = &self.slots[slot]
-            while counter.used and (
-                counter.subscriber != row.subscriber or counter.rule != row.rule
-                or counter.cell != cells[i] or counter.interned != row.interned
+            if row.bucket == BUCKET_METERED and not self.count_row(
+                row, cells[i], keys[i], slots[i]
             ):
-                slot = (slot + 1) & (self.room - 1)
-                counter = &self.slots[slot]
-            if not counter.used:
-                if self.count >= self.room - (self.room >> 3):
-                    row.bucket = BUCKET_FAULT
-                    row.fault = FAULT_TABLE_FULL
-                    full += 1
-                    continue
-                self.count += 1
-                counter.used = 1
-                counter.subscriber = row.subscriber
-                counter.rule = row.rule
-                counter.interned = row.interned
-                counter.cell = cells[i]
-                counter.first_ns = row.timestamp_ns
-                counter.last_ns = row.timestamp_ns
-            counter.flags |= <uint8_t>(row.flags & FLAGS_KEPT)
-            counter.first_ns = min(counter.first_ns, row.timestamp_ns)
-            counter.last_ns = max(counter.last_ns, row.timestamp_ns)
-            if row.direction == DIRECTION_UPLINK:
-                counter.uplink_packets += 1
-                counter.uplink_octets += row.octets
-            else:
-                counter.downlink_packets += 1
-                counter.downlink_octets += row.octets
+                row.bucket = BUCKET_FAULT
+                row.fault = FAULT_TABLE_FULL
+                full += 1
         return full
 
-    def counters(self):
-        """COUNTER[count], a copy, in no particular order."""
-        cdef uint64_t i, n = 0
-        cdef counter_s[::1] view
-        result = np.empty(self.count, COUNTER)
-        if self.count:
-            view = result
-            with nogil:
-                for i in range(self.room):
-                    if self.slots[i].used:
-                        view[n] = self.slots[i]
-                        n += 1
-        return result
-
-
-cdef inline uint64_t hash_of(
-    Table table, uint32_t subscriber, uint16_t rule, uint8_t interned, uint32_t cell
-) noexcept nogil:
-    return (
-        (<uint64_t>subscriber << 17 | <uint64_t>rule << 1 | interned) * table.multiplier
-        + cell * table.cell_multiplier
-    )
-
-
-cdef class Subscribers:
-    """Numbers for subscribers that are more than a plain IPv4 address, from 0 on."""
-
-    def __cinit__(self):
-        self.multiplier = odd()
-        self.second_multiplier = odd()
-        self.shift = 64 - 10
-        self.room = 768
-        self.known = <subscriber_s *>malloc(self.room * sizeof(subscriber_s))
-        self.index = <uint32_t *>calloc(1024, sizeof(uint32_t))
-        if self.known == NULL or self.index == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        free(self.known)
-        free(self.index)
-
-    cdef uint32_t number(self, const subscriber_s *subscriber) noexcept nogil:
-        """The subscriber's number; 0xFFFFFFFF: no room for another."""
-        cdef uint64_t mask = (<uint64_t>1 << (64 - self.shift)) - 1
-        cdef uint64_t slot = who(self, subscriber) >> self.shift
-        cdef const subscriber_s *other
-        while self.index[slot]:
-            other = &self.known[self.index[slot] - 1]
-            if (other.lo == subscriber.lo and other.hi == subscriber.hi
-                    and other.kind == subscriber.kind and other.pool == subscriber.pool
-                    and other.tenure == subscriber.tenure):
-                return self.index[slot] - 1
-            slot = (slot + 1) & mask
-        if self.count >= self.room:
-            if not self.grow():
-                return 0xFFFFFFFFU
-            return self.number(subscriber)
-        self.known[self.count] = subscriber[0]
-        self.count += 1
-        self.index[slot] = self.count
-        return self.count - 1
-
-    cdef bint grow(self) noexcept nogil:
-        cdef uint64_t slots = <uint64_t>1 << (65 - self.shift)
-        cdef uint64_t slot
-        cdef uint32_t i
-        cdef uint32_t *index
-        cdef subscriber_s *known
-        if slots > <uint64_t>1 << 31:
+    cdef bint count_row(
+        self, const packet_s *row, uint32_t cell, uint64_t key, uint64_t slot
+    ) noexcept nogil:
+        """Add one row, `slot` being its first in the hot table; False: no room."""
+        cdef uint64_t since
+        cdef hot_s *entry
+        cdef counter_s delta
+        if not self.begun:
+            # leave room for packets that a file holds out of order
+            self.epoch_ns = row.timestamp_ns - min(row.timestamp_ns, EARLIER_NS)
+            self.begun = True
+        since = row.timestamp_ns - self.epoch_ns
+        if since >> 48 or cell >> 16 or row.flags & FLAGS_KEPT:
+            one(row, cell, &delta)
+            return self.add(&delta)
+        entry = &self.hot[slot]
+        while entry.key != key and used(entry):
+            slot = (slot + 1) & (self.hot_room - 1)
+            entry = &self.hot[slot]
+        if used(entry):
+            if count_in(entry, row, since):
+                return True
+            if not self.spill(entry):
+                return False
+        elif self.hot_count < self.hot_room - 1:
+            self.hot_count += 1
+        else:
             return False
-        index = <uint32_t *>calloc(slots, sizeof(uint32_t))
-        known = <subscriber_s *>realloc(
-            self.known, (slots - (slots >> 2)) * sizeof(subscriber_s))
-        if known != NULL:
-            self.known = known
-        if index == NULL or known == NULL:
-            free(index)
-            return False
-        self.shift -= 1
-        self.room = <uint32_t>(slots - (slots >> 2))
-        for i in range(self.count):
-            slot = who(self, &known[i]) >> self.shift
-            while index[slot]:
-                slot = (slot + 1) & (slots - 1)
-            index[slot] = i + 1
-        free(self.index)
-        self.index = index
+        begin(entry, key, row, since)
         return True
 
-    def subscribers(self):
-        """SUBSCRIBER[count], a copy, by number."""
-        cdef subscriber_s[::1] view
-        result = np.empty(self.count, SUBSCRIBER)
-        if self.count:
-            view = result
-            memcpy(&view[0], self.known, self.count * sizeof(subscriber_s))
+    def counters(self):
+        """COUNTER[n], sorted by (cell, subscriber, rule, none last, interned).
+
+        A key that lies in both tables comes twice, one behind the other. Cells beyond 2^16
+        are sorted by their low bits.
+        """
+        cdef uint64_t total = self.hot_count + self.count
+        cdef uint64_t i, n = 0, slot, later
+        cdef counter_s[::1] view
+        cdef uint64_t[::1] keys, slots
+        result = np.empty(total, COUNTER)
+        if not total:
+            return result
+        view = result
+        keys = np.empty(total, np.uint64)
+        slots = np.empty(total, np.uint64)
+        with nogil:
+            for i in range(self.hot_room):
+                if used(&self.hot[i]):
+                    keys[n] = sort_key(self.hot[i].key)
+                    slots[n] = i
+                    n += 1
+            for i in range(self.room):
+                if self.slots[i].used:
+                    keys[n] = sort_key(cold_key(&self.slots[i]))
+                    slots[n] = i | COLD
+                    n += 1
+        slots = sort(keys, slots)
+        with nogil:
+            for i in range(total):
+                later = slots[min(i + AHEAD, total - 1)]
+                if not later & COLD:
+                    tollsplit_prefetch(&self.hot[later])
+                slot = slots[i]
+                if slot & COLD:
+                    view[i] = self.slots[slot ^ COLD]
+                else:
+                    widen(&self.hot[slot], self.epoch_ns, &view[i])
         return result
 
 
-cdef inline uint64_t who(Subscribers known, const subscriber_s *subscriber) noexcept nogil:
-    cdef uint64_t words = subscriber.hi * known.multiplier
-    words ^= words >> 29
-    words = (words + subscriber.lo) * known.second_multiplier
-    words ^= words >> 31
-    return (words + (<uint64_t>subscriber.tenure << 24 | <uint64_t>subscriber.pool << 8
-                     | subscriber.kind)) * known.multiplier
+cdef inline bint used(const hot_s *entry) noexcept nogil:
+    return entry.uplink_packets | entry.downlink_packets
+
+
+cdef inline uint64_t key_of(const packet_s *row, uint32_t cell) noexcept nogil:
+    return (<uint64_t>row.subscriber << 32 | <uint64_t>row.rule << 17
+            | <uint64_t>row.interned << 16 | (cell & 0xFFFF))
+
+
+cdef inline uint64_t cold_key(const counter_s *counter) noexcept nogil:
+    return (<uint64_t>counter.subscriber << 32 | <uint64_t>counter.rule << 17
+            | <uint64_t>counter.interned << 16 | (counter.cell & 0xFFFF))
+
+
+cdef inline uint64_t sort_key(uint64_t key) noexcept nogil:
+    """cell, subscriber, rule (none becomes the last), interned."""
+    return (key << 48 | key >> 32 << 16
+            | ((key >> 17) - 1 & 0x7FFF) << 1 | (key >> 16 & 1))
+
+
+cdef inline uint64_t slot_of(Table table, const counter_s *counter) noexcept nogil:
+    return (
+        cold_key(counter) * table.multiplier + counter.cell * table.cell_multiplier
+    ) >> table.shift
+
+
+cdef inline void begin(
+    hot_s *entry, uint64_t key, const packet_s *row, uint64_t since
+) noexcept nogil:
+    """Start a hot counter with one packet."""
+    cdef bint uplink = row.direction == DIRECTION_UPLINK
+    entry.key = key
+    entry.uplink_packets = uplink
+    entry.downlink_packets = not uplink
+    entry.uplink_octets = row.octets if uplink else 0
+    entry.downlink_octets = 0 if uplink else row.octets
+    entry.first_hi = entry.last_hi = <uint16_t>(since >> 32)
+    entry.first_lo = entry.last_lo = <uint32_t>since
+
+
+cdef inline bint count_in(hot_s *entry, const packet_s *row, uint64_t since) noexcept nogil:
+    """Add one packet to a hot counter; False, and nothing done, where it would overflow."""
+    if row.direction == DIRECTION_UPLINK:
+        if entry.uplink_packets == 0xFFFF or entry.uplink_octets + row.octets < row.octets:
+            return False
+        entry.uplink_packets += 1
+        entry.uplink_octets += row.octets
+    else:
+        if entry.downlink_packets == 0xFFFF or entry.downlink_octets + row.octets < row.octets:
+            return False
+        entry.downlink_packets += 1
+        entry.downlink_octets += row.octets
+    if since > (<uint64_t>entry.last_hi << 32 | entry.last_lo):
+        entry.last_hi = <uint16_t>(since >> 32)
+        entry.last_lo = <uint32_t>since
+    elif since < (<uint64_t>entry.first_hi << 32 | entry.first_lo):
+        entry.first_hi = <uint16_t>(since >> 32)
+        entry.first_lo = <uint32_t>since
+    return True
+
+
+cdef inline void one(const packet_s *row, uint32_t cell, counter_s *delta) noexcept nogil:
+    """A single packet as a counter."""
+    memset(delta, 0, sizeof(counter_s))
+    delta.subscriber = row.subscriber
+    delta.rule = row.rule
+    delta.interned = row.interned
+    delta.flags = <uint8_t>(row.flags & FLAGS_KEPT)
+    delta.cell = cell
+    delta.first_ns = delta.last_ns = row.timestamp_ns
+    if row.direction == DIRECTION_UPLINK:
+        delta.uplink_packets = 1
+        delta.uplink_octets = row.octets
+    else:
+        delta.downlink_packets = 1
+        delta.downlink_octets = row.octets
+
+
+cdef inline void widen(const hot_s *entry, uint64_t epoch_ns, counter_s *counter) noexcept nogil:
+    """A hot counter in full."""
+    counter.subscriber = <uint32_t>(entry.key >> 32)
+    counter.rule = <uint16_t>(entry.key >> 17 & 0x7FFF)
+    counter.interned = <uint8_t>(entry.key >> 16 & 1)
+    counter.flags = 0
+    counter.cell = <uint32_t>(entry.key & 0xFFFF)
+    counter.used = 1
+    counter.uplink_packets = entry.uplink_packets
+    counter.uplink_octets = entry.uplink_octets
+    counter.downlink_packets = entry.downlink_packets
+    counter.downlink_octets = entry.downlink_octets
+    counter.first_ns = epoch_ns + (<uint64_t>entry.first_hi << 32 | entry.first_lo)
+    counter.last_ns = epoch_ns + (<uint64_t>entry.last_hi << 32 | entry.last_lo)
+
+
+cdef uint64_t[::1] sort(uint64_t[::1] keys, uint64_t[::1] values):
+    """Values in the order of their keys: a radix sort that passes over constant digits."""
+    cdef uint64_t counts[DIGITS]
+    cdef uint64_t[::1] other_keys = np.empty(keys.shape[0], np.uint64)
+    cdef uint64_t[::1] other_values = np.empty(keys.shape[0], np.uint64)
+    cdef uint64_t different = 0, at, digit, count
+    cdef Py_ssize_t i
+    cdef int shift = 0
+    with nogil:
+        for i in range(keys.shape[0]):
+            different |= keys[i] ^ keys[0]
+    while shift < 64:
+        if different >> shift & (DIGITS - 1):
+            with nogil:
+                memset(counts, 0, sizeof(counts))
+                for i in range(keys.shape[0]):
+                    counts[keys[i] >> shift & (DIGITS - 1)] += 1
+                at = 0
+                for i in range(DIGITS):
+                    count = counts[i]
+                    counts[i] = at
+                    at += count
+                for i in range(keys.shape[0]):
+                    digit = keys[i] >> shift & (DIGITS - 1)
+                    other_keys[counts[digit]] = keys[i]
+                    other_values[counts[digit]] = values[i]
+                    counts[digit] += 1
+            keys, other_keys = other_keys, keys
+            values, other_values = other_values, values
+        shift += DIGIT_BITS
+    return values

@@ -32,7 +32,7 @@ class Compiled:
 
     def __init__(self, rules: RuleSet) -> None:
         words = max(1, -(-len(rules.rules) // 64))
-        trie4, trie6, server = _addresses(rules, words)
+        self._trie4, trie6, server = _addresses(rules, words)
         self.tenures, pools, segments = _pools(rules.pools)
         self.where = _where(rules.rules)
         claims = _bits(
@@ -44,7 +44,7 @@ class Compiled:
             plain = _bits((i for i, r in enumerate(rules.rules) if not r.match.where), words)
             where = (self.where.address, plain)
         self.classifier = Classifier(
-            trie4,
+            self._trie4,
             trie6,
             pools,
             segments,
@@ -53,6 +53,10 @@ class Compiled:
             claims if claims.any() else None,
             where,
         )
+
+    def pools_of(self, addresses: np.ndarray) -> np.ndarray:
+        """u2[n], the pool (from 1 on) of each IPv4 address u4[n]; 0: none."""
+        return (self._trie4.values(addresses) & ((1 << POOL_BITS) - 1)).astype(np.uint16)
 
 
 def _bits(rules: Iterable[int], words: int) -> np.ndarray:
@@ -92,12 +96,8 @@ def _addresses(rules: RuleSet, words: int) -> tuple[Trie, Trie, np.ndarray]:
     classes: dict[frozenset[int], int] = {frozenset(): 0}
     leaves: dict[int, list[tuple[int, int, int]]] = {4: [], 6: []}
     for version in (4, 6):
-        leaves[version] = _leaves(
-            sorted((p.value, p.length, *owner) for p, owner in owners.items()
-                   if p.version == version),  # fmt: skip
-            32 if version == 4 else 128,
-            classes,
-        )
+        owned = sorted((p.value, p.length, *o) for p, o in owners.items() if p.version == version)
+        leaves[version] = _leaves(owned, 32 if version == 4 else 128, classes)
     if len(classes) > CLASSES_MAX:
         raise RulesError(
             f"{rules.path}: the rules' prefixes overlap in {len(classes)} different ways, "
@@ -196,7 +196,7 @@ def _pools(
         first = len(tenures) + 1
         tenures.extend(pool.tenures)
         tries: dict[int, Trie | None] = {4: None, 6: None}
-        if any(t.valid_from_ns is not None or t.valid_to_ns is not None for t in pool.tenures):
+        if pool.timed:
             for version, bits in ((4, 32), (6, 128)):
                 tries[version] = Trie(
                     bits,

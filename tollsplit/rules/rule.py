@@ -9,11 +9,13 @@ from typing import Literal, NamedTuple
 from ..model import Tariff as Tariff
 from ..model import Tier as Tier
 from ..model import TimeBand as TimeBand
+from .expression import check
 
 Layer = Literal["ip", "frame", "payload"]
 At = Literal["inner", "outer"]
 Period = Literal["window", "day", "month", "session"]
 PoolKey = Literal["address", "gtp_teid", "vlan", "pppoe_session", "mac"]
+CLAIMS = ("dscp", "flow_label")
 
 
 class Prefix(NamedTuple):
@@ -43,6 +45,11 @@ class Pool:
     key: PoolKey = "address"
     tenures: tuple[Tenure, ...] = ()  # the directory
     tariff: str | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether some address changes hands at some instant."""
+        return any(t.valid_from_ns is not None or t.valid_to_ns is not None for t in self.tenures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,8 @@ class Match:
     @property
     def claims(self) -> tuple[str, ...]:
         """The conditions that a user's own packets can fulfil at will (accounting §4)."""
-        return tuple(n for n in ("dscp", "flow_label") if getattr(self, n) is not None)
+        used = check(self.where) if self.where is not None else ()
+        return tuple(n for n in CLAIMS if getattr(self, n) is not None or n in used)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,16 @@
+cimport cython
+from libc.stdint cimport uint32_t, uint64_t
+
+from tollsplit.cext.layout cimport subscriber_s
+
+
+@cython.final
+cdef class Subscribers:
+    cdef subscriber_s *known
+    cdef uint32_t *index         # 0: empty, else 1 + number
+    cdef readonly uint32_t count
+    cdef uint32_t room
+    cdef int shift
+    cdef uint64_t multiplier, second_multiplier
+    cdef uint32_t number(self, const subscriber_s *subscriber) noexcept nogil
+    cdef bint grow(self) noexcept nogil

@@ -1,0 +1,193 @@
+"""Captures in, usage out: frames through the core by as many workers as asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+from tollsplit.cext.dissect import Dissection
+from tollsplit.cext.meter import Meter
+from tollsplit.cext.reader import Reader
+from tollsplit.engine.cells import Cells
+from tollsplit.engine.subscribers import Subscribers
+from tollsplit.engine.usage import Prior, Provenance, Spent, Usage, gather
+from tollsplit.model import Volume
+from tollsplit.rules.compile import Compiled
+from tollsplit.rules.rule import At, Layer, RuleSet
+
+
+class Source(Protocol):
+    """Where frames come from; tollsplit.capture has the real ones."""
+
+    def chunks(self, parallel: bool) -> Iterator[Reader]:
+        """Readers over consecutive regions; with `parallel`, each may be read by any thread."""
+        ...
+
+    def fail(self, error: ValueError) -> NoReturn:
+        """Raise what a reader found wrong, with the place."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What one run counted: every frame in exactly one bucket (accounting §2)."""
+
+    seen: Volume
+    metered: Volume
+    metered_twice: Volume
+    unattributed: Volume
+    non_ip: Volume
+    control: Volume
+    duplicate: Volume
+    faults: dict[str, Volume]
+    coalesced: Volume
+    mismatch: Volume
+    tunnel_overhead_octets: int
+    subscriber_octets: int
+    sponsor_octets: dict[str, int]
+    usage: Usage
+
+    @property
+    def identity_holds(self) -> bool:
+        """Nothing was lost or made up, in packets and octets, and the payers pay it all."""
+        out = sum(
+            (self.unattributed, self.non_ip, self.control, self.duplicate, *self.faults.values()),
+            self.metered,
+        )
+        twice = self.metered_twice
+        return (
+            self.seen == Volume(out.packets - twice.packets, out.octets - twice.octets)
+            and self.subscriber_octets + sum(self.sponsor_octets.values()) == self.metered.octets
+            and self.subscriber_octets >= 0
+            and all(octets >= 0 for octets in self.sponsor_octets.values())
+        )
+
+
+def dissection(
+    rules: RuleSet, layer: Layer | None, at: At | None, trust_ip_length: bool
+) -> Dissection:
+    """The core's dissection for a rule set; `layer` and `at` override its own."""
+    endpoints = rules.meter.tunnel_endpoints
+    return Dissection(
+        layer or rules.meter.layer,
+        at or rules.meter.at,
+        trust_ip_length,
+        None if endpoints is None else [tuple(p) for p in endpoints],
+    )
+
+
+def meter(
+    sources: Sequence[Source],
+    rules: RuleSet,
+    *,
+    workers: int = 1,
+    layer: Layer | None = None,
+    at: At | None = None,
+    trust_ip_length: bool = False,
+    prior: Callable[[Cells], tuple[Prior, Spent]] | None = None,
+    source: str = "",
+    epoch: str = "",
+    progress: Callable[[], None] | None = None,
+) -> Tally:
+    """Account all frames of the sources.
+
+    workers    threads; any number gives the same figures
+    prior      given the cells met, what an earlier run booked in their periods
+    source, epoch
+               the first two parts of every usage record's key
+    progress   called after each chunk
+
+    Raises what a source's fail() raises; a where expression may import Numba.
+    """
+    compiled = Compiled(rules)
+    cells = Cells(rules)
+    dissect = dissection(rules, layer, at, trust_ip_length)
+    meters = [Meter(dissect, compiled.classifier, cells.at) for _ in range(max(1, workers))]
+    if len(meters) == 1:
+        _run(meters[0], sources, progress)
+    else:
+        _run_all(meters, sources, progress)
+    return tally(rules, compiled, cells, meters, prior, Provenance(source, epoch, dissect.layer))
+
+
+def _run(
+    worker: Meter, sources: Sequence[Source], progress: Callable[[], None] | None
+) -> None:
+    for source in sources:
+        for reader in source.chunks(parallel=False):
+            worker.run(reader)
+            _check(source, reader)
+            if progress:
+                progress()
+
+
+def _check(source: Source, reader: Reader) -> None:
+    try:
+        reader.check()
+    except ValueError as error:
+        source.fail(error)
+
+
+def _run_all(
+    meters: Sequence[Meter], sources: Sequence[Source], progress: Callable[[], None] | None
+) -> None:
+    """Each worker takes the next chunk when it is done with its last."""
+    lock = threading.Lock()
+    chunks = ((s, reader) for s in sources for reader in s.chunks(parallel=True))
+
+    def work(worker: Meter) -> None:
+        while True:
+            with lock:
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            source, reader = chunk
+            worker.run(reader)
+            _check(source, reader)
+            if progress:
+                progress()
+
+    with ThreadPoolExecutor(len(meters)) as pool:
+        for done in [pool.submit(work, worker) for worker in meters]:
+            done.result()
+
+
+def tally(
+    rules: RuleSet,
+    compiled: Compiled,
+    cells: Cells,
+    meters: Sequence[Meter],
+    prior: Callable[[Cells], tuple[Prior, Spent]] | None,
+    provenance: Provenance,
+) -> Tally:
+    """The figures of all workers together."""
+    keys, rows = gather(
+        compiled, cells, [(m.table.counters(), m.subscribers.subscribers()) for m in meters]
+    )
+    booked: tuple[Prior, Spent] = prior(cells) if prior else ({}, {})
+    usage = Usage(
+        rules, cells, Subscribers(rules, compiled, keys), rows, provenance, *booked
+    )
+    sums: dict[str, Volume] = {}
+    for worker in meters:
+        for name, (packets, octets) in worker.sums().items():
+            sums[name] = sums.get(name, Volume()) + Volume(packets, octets)
+    return Tally(
+        seen=sums["seen"],
+        metered=Volume(int(usage.packets().sum()), int(usage.octets().sum())),
+        metered_twice=sums["metered_twice"],
+        unattributed=sums["unattributed"],
+        non_ip=sums["non_ip"],
+        control=sums["control"],
+        duplicate=sums["duplicate"],
+        faults={n[6:]: v for n, v in sorted(sums.items()) if n.startswith("fault:")},
+        coalesced=sums["coalesced"],
+        mismatch=sums["mismatch"],
+        tunnel_overhead_octets=sums["tunnel"].octets,
+        subscriber_octets=int(usage.subscriber_octets().sum()),
+        sponsor_octets=usage.sponsor_totals(),
+        usage=usage,
+    )

@@ -1,0 +1,111 @@
+"""Subscribers: from the core's keys to names, accounts and tariffs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
+
+import numpy as np
+
+from tollsplit.cext.layout import SUBSCRIBER
+from tollsplit.rules.compile import Compiled, holders
+from tollsplit.rules.rule import Pool, RuleSet
+
+KIND_IPV4, KIND_IPV6, KIND_GTP_TEID, KIND_VLAN, KIND_PPPOE, KIND_MAC = range(6)
+
+
+def name(subscriber: np.void, pool: Pool) -> str:
+    """A subscriber as documents show it."""
+    kind, hi, lo = int(subscriber["kind"]), int(subscriber["hi"]), int(subscriber["lo"])
+    if kind == KIND_IPV4:
+        return str(IPv4Address(lo)) + ("" if pool.ipv4_key == 32 else f"/{pool.ipv4_key}")
+    if kind == KIND_IPV6:
+        address = IPv6Address(hi << 64 | lo)
+        return str(address) + ("" if pool.ipv6_key == 128 else f"/{pool.ipv6_key}")
+    if kind == KIND_GTP_TEID:
+        return f"teid:{lo:#010x}"
+    if kind == KIND_VLAN:
+        return f"vlan:{lo}" + (f".{hi - 1}" if hi else "")
+    if kind == KIND_PPPOE:
+        return f"pppoe:{lo:#06x}"
+    return "mac:" + ":".join(f"{octet:02x}" for octet in lo.to_bytes(6, "big"))
+
+
+class Subscribers:
+    """The subscribers of one run in their order: by kind and key, SUBSCRIBER[n]."""
+
+    def __init__(self, rules: RuleSet, compiled: Compiled, rows: np.ndarray) -> None:
+        self.rules = rules
+        self.rows = rows
+        self._tenures = compiled.tenures
+        # where a pool's tenures end, the core has told the holder apart already
+        self._holders = [
+            holders(p) if p.tenures and not p.timed else None for p in rules.pools
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        row = self.rows[index]
+        return name(row, self.rules.pools[int(row["pool"]) - 1])
+
+    def account(self, index: int) -> str:
+        """Who held the subscriber's address; the subscriber itself where nobody did."""
+        row = self.rows[index]
+        if row["tenure"]:
+            return self._tenures[int(row["tenure"]) - 1].account
+        holder = self._holders[int(row["pool"]) - 1]
+        kind = int(row["kind"])
+        if holder is not None and kind in (KIND_IPV4, KIND_IPV6):
+            account = (
+                holder(4, int(row["lo"]))
+                if kind == KIND_IPV4
+                else holder(6, int(row["hi"]) << 64 | int(row["lo"]))
+            )
+            if account is not None:
+                return account
+        return self.name(index)
+
+    def tariff(self, index: int) -> str | None:
+        return self.rules.pools[int(self.rows[index]["pool"]) - 1].tariff
+
+
+def plain(compiled: Compiled, addresses: np.ndarray) -> np.ndarray:
+    """SUBSCRIBER[n] of IPv4 addresses u4[n]."""
+    result = np.zeros(len(addresses), SUBSCRIBER)
+    result["lo"] = addresses
+    result["kind"] = KIND_IPV4
+    result["pool"] = compiled.pools_of(addresses)
+    return result
+
+
+def unify(
+    compiled: Compiled, parts: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Give every worker's subscribers common numbers, in order.
+
+    parts    (COUNTER[n], SUBSCRIBER[m]) of each worker
+    Returns SUBSCRIBER[k], sorted, and for each worker i8[n], the number of each counter's.
+    """
+    tables, keys = [], []
+    for counters, interned in parts:
+        direct = counters["interned"] == 0
+        addresses = np.unique(counters["subscriber"][direct])
+        tables += [plain(compiled, addresses), interned]
+        key = counters["subscriber"].astype(np.int64) + len(addresses)
+        key[direct] = np.searchsorted(addresses, counters["subscriber"][direct])
+        keys.append(key)
+    joined = np.concatenate(tables)
+    order = np.lexsort([joined[f] for f in ("tenure", "pool", "lo", "hi", "kind")])
+    ordered = joined[order]
+    new = np.ones(len(ordered), bool)
+    if len(ordered):
+        new[1:] = False
+        for field in ("kind", "hi", "lo", "pool", "tenure"):
+            new[1:] |= ordered[field][1:] != ordered[field][:-1]
+    number = np.empty(len(joined), np.int64)
+    number[order] = np.cumsum(new) - 1
+    sizes = [len(t) for t in tables]
+    starts = np.cumsum([0, *(a + b for a, b in zip(sizes[::2], sizes[1::2], strict=True))])
+    return ordered[new], [number[key + start] for key, start in zip(keys, starts, strict=False)]

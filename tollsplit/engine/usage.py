@@ -1,0 +1,420 @@
+"""Usage records as columns: what the counters of all workers add up to, split among payers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tollsplit.cext.layout import FLAG_NAMES
+from tollsplit.engine.cells import Cells, moment, period_start
+from tollsplit.engine.split import increments, parts, running, within_budget
+from tollsplit.engine.subscribers import Subscribers, plain, unify
+from tollsplit.model import Quantity, UsageRecord
+from tollsplit.rules.compile import Compiled
+from tollsplit.rules.rule import Rule, RuleSet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUMS = ("uplink_packets", "uplink_octets", "downlink_packets", "downlink_octets")
+# (subscriber, rule, start of the period in ns) → octets booked before this run
+Prior = Mapping[tuple[str, str, int], int]
+# (sponsor identity, start of the period in ns; 0: the campaign) → octets booked before
+Spent = Mapping[tuple[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What every record of one run says of where it came from."""
+
+    source: str
+    epoch: str
+    layer: str
+
+
+class Usage:
+    """The usage records of one run, in order of (window, subscriber, rule).
+
+    Columns are NumPy arrays; iterating gives one UsageRecord at a time.
+    """
+
+    def __init__(
+        self,
+        rules: RuleSet,
+        cells: Cells,
+        subscribers: Subscribers,
+        rows: np.ndarray,
+        provenance: Provenance,
+        prior: Prior,
+        spent: Spent,
+    ) -> None:
+        """rows   COUNTER[n], one per (cell, subscriber, rule), sorted so, none twice"""
+        self.rules = rules
+        self.subscribers = subscribers
+        self.provenance = provenance
+        self._cells = cells
+        self._order = np.argsort([c.start_ns for c in cells.known], kind="stable")
+        self._ordered = [cells.known[i] for i in self._order]
+        self._rows = rows
+        self._width = max((len(r.splits) for r in rules.rules), default=0)
+        self._rows_of = _by_rule(rows, rules)
+        self._paid = self._split(prior)
+        self._record_of = self._group_windows()
+        self._apply_budgets(spent)
+        if self._record_of is None:
+            self.records, self.paid, self._records_of = rows, self._paid, self._rows_of
+        else:
+            self.records = self._sum_records(self._record_of)
+            self.paid = np.zeros((len(self.records), self._width), np.int64)
+            np.add.at(self.paid, self._record_of, self._paid)
+            self._records_of = _by_rule(self.records, rules)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[UsageRecord]:
+        for index in range(len(self.records)):
+            yield self.record(index)
+
+    # --- columns -----------------------------------------------------------------------
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Numbers of every record by name; times in ns, `subscriber` a number, `rule` from 1."""
+        result = {name: self.records[name] for name in ("subscriber", "rule", *SUMS, "flags",
+                                                        "first_ns", "last_ns")}  # fmt: skip
+        result["subscriber_octets"] = self.subscriber_octets()
+        return result
+
+    def octets(self) -> np.ndarray:
+        """i8[records], uplink and downlink."""
+        return (self.records["uplink_octets"] + self.records["downlink_octets"]).astype(np.int64)
+
+    def packets(self) -> np.ndarray:
+        return (self.records["uplink_packets"] + self.records["downlink_packets"]).astype(np.int64)
+
+    def subscriber_octets(self) -> np.ndarray:
+        """i8[records], what is left for the subscriber."""
+        return self.octets() - self.paid.sum(axis=1)
+
+    def sponsor_totals(self) -> dict[str, int]:
+        """Octets by sponsor over all records; every sponsor of the rules is named."""
+        totals = dict.fromkeys(self.rules.sponsors, 0)
+        for number, rule in enumerate(self.rules.rules, 1):
+            if rule.splits:
+                sums = self.paid[self._records_of[number]].sum(axis=0)
+                for split, octets in zip(rule.splits, sums, strict=False):
+                    totals[split.sponsor] += int(octets)
+        return totals
+
+    def record(self, index: int) -> UsageRecord:
+        """One record, ready to be printed or booked."""
+        row = self.records[index]
+        rule = self.rules.rules[int(row["rule"]) - 1] if row["rule"] else None
+        window = self._ordered[int(row["cell"])].window
+        sponsor = self.rules.sponsors[rule.splits[0].sponsor] if rule and rule.splits else None
+        by_sponsor: dict[str, int] = {}
+        for split, octets in zip(rule.splits if rule else (), self.paid[index], strict=False):
+            by_sponsor[split.sponsor] = by_sponsor.get(split.sponsor, 0) + int(octets)
+        octets = int(row["uplink_octets"]) + int(row["downlink_octets"])
+        who = int(row["subscriber"])
+        return UsageRecord(
+            source=self.provenance.source,
+            epoch=self.provenance.epoch,
+            sequence=index,
+            window_start=moment(window[0]) if window else None,
+            window_end=moment(window[1]) if window else None,
+            subscriber=self.subscribers.name(who),
+            account=self.subscribers.account(who),
+            rule=rule.id if rule else None,
+            rules_version=self.rules.version,
+            rating_group=rule.rating_group if rule else None,
+            sponsor_identity=sponsor.identity if sponsor else None,
+            asp_identity=sponsor.asp_identity if sponsor else None,
+            layer=self.provenance.layer,
+            uplink_packets=int(row["uplink_packets"]),
+            uplink_octets=int(row["uplink_octets"]),
+            downlink_packets=int(row["downlink_packets"]),
+            downlink_octets=int(row["downlink_octets"]),
+            subscriber_octets=octets - sum(by_sponsor.values()),
+            sponsor_octets=by_sponsor,
+            first_packet_ns=int(row["first_ns"]),
+            last_packet_ns=int(row["last_ns"]),
+            flags=tuple(n for bit, n in enumerate(FLAG_NAMES) if row["flags"] >> bit & 1),
+        )
+
+    def quantities(self) -> Iterator[Quantity]:
+        """What each payer has to pay for in each record and time cell; nothing without tariffs."""
+        if not self.rules.tariffs:
+            return
+        records = range(len(self._rows)) if self._record_of is None else self._record_of
+        for row, paid, record in zip(self._rows, self._paid, records, strict=True):
+            rule = self.rules.rules[int(row["rule"]) - 1] if row["rule"] else None
+            start = self._ordered[int(row["cell"])].start_ns or None
+            left = int(row["uplink_octets"]) + int(row["downlink_octets"])
+            own = rule.tariff if rule else None
+            for split, octets in zip(rule.splits if rule else (), paid, strict=False):
+                if octets:
+                    sponsor = self.rules.sponsors[split.sponsor]
+                    tariff = self._tariff(own or sponsor.tariff)
+                    yield Quantity(sponsor.account, tariff, int(record), start, int(octets))
+                    left -= int(octets)
+            if left:
+                who = int(row["subscriber"])
+                tariff = self._tariff(own or self.subscribers.tariff(who))
+                account = self.subscribers.account(who)
+                yield Quantity(account, tariff, int(record), start, left)
+
+    def _tariff(self, named: str | None) -> str:
+        if named is not None:
+            return named
+        if len(self.rules.tariffs) == 1:
+            return next(iter(self.rules.tariffs))
+        return "standard"
+
+    def to_arrow(self) -> pa.Table:
+        """The records as an Arrow table; needs pyarrow (pip install tollsplit[parquet])."""
+        import pyarrow as pa
+
+        rows = self.records
+        windows = [c.window for c in self._ordered]
+        names = [self.subscribers.name(i) for i in range(len(self.subscribers))]
+        accounts = [self.subscribers.account(i) for i in range(len(self.subscribers))]
+        rules: list[Rule | None] = [None, *self.rules.rules]
+        sponsors = [
+            self.rules.sponsors[r.splits[0].sponsor] if r and r.splits else None for r in rules
+        ]
+        utc = pa.timestamp("ns", tz="UTC")
+
+        def by(field: str, values: Sequence[object], kind: pa.DataType) -> pa.Array:
+            return pa.array(values, kind).take(pa.array(rows[field].astype(np.int64)))
+
+        columns = {
+            "window_start": by("cell", [w and w[0] for w in windows], utc),
+            "window_end": by("cell", [w and w[1] for w in windows], utc),
+            "subscriber": by("subscriber", names, pa.string()),
+            "account": by("subscriber", accounts, pa.string()),
+            "rule": by("rule", [r and r.id for r in rules], pa.string()),
+            "rating_group": by("rule", [r and r.rating_group for r in rules], pa.int64()),
+            "sponsor_identity": by("rule", [s and s.identity for s in sponsors], pa.string()),
+            "asp_identity": by("rule", [s and s.asp_identity for s in sponsors], pa.string()),
+            **{name: pa.array(rows[name].astype(np.int64)) for name in SUMS},
+            "subscriber_octets": pa.array(self.subscriber_octets()),
+            **{f"sponsor_octets.{s}": pa.array(self._paid_by(s)) for s in self.rules.sponsors},
+            "first_packet": pa.array(rows["first_ns"].astype(np.int64), utc),
+            "last_packet": pa.array(rows["last_ns"].astype(np.int64), utc),
+            "flags": pa.array(
+                [",".join(n for b, n in enumerate(FLAG_NAMES) if f >> b & 1) for f in range(16)]
+            ).take(pa.array(rows["flags"].astype(np.int64))),
+        }
+        return pa.table(
+            columns,
+            metadata={
+                "schema": "tollsplit.usage/1",
+                "source": self.provenance.source,
+                "epoch": self.provenance.epoch,
+                "layer": self.provenance.layer,
+                "rules_version": self.rules.version,
+            },
+        )
+
+    def _paid_by(self, sponsor: str) -> np.ndarray:
+        result = np.zeros(len(self.records), np.int64)
+        for number, rule in enumerate(self.rules.rules, 1):
+            for column, split in enumerate(rule.splits):
+                if split.sponsor == sponsor:
+                    mine = self._records_of[number]
+                    result[mine] += self.paid[mine, column]
+        return result
+
+    # --- how it is made ----------------------------------------------------------------
+
+    def _split(self, prior: Prior) -> np.ndarray:
+        """What each sponsor of its rule pays of each row: i8[rows, width]."""
+        rows = self._rows
+        result = np.zeros((len(rows), self._width), np.int64)
+        if not self._width:
+            return result
+        octets = (rows["uplink_octets"] + rows["downlink_octets"]).astype(np.int64)
+        for number, rule in enumerate(self.rules.rules, 1):
+            if not rule.splits:
+                continue
+            starts = np.array([period_start(c, rule.per) for c in self._ordered], np.uint64)
+            mine = self._rows_of[number]
+            cell, who = rows["cell"][mine], rows["subscriber"][mine]
+            period = starts[cell]
+            if len(starts) > 1:  # rows come by cell; a running total goes by subscriber
+                order = np.lexsort((cell, period, who))
+                mine, period, who = mine[order], period[order], who[order]
+            new = _new(who, period)
+            before = self._before(rule, prior, who, period, new)
+            paid = increments(new, octets[mine], before, parts(rule.splits))
+            result[mine, : len(rule.splits)] = paid.T
+        return result
+
+    def _before(
+        self,
+        rule: Rule,
+        prior: Prior,
+        who: np.ndarray,
+        period: np.ndarray,
+        new: np.ndarray,
+    ) -> np.ndarray:
+        """What was booked earlier of each row's running total."""
+        if not prior:
+            return np.zeros(len(who), np.int64)
+        first = [
+            prior.get((self.subscribers.name(int(w)), rule.id, int(p)), 0)
+            for w, p in zip(who[new], period[new], strict=True)
+        ]
+        return np.array(first, np.int64)[np.cumsum(new) - 1]
+
+    def _group_windows(self) -> np.ndarray | None:
+        """For each row the number of the record it belongs to; None: each is one."""
+        rows = self._rows
+        numbers: dict[tuple[int, int] | None, int] = {}
+        window = np.array([numbers.setdefault(c.window, len(numbers)) for c in self._ordered])
+        if len(numbers) == len(self._ordered):
+            return None
+        of_row = window[rows["cell"]]
+        order = np.lexsort((_rule_order(rows["rule"]), rows["subscriber"], of_row))
+        new = _new(of_row[order], rows["subscriber"][order], rows["rule"][order])
+        result = np.empty(len(rows), np.int64)
+        result[order] = np.cumsum(new) - 1
+        return result
+
+    def _sum_records(self, record: np.ndarray) -> np.ndarray:
+        """One row per record; `cell` is its first one."""
+        order = np.argsort(record, kind="stable")
+        return _merge(self._rows[order], _new(record[order]))
+
+    def _apply_budgets(self, spent: Spent) -> None:
+        """Cut what sponsors pay to their budgets, window by window."""
+        for sponsor in self.rules.sponsors.values():
+            budget = sponsor.budget
+            if budget is None:
+                continue
+            demand = np.zeros(self._paid.shape, np.int64)
+            for number, rule in enumerate(self.rules.rules, 1):
+                for column, split in enumerate(rule.splits):
+                    if split.sponsor == sponsor.identity:
+                        mine = self._rows_of[number]
+                        demand[mine, column] = self._paid[mine, column]
+            asked = demand.sum(axis=1)
+            granted = self._grant(asked, budget.per, budget.octets, sponsor.identity, spent)
+            for column in range(self._width):
+                take = np.minimum(demand[:, column], granted)
+                self._paid[:, column] -= demand[:, column] - take
+                granted = granted - take
+
+    def _grant(
+        self, asked: np.ndarray, per: str | None, octets: int, sponsor: str, spent: Spent
+    ) -> np.ndarray:
+        """What a budget grants of each row's demand: i8[rows]."""
+        rows = self._rows
+        records = np.arange(len(rows)) if self._record_of is None else self._record_of
+        starts = [0 if per is None else (c.day if per == "day" else c.month) or 0
+                  for c in self._ordered]  # fmt: skip
+        period = np.array(starts, np.uint64)[rows["cell"]]
+        windows = np.array([c.window[0] if c.window else 0 for c in self._ordered], np.uint64)
+        window = windows[rows["cell"]]
+        granted = np.zeros(len(rows), np.int64)
+        for start in np.unique(period):
+            mine = np.flatnonzero((period == start) & (asked > 0))
+            if not len(mine):
+                continue
+            # a record's rows of one period ask together; in order of window, then record
+            mine = mine[np.lexsort((rows["cell"][mine], records[mine], window[mine]))]
+            first = np.flatnonzero(_new(records[mine]))
+            sums = np.add.reduceat(asked[mine], first)
+            used = spent.get((sponsor, int(start)), 0)
+            allowed = within_budget(window[mine][first], sums, octets, used)
+            # inside a record the earlier cells are served first
+            sizes = np.diff(np.append(first, len(mine)))
+            before = running(_new(records[mine]), asked[mine]) - asked[mine]
+            granted[mine] = np.clip(np.repeat(allowed, sizes) - before, 0, asked[mine])
+        return granted
+
+
+def _by_rule(rows: np.ndarray, rules: RuleSet) -> list[np.ndarray]:
+    """For no rule and for each rule, from 1 on, the indices of its rows in ascending order."""
+    order = np.argsort(rows["rule"], kind="stable")
+    ends = np.cumsum(np.bincount(rows["rule"], minlength=len(rules.rules) + 1))
+    return np.split(order, ends[:-1])
+
+
+def _rule_order(rule: np.ndarray) -> np.ndarray:
+    """By precedence, no rule last."""
+    return (rule - np.uint16(1)).astype(np.uint16)
+
+
+def _merge(rows: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Add up rows with those before them, up to the last one that is new."""
+    if new.all():
+        return rows
+    first = np.flatnonzero(new)
+    result = rows[first].copy()
+    for name in SUMS:
+        result[name] = np.add.reduceat(rows[name], first)
+    result["flags"] = np.bitwise_or.reduceat(rows["flags"], first)
+    result["first_ns"] = np.minimum.reduceat(rows["first_ns"], first)
+    result["last_ns"] = np.maximum.reduceat(rows["last_ns"], first)
+    return result
+
+
+def gather(
+    compiled: Compiled, cells: Cells, parts: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The counters of all workers as one: SUBSCRIBER[k], and COUNTER[n] sorted, none twice.
+
+    parts   (COUNTER[n], SUBSCRIBER[m]) of each worker; the arrays are used up
+    In the result `subscriber` and `cell` are positions in the subscribers' and cells' order.
+    """
+    rows = parts[0][0] if len(parts) == 1 else np.concatenate([c for c, _ in parts])
+    starts = [c.start_ns for c in cells.known]
+    ordered = len(parts) == 1 and len(starts) <= 1 << 16 and starts == sorted(starts)
+    if starts != sorted(starts):
+        ranks = np.empty(len(starts), np.uint32)
+        ranks[np.argsort(starts, kind="stable")] = np.arange(len(starts))
+        rows["cell"] = ranks[rows["cell"]]
+    subscribers = None
+    if any(len(interned) for _, interned in parts):
+        subscribers, numbers = unify(compiled, parts)
+        rows["subscriber"] = np.concatenate(numbers)
+        ordered = False
+    if not ordered:
+        rows = rows[_order_of(rows, len(starts))]
+    if subscribers is None:  # plain IPv4 addresses: their order is their numbers'
+        addresses = np.ascontiguousarray(rows["subscriber"])
+        if len(starts) == 1:
+            new = _new(addresses)
+            met = addresses[new]
+            rows["subscriber"] = np.cumsum(new, dtype=np.uint32) - np.uint32(1)
+        else:
+            met = np.sort(addresses)
+            met = met[_new(met)]
+            rows["subscriber"] = np.searchsorted(met, addresses)
+        subscribers = plain(compiled, met)
+    return subscribers, _merge(rows, _new(rows["cell"], rows["subscriber"], rows["rule"]))
+
+
+def _new(*columns: np.ndarray) -> np.ndarray:
+    """b1[n]: where any of the columns differs from the row before."""
+    result = np.ones(len(columns[0]), bool)
+    result[1:] = columns[0][1:] != columns[0][:-1]
+    for column in columns[1:]:
+        result[1:] |= column[1:] != column[:-1]
+    return result
+
+
+def _order_of(rows: np.ndarray, cells: int) -> np.ndarray:
+    """By cell, subscriber and precedence."""
+    rule = _rule_order(rows["rule"])
+    if cells > 1 << 16:
+        return np.lexsort((rule, rows["subscriber"], rows["cell"]))
+    key = rows["cell"].astype(np.uint64) << np.uint64(48)
+    key |= rows["subscriber"].astype(np.uint64) << np.uint64(16)
+    key |= rule
+    return np.argsort(key)
