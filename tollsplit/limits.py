@@ -48,7 +48,7 @@ CELLS_MAX = 1_048_576
 # --- ledger ----------------------------------------------------------------------------
 # Records that are turned into rows at a time: enough to amortise a call, a few MiB.
 LEDGER_BATCH_RECORDS = 8_192
-# How long a locked ledger is waited for: another run of a million records books in less.
+# How long a locked ledger is waited for: the longest bookings take about as long.
 LEDGER_WAIT_S = 60
 # Pages that SQLite holds in memory; indexes of a million rows then seldom spill.
 LEDGER_CACHE_OCTETS = 64 * 1024 * 1024

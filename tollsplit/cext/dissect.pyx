@@ -119,14 +119,19 @@ cdef next_e link_layer(cursor_s *c, uint16_t link_type) noexcept nogil:
         if not has(c, 4):
             return NEXT_CUT
         c.at = 4
-        # NULL is in the byte order of whoever captured: families are below 256
-        family = be32(p) if p[0] == 0 and p[1] == 0 else p[0] | <uint32_t>p[1] << 8
+        family = be32(p)
+        if link_type == LINK_NULL and family > 0xFFFF:  # in the order of whoever captured
+            family = p[0] | <uint32_t>p[1] << 8
         if family == 2:
             return NEXT_IPV4
         if family in (10, 24, 28, 30):  # Linux, NetBSD and OpenBSD, FreeBSD, Darwin
             return NEXT_IPV6
-        c.ethertype = be16(p + 2)  # some writers put an EtherType there
-        return NEXT_ETHERTYPE if c.ethertype in (ETHERTYPE_IPV4, ETHERTYPE_IPV6) else NEXT_NOTHING
+        if link_type == LINK_NULL:  # some writers put an EtherType into the last two octets
+            if be16(p + 2) == ETHERTYPE_IPV4:
+                return NEXT_IPV4
+            if be16(p + 2) == ETHERTYPE_IPV6:
+                return NEXT_IPV6
+        return NEXT_NOTHING
     if link_type == LINK_LINUX_SLL:
         if not has(c, 16):
             return NEXT_CUT
@@ -226,8 +231,6 @@ cdef next_e ethertype(cursor_s *c, packet_s *row) noexcept nogil:
                 return short_of(c, 6)
             p = c.octets + c.at
             c.at += 6
-            if p[0] != 0x11 or p[1] != 0:  # version 1, type 1, session data (RFC 2516 §4)
-                return NEXT_NOTHING
             if not row.tags & TAG_PPPOE:
                 row.pppoe_session = be16(p + 2)
                 row.tags |= TAG_PPPOE
@@ -331,7 +334,7 @@ cdef fault_e ipv4(cursor_s *c, packet_s *row, const meter_s *meter) noexcept nog
     elif total < header:
         return FAULT_IP_LENGTH
     elif total > left and not c.fragment:
-        if not meter.trust_ip_length:
+        if not meter.trust_ip_length or row.depth:  # an inner one has its outer one's word
             return FAULT_IP_EXCEEDS_WIRE
         row.flags |= FLAG_TRUSTED
         c.wire = c.at + total
@@ -392,7 +395,7 @@ cdef fault_e ipv6(cursor_s *c, packet_s *row, const meter_s *meter) noexcept nog
             total = left
             row.flags |= FLAG_COALESCED
     if total > left and not c.fragment:
-        if not meter.trust_ip_length or total + c.at > 0xFFFFFFFFU:
+        if not meter.trust_ip_length or row.depth or total + c.at > 0xFFFFFFFFU:
             return FAULT_IP_EXCEEDS_WIRE
         row.flags |= FLAG_TRUSTED
         c.wire = c.at + <uint32_t>total
@@ -438,7 +441,7 @@ cdef fault_e jumbogram(const cursor_s *c, uint64_t *total) noexcept nogil:
             return FAULT_NONE
         if p[at] == 0xC2 and p[at + 1] == 4:
             total[0] = 40 + <uint64_t>be32(p + at + 2)
-            return FAULT_NONE
+            return FAULT_NONE if total[0] > 40 + 65535 else FAULT_IP_LENGTH  # RFC 2675 §3
         at += 2 + p[at + 1]
     return FAULT_NONE
 
@@ -484,21 +487,31 @@ cdef fault_e extension_headers(cursor_s *c, packet_s *row, uint8_t protocol) noe
 # --- transport and tunnels -------------------------------------------------------------
 
 
-cdef next_e transport(cursor_s *c, packet_s *row) noexcept nogil:
+cdef inline bint endpoints(const packet_s *row, const meter_s *meter) noexcept nogil:
+    """Whether both ends of a tunnel are the operator's own."""
+    if not meter.bounded:
+        return True
+    if row.version == 4:
+        return (lookup4(meter.endpoints4, <uint32_t>row.source_lo) != 0
+                and lookup4(meter.endpoints4, <uint32_t>row.destination_lo) != 0)
+    return (lookup6(meter.endpoints6, row.source_hi, row.source_lo) != 0
+            and lookup6(meter.endpoints6, row.destination_hi, row.destination_lo) != 0)
+
+
+cdef next_e transport(cursor_s *c, packet_s *row, const meter_s *meter) noexcept nogil:
     """Read ports and payload length; says whether a tunnel follows."""
     cdef const uint8_t *p
     cdef uint32_t size, header
     if row.flags & FLAG_LATER_FRAGMENT:
         return NEXT_NOTHING
-    if row.protocol == PROTOCOL_AH and row.version == 4:
+    if row.protocol == PROTOCOL_AH:  # behind IPv4; behind IPv6 it was stepped over
         if not has(c, 12):
             return NEXT_NOTHING if short_of(c, 12) == NEXT_NONSENSE else NEXT_CUT
-        p = c.octets + c.at
-        size = 8 + 4 * <uint32_t>p[1]
+        size = 8 + 4 * <uint32_t>c.octets[c.at + 1]  # RFC 4302 §2.2: in words, minus 2
         if not has(c, size):
             return NEXT_NOTHING if short_of(c, size) == NEXT_NONSENSE else NEXT_CUT
-        row.protocol = p[0]
-        row.payload_octets -= size
+        row.protocol = c.octets[c.at]
+        row.payload_octets -= min(size, row.payload_octets)
         c.at += size
     if row.protocol == PROTOCOL_TCP:
         size = 20
@@ -506,6 +519,8 @@ cdef next_e transport(cursor_s *c, packet_s *row) noexcept nogil:
         size = 8
     elif row.protocol == PROTOCOL_SCTP:
         size = 12
+    elif not endpoints(row, meter):
+        return NEXT_NOTHING
     elif row.protocol == PROTOCOL_IPV4:
         return NEXT_IPV4
     elif row.protocol == PROTOCOL_IPV6:
@@ -533,13 +548,28 @@ cdef next_e transport(cursor_s *c, packet_s *row) noexcept nogil:
     if row.protocol != PROTOCOL_UDP:
         return NEXT_NOTHING
     c.at += 8
-    if row.destination_port == PORT_GTPU or row.source_port == PORT_GTPU:
+    return udp_tunnel(c, row, meter)
+
+
+cdef inline next_e udp_tunnel(cursor_s *c, packet_s *row, const meter_s *meter) noexcept nogil:
+    """What a UDP port promises."""
+    cdef uint16_t source = row.source_port, destination = row.destination_port
+    if destination in (PORT_GTPU, PORT_VXLAN, PORT_GENEVE, PORT_L2TP) or source in (
+        PORT_GTPU, PORT_L2TP
+    ):
+        if not endpoints(row, meter):
+            return NEXT_NOTHING
+    if destination == PORT_GTPU:
         return gtpu(c, row)
-    if row.destination_port == PORT_VXLAN:
+    if destination == PORT_VXLAN:
         return vxlan(c, row)
-    if row.destination_port == PORT_GENEVE:
+    if destination == PORT_GENEVE:
         return geneve(c, row)
-    if row.destination_port == PORT_L2TP or row.source_port == PORT_L2TP:
+    if destination == PORT_L2TP:
+        return l2tp(c)
+    if source == PORT_GTPU:
+        return gtpu(c, row)
+    if source == PORT_L2TP:
         return l2tp(c)
     return NEXT_NOTHING
 
@@ -561,6 +591,7 @@ cdef next_e gre(cursor_s *c, packet_s *row) noexcept nogil:
         size = 8 + (4 if flags & 0x1000 else 0) + (4 if flags & 0x0080 else 0)
         if not flags & 0x1000:  # no sequence number: an acknowledgement alone
             return NEXT_NOTHING
+        flags &= ~<uint16_t>0x2000  # its key is a length and a call, no tenant's
     elif flags & 7 == 0:
         if flags & 0x4000:  # RFC 1701 source routing: obsolete, not followed
             return NEXT_NOTHING
@@ -617,6 +648,7 @@ cdef next_e gtpu(cursor_s *c, packet_s *row) noexcept nogil:
     cdef const uint8_t *p
     cdef uint32_t size, teid, length
     cdef int count = 0
+    cdef int qfi = -1
     cdef uint8_t extension
     if not has(c, 8):
         return short_of(c, 8)
@@ -642,13 +674,15 @@ cdef next_e gtpu(cursor_s *c, packet_s *row) noexcept nogil:
             if p[size] == 0:  # a length of zero would never end
                 return NEXT_NONSENSE
             if extension == 0x85:
-                row.qfi = p[size + 2] & 0x3F
-                row.tags |= TAG_QFI
+                qfi = p[size + 2] & 0x3F
             length = <uint32_t>p[size] * 4
             if not has(c, size + length):
                 return short_of(c, size + length)
             size += length
             extension = p[size - 1]
+    if qfi >= 0:
+        row.qfi = <uint8_t>qfi
+        row.tags |= TAG_QFI
     row.gtp_teid = teid
     row.tags |= TAG_GTP_TEID
     c.at += size
@@ -681,17 +715,6 @@ cdef next_e l2tp(cursor_s *c) noexcept nogil:
 
 
 # --- the whole frame -------------------------------------------------------------------
-
-
-cdef inline bint endpoints(const packet_s *row, const meter_s *meter) noexcept nogil:
-    """Whether both ends of a tunnel are the operator's own."""
-    if not meter.bounded:
-        return True
-    if row.version == 4:
-        return (lookup4(meter.endpoints4, <uint32_t>row.source_lo) != 0
-                and lookup4(meter.endpoints4, <uint32_t>row.destination_lo) != 0)
-    return (lookup6(meter.endpoints6, row.source_hi, row.source_lo) != 0
-            and lookup6(meter.endpoints6, row.destination_hi, row.destination_lo) != 0)
 
 
 cdef next_e link_layers(cursor_s *c, packet_s *row, next_e step) noexcept nogil:
@@ -730,7 +753,7 @@ cdef inline void take_tags(packet_s *row, const packet_s *deepest) noexcept nogi
     row.gre_key = deepest.gre_key
     row.vni = deepest.vni
     row.depth = deepest.depth
-    row.flags |= FLAG_TUNNELLED
+    row.flags |= deepest.flags & FLAG_TUNNELLED
 
 
 cdef void fail(packet_s *row, fault_e fault, uint32_t at) noexcept nogil:
@@ -740,13 +763,53 @@ cdef void fail(packet_s *row, fault_e fault, uint32_t at) noexcept nogil:
     row.octets = row.frame_octets - at
 
 
+cdef void tunnels(
+    cursor_s *c, packet_s *row, const meter_s *meter, next_e step, uint32_t link_octets
+) noexcept nogil:
+    """Follow tunnels inward from the outermost IP packet, whose row stands already."""
+    cdef packet_s outer = row[0]
+    cdef packet_s enclosing
+    cdef fault_e fault = FAULT_NONE
+    while step != NEXT_NOTHING and row.depth < TUNNELS_MAX:
+        if step == NEXT_CONTROL:
+            row.bucket = BUCKET_CONTROL
+            break
+        step = link_layers(c, row, step)
+        if step == NEXT_NOTHING or step == NEXT_NONSENSE or step == NEXT_CONTROL:
+            break
+        enclosing = row[0]
+        clear_ip(row)
+        if step != NEXT_CUT:
+            fault = ipv4(c, row, meter) if step == NEXT_IPV4 else ipv6(c, row, meter)
+        if step == NEXT_CUT or fault == FAULT_TRUNCATED:
+            if meter.outer:
+                row[0] = enclosing
+                break
+            fail(row, FAULT_TRUNCATED, link_octets)
+            row.octets = outer.ip_octets
+            return
+        if fault != FAULT_NONE:  # nonsense on the wire: the enclosing packet is what counts
+            row[0] = enclosing
+            break
+        row.depth = enclosing.depth + 1
+        step = transport(c, row, meter)
+    if row.depth > 1:
+        row.flags |= FLAG_TUNNELLED
+        if not meter.outer and outer.ip_octets > row.ip_octets:
+            row.tunnel_octets = outer.ip_octets - row.ip_octets
+    if meter.outer:
+        enclosing = row[0]
+        row[0] = outer
+        row.bucket = enclosing.bucket
+        take_tags(row, &enclosing)
+
+
 cdef void dissect(const frame_s *frame, packet_s *row, const meter_s *meter) noexcept nogil:
     """One frame's row: the metered packet, its tags, and its bucket."""
     cdef cursor_s c
-    cdef packet_s outer, enclosing
     cdef next_e step
     cdef fault_e fault
-    cdef uint32_t link_octets
+    cdef uint32_t link_octets, whole
     c.octets = frame.octets
     c.at = 0
     c.wire = frame.original_octets
@@ -775,41 +838,15 @@ cdef void dissect(const frame_s *frame, packet_s *row, const meter_s *meter) noe
         fail(row, fault, link_octets)
         return
     row.depth = 1
-    step = transport(&c, row)
-    if step == NEXT_NOTHING:
-        return
-    outer = row[0]
-    while step != NEXT_NOTHING and row.depth < TUNNELS_MAX and endpoints(row, meter):
-        if step == NEXT_CONTROL:
-            row.bucket = BUCKET_CONTROL
-            break
-        step = link_layers(&c, row, step)
-        if step == NEXT_NOTHING or step == NEXT_NONSENSE or step == NEXT_CONTROL:
-            break
-        enclosing = row[0]
-        clear_ip(row)
-        if step != NEXT_CUT:
-            fault = ipv4(&c, row, meter) if step == NEXT_IPV4 else ipv6(&c, row, meter)
-        if step == NEXT_CUT or fault == FAULT_TRUNCATED:
-            if meter.outer:
-                row[0] = enclosing
-                break
-            fail(row, FAULT_TRUNCATED, link_octets)
-            return
-        if fault != FAULT_NONE:  # nonsense on the wire: the enclosing packet is what counts
-            row[0] = enclosing
-            break
-        row.depth = enclosing.depth + 1
-        step = transport(&c, row)
-    if row.depth > 1:
-        row.flags |= FLAG_TUNNELLED
-        if not meter.outer and outer.ip_octets > row.ip_octets:
-            row.tunnel_octets = outer.ip_octets - row.ip_octets
-    if meter.outer:
-        enclosing = row[0]
-        row[0] = outer
-        row.bucket = enclosing.bucket
-        take_tags(row, &enclosing)
+    whole = row.ip_octets
+    step = transport(&c, row, meter)
+    if step != NEXT_NOTHING:
+        tunnels(&c, row, meter, step, link_octets)
+    if meter.layer == LAYER_PAYLOAD and row.flags & FLAG_PARTIAL:
+        # how long the header is was cut off: a guess would bill by the snap length
+        fail(row, FAULT_TRUNCATED, link_octets)
+        row.octets = whole
+        row.tunnel_octets = 0
 
 
 cdef fault_e nonsense(const cursor_s *c, uint16_t link_type) noexcept nogil:
@@ -845,9 +882,6 @@ cdef void dissect_batch(
         dissect(frame, row, meter)
         if meter.layer == LAYER_FRAME:
             row.octets = row.frame_octets
-        elif meter.layer == LAYER_PAYLOAD and row.flags & FLAG_PARTIAL:
-            # how long the header is was cut off: a guess would bill by the snap length
-            fail(row, FAULT_TRUNCATED, row.link_octets)
         elif row.bucket == BUCKET_METERED or row.bucket == BUCKET_CONTROL:
             row.octets = row.ip_octets if meter.layer == LAYER_IP else row.payload_octets
 

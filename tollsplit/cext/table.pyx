@@ -127,24 +127,15 @@ cdef class Table:
                 return False
         slot = slot_of(self, delta)
         counter = &self.slots[slot]
-        while counter.used and (
-            counter.subscriber != delta.subscriber or counter.rule != delta.rule
-            or counter.cell != delta.cell or counter.interned != delta.interned
-        ):
+        while counter.used and not same(counter, delta):
             slot = (slot + 1) & (self.room - 1)
             counter = &self.slots[slot]
-        if not counter.used:
+        if counter.used:
+            join(counter, delta)
+        else:
             self.count += 1
             counter[0] = delta[0]
             counter.used = 1
-            return True
-        counter.flags |= delta.flags
-        counter.first_ns = min(counter.first_ns, delta.first_ns)
-        counter.last_ns = max(counter.last_ns, delta.last_ns)
-        counter.uplink_packets += delta.uplink_packets
-        counter.uplink_octets += delta.uplink_octets
-        counter.downlink_packets += delta.downlink_packets
-        counter.downlink_octets += delta.downlink_octets
         return True
 
     cdef bint spill(self, const hot_s *entry) noexcept nogil:
@@ -219,11 +210,11 @@ cdef class Table:
     def counters(self):
         """COUNTER[n], sorted by (cell, subscriber, rule, none last, interned).
 
-        A key that lies in both tables comes twice, one behind the other. Cells beyond 2^16
-        are sorted by their low bits.
+        Cells beyond 2^16 are sorted by their low bits; only then may a key come twice.
         """
         cdef uint64_t total = self.hot_count + self.count
         cdef uint64_t i, n = 0, slot, later
+        cdef counter_s counter
         cdef counter_s[::1] view
         cdef uint64_t[::1] keys, slots
         result = np.empty(total, COUNTER)
@@ -244,6 +235,7 @@ cdef class Table:
                     slots[n] = i | COLD
                     n += 1
         slots = sort(keys, slots)
+        n = 0
         with nogil:
             for i in range(total):
                 later = slots[min(i + AHEAD, total - 1)]
@@ -251,14 +243,36 @@ cdef class Table:
                     tollsplit_prefetch(&self.hot[later])
                 slot = slots[i]
                 if slot & COLD:
-                    view[i] = self.slots[slot ^ COLD]
+                    counter = self.slots[slot ^ COLD]
                 else:
-                    widen(&self.hot[slot], self.epoch_ns, &view[i])
-        return result
+                    widen(&self.hot[slot], self.epoch_ns, &counter)
+                if n and same(&view[n - 1], &counter):
+                    join(&view[n - 1], &counter)
+                else:
+                    view[n] = counter
+                    n += 1
+        return result[:n]
 
 
 cdef inline bint used(const hot_s *entry) noexcept nogil:
     return entry.uplink_packets | entry.downlink_packets
+
+
+cdef inline bint same(const counter_s *one, const counter_s *other) noexcept nogil:
+    """Whether two counters count the same key."""
+    return (one.subscriber == other.subscriber and one.rule == other.rule
+            and one.cell == other.cell and one.interned == other.interned)
+
+
+cdef inline void join(counter_s *counter, const counter_s *delta) noexcept nogil:
+    """Add one counter to another."""
+    counter.flags |= delta.flags
+    counter.first_ns = min(counter.first_ns, delta.first_ns)
+    counter.last_ns = max(counter.last_ns, delta.last_ns)
+    counter.uplink_packets += delta.uplink_packets
+    counter.uplink_octets += delta.uplink_octets
+    counter.downlink_packets += delta.downlink_packets
+    counter.downlink_octets += delta.downlink_octets
 
 
 cdef inline uint64_t key_of(const packet_s *row, uint32_t cell) noexcept nogil:

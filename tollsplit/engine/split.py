@@ -69,7 +69,8 @@ def increments(
     before   i8[n], the total before its first row
     """
     after = running(new, octets) + before
-    return paid(after, steps) - paid(after - octets, steps)
+    result: np.ndarray = paid(after, steps) - paid(after - octets, steps)
+    return result
 
 
 def running(new: np.ndarray, amounts: np.ndarray) -> np.ndarray:

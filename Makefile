@@ -1,0 +1,112 @@
+# What a person does with this tree. A fresh Debian with python3, gcc and make is enough.
+#
+#   make demo       the whole story in one minute, on bundled data
+#   make test       lint, types, and the tests on all three builds of the core
+#   make build      the release build of the core, in place
+#   make checked    the tests that reach the core, with bounds checks compiled in
+#   make sanitize   the same, and 10,000 mutated captures, under ASan and UBSan
+#   make bench      the benchmarks at full size (minutes, and 2 GB of scratch space)
+#   make clean      remove everything that was built, .venv too
+
+SHELL := /bin/bash
+PYTHON3 ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Pip's own news are not ours.
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+SOURCES := setup.py $(wildcard tollsplit/cext/*.pyx tollsplit/cext/*.pxd)
+BENCH_SCRATCH ?= build/bench
+
+.PHONY: demo test build checked sanitize bench lint clean
+.DELETE_ON_ERROR:
+
+demo: build
+	$(BIN)/tollsplit demo
+
+# --- environment -----------------------------------------------------------------------
+
+# Debian splits python3: its venv module and its headers are packages of their own.
+define REQUIRE
+missing=(); \
+command -v $(PYTHON3) >/dev/null || missing+=(python3); \
+$(PYTHON3) -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
+test -f "$$($(PYTHON3) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
+    || missing+=(python3-dev); \
+command -v gcc >/dev/null || missing+=(gcc); \
+echo '#include <stdlib.h>' | gcc -fsyntax-only -xc - 2>/dev/null || missing+=(libc6-dev); \
+if (( $${#missing[@]} )); then \
+    if (( EUID )) || ! command -v apt-get >/dev/null; then \
+        echo "missing; install as root: apt-get install $${missing[*]}" >&2; exit 1; \
+    fi; \
+    apt-get update -q && \
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
+fi; \
+$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+endef
+
+$(VENV)/.created: pyproject.toml
+	@$(REQUIRE)
+	$(PYTHON3) -m venv $(VENV)
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/requires.txt
+	$(PIP) install -r $(VENV)/requires.txt
+	touch $@
+
+# Editable and without the core, which is built below: pip would compile all of it every time.
+$(VENV)/.installed: $(VENV)/.created
+	TOLLSPLIT_BUILD=none $(PIP) install --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.testable: $(VENV)/.installed
+	TOLLSPLIT_BUILD=none $(PIP) install --no-build-isolation --editable '.[test]'
+	touch $@
+
+# --- builds ----------------------------------------------------------------------------
+# Each kind has a tree of its own below build/, so that none clobbers another. Release is
+# linked into the source tree; the others get a copy of the package beside their modules.
+
+build: $(VENV)/.installed build/release/.built
+
+build/%/.built: $(SOURCES) | $(VENV)/.created
+	TOLLSPLIT_BUILD=$* $(BIN)/python setup.py --quiet build_ext --build-lib build/$*/lib \
+	    --build-temp build/$*/temp --parallel 2 $(if $(filter release,$*),--inplace)
+	touch $@
+
+# The package's Python files are copied anew each time: none that was removed stays behind.
+define COPY_PACKAGE
+find build/$(1)/lib -type f ! -name '*.so' -delete; \
+TOLLSPLIT_BUILD=none $(BIN)/python setup.py --quiet build_py --build-lib build/$(1)/lib
+endef
+
+# --- tests -----------------------------------------------------------------------------
+
+lint: $(VENV)/.testable build
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+checked: $(VENV)/.testable build/checked/.built
+	$(call COPY_PACKAGE,checked)
+	TOLLSPLIT_BUILD=checked $(BIN)/pytest -q -m core
+
+# libstdc++ comes first too, or ASan finds no __cxa_throw to intercept in C++ modules that are
+# loaded later. Python leaks by design when it ends. Its own allocator would hide from ASan what
+# is read beyond a bytes object.
+sanitize: $(VENV)/.testable build/sanitizer/.built
+	$(call COPY_PACKAGE,sanitizer)
+	TOLLSPLIT_BUILD=sanitizer LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONMALLOC=malloc TOLLSPLIT_FUZZ=10000 $(BIN)/pytest -q -m core
+
+# The main run comes last, so that its closing line is the last thing printed.
+test: lint checked sanitize
+	$(BIN)/pytest
+
+# --- the rest --------------------------------------------------------------------------
+
+bench: $(VENV)/.testable build
+	mkdir -p $(BENCH_SCRATCH)
+	$(BIN)/python -m benchmarks.bench_account --scratch $(BENCH_SCRATCH)
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f tollsplit/cext/*.so
+	find tollsplit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

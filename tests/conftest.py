@@ -1,0 +1,51 @@
+"""Which build is tested, which tests reach the core, and where the real captures are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = os.environ.get("TOLLSPLIT_BUILD", "release")
+# Where the build under test lies; the root comes second, for `benchmarks`.
+HOME = ROOT if BUILD == "release" else ROOT / "build" / BUILD / "lib"
+sys.path[:0] = [str(HOME), str(ROOT)]
+# Processes that tests start take the same build, whatever folder they start in.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HOME), str(ROOT)])
+os.environ["PYTHONSAFEPATH"] = "1"
+
+import tollsplit  # noqa: E402 - the path comes first
+
+# Modules that never reach the core, or only through a process of its own that measures speed:
+# one run of them, on the release build, says all there is to say.
+BEYOND_THE_CORE = {"test_benchmarks", "test_house", "test_memory"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "core: reaches the core; run on all three builds")
+    # A mix-up of trees would pass every test on the wrong build.
+    package = Path(tollsplit.__file__).resolve().parent
+    if package.parent != HOME:
+        pytest.exit(f"{BUILD} build: expected tollsplit in {HOME}, got {package.parent}", 4)
+
+
+def pytest_report_header() -> str:
+    return f"tollsplit: {BUILD} build"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem not in BEYOND_THE_CORE:
+            item.add_marker("core")
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The folder of real captures; tests that need it skip where it is not there."""
+    folder = Path(os.environ.get("TOLLSPLIT_CORPUS", ROOT.parent / "shared" / "corpus"))
+    if not folder.is_dir():
+        pytest.skip(f"no corpus of real captures at {folder} (TOLLSPLIT_CORPUS names another)")
+    return folder

@@ -1,0 +1,437 @@
+"""The ledger: what is booked balances, once, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from bookings import (
+    DAY3,
+    HOUR,
+    MONEY,
+    SPONSORS,
+    charge,
+    held,
+    record,
+    rows,
+    run_of,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tollsplit.errors import IdentityError, LedgerError
+from tollsplit.ledger import Ledger, Receipt, Run, open_ledger
+from tollsplit.ledger.store import instant_ns
+from tollsplit.model import Charge, UsageRecord
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        yield ledger
+        assert ledger.verify().findings == ()  # whatever the test did
+
+
+# --- posting ---------------------------------------------------------------------------
+
+
+def test_ledger_books_octets_and_money_by_payer(ledger: Ledger) -> None:
+    receipt = ledger.post(
+        run_of(), [record(0), record(1, DAY3 + HOUR)], [charge(87), charge(203, "sponsor:video-co")]
+    )
+    assert (receipt.booked, receipt.records, receipt.charges) == (True, 2, 2)
+    assert held(ledger) == {
+        ("alice", "octet"): -600,
+        ("sponsor:video-co", "octet"): -1400,
+        ("operator:traffic", "octet"): 2000,
+        ("alice", MONEY): -87,
+        ("sponsor:video-co", MONEY): -203,
+        ("operator:revenue", MONEY): 290,
+        ("operator:remainder", MONEY): 0,
+    }
+    kinds = {(b.account, b.kind) for b in ledger.balances()}
+    assert {("alice", "subscriber"), ("sponsor:video-co", "sponsor")} < kinds
+
+
+def test_ledger_books_a_run_once(ledger: Ledger, path: Path) -> None:
+    first = ledger.post(run_of(), [record()], [charge()])
+    before, dump = held(ledger), rows(path, "SELECT * FROM postings")
+    again = ledger.post(run_of(), iter([record()]), iter([charge()]))
+    assert again == Receipt(False, first.run, first.transaction, first.booked_at, 1, 1)
+    assert (held(ledger), rows(path, "SELECT * FROM postings")) == (before, dump)
+    assert ledger.post(run_of("e2"), [record(epoch="e2")], []).booked
+
+
+def test_ledger_books_a_renamed_capture_and_a_newer_program_once(ledger: Ledger) -> None:
+    ledger.post(run_of(), [record()], [])
+    same = run_of(captures=(("other.pcap", "sha256:capture"),), program="tollsplit 9")
+    assert not ledger.post(same, [record()], []).booked
+
+
+@pytest.mark.parametrize(
+    ("run", "records", "charges", "message"),
+    [
+        (run_of(), [record(subscriber_octets=299, downlink_octets=599)], [charge()],
+         "with other contents, by tollsplit 0.1.0; that booking stands"),
+        (run_of(), [record()], [charge(88)], "other contents"),
+        (run_of(), [record()], [charge(remainder=(1, 2))], "other contents"),
+        (run_of(), [], [charge()], "other contents"),
+        (run_of(captures=(("campus.pcap", "sha256:else"),)), [record()], [charge()],
+         "other contents"),
+        (run_of(rules_version="sha256:new"), [record(rules_version="sha256:new")], [charge()],
+         "under other rules .sha256:rules, now sha256:new."),
+    ],
+)  # fmt: skip
+def test_ledger_refuses_other_contents_under_the_same_key(
+    ledger: Ledger, run: Run, records: list[UsageRecord], charges: list[Charge], message: str
+) -> None:
+    ledger.post(run_of(), [record()], [charge()])
+    before = held(ledger)
+    with pytest.raises(LedgerError, match=message):
+        ledger.post(run, records, charges)
+    assert held(ledger) == before
+
+
+@pytest.mark.parametrize(
+    ("records", "charges", "error", "message"),
+    [
+        ([record(subscriber_octets=299)], [], IdentityError, "1000 octets metered, 999 split"),
+        ([record(), record(2)], [], LedgerError, "record 2: expected source, epoch, sequence"),
+        ([record(), record()], [], LedgerError, "record 0: expected"),
+        ([record(rules_version="sha256:new")], [], LedgerError, "rules version and layer"),
+        ([record(source="else.pcap")], [], LedgerError, "campus.pcap: record 0: expected"),
+        ([record(sponsor_octets={"who": 700})], [], LedgerError, "no account is known .* who"),
+        ([record(account="operator:revenue")], [], LedgerError, "the operator's own"),
+        ([record()], [charge(), charge(1, "operator:x")], LedgerError, "charge 1.*operator's own"),
+        ([record(uplink_octets=-400, subscriber_octets=-500)], [], LedgerError, "CHECK"),
+        ([record(uplink_octets=2**63, subscriber_octets=2**63 - 100)], [], LedgerError, "63 bits"),
+        ([record(i, uplink_octets=2**62, subscriber_octets=2**62 - 100) for i in range(3)], [],
+         LedgerError, "overflow"),
+        ([record(subscriber="\udcff")], [], LedgerError, "not valid Unicode"),
+        ([record()], [charge(rated_octets=1)], LedgerError, "CHECK"),
+    ],
+)  # fmt: skip
+def test_ledger_books_all_or_nothing(
+    ledger: Ledger, records: list[UsageRecord], charges: list[Charge],
+    error: type[Exception], message: str,
+) -> None:  # fmt: skip
+    ledger.post(run_of("e0"), [record(epoch="e0")], [charge()])
+    before = held(ledger)
+    with pytest.raises(error, match=message):
+        ledger.post(run_of(), records, charges)
+    assert held(ledger) == before
+    assert ledger.post(run_of(), [record()], []).run == 2
+
+
+def test_ledger_takes_an_error_from_its_source_and_books_nothing(ledger: Ledger) -> None:
+    def records() -> Iterator[UsageRecord]:
+        yield record()
+        raise OverflowError("the engine's own")
+
+    with pytest.raises(OverflowError, match="the engine's own"):
+        ledger.post(run_of(), records(), [])
+    assert ledger.balances() == []
+
+
+def test_ledger_books_an_empty_run(ledger: Ledger) -> None:
+    assert ledger.post(run_of(), [], []).booked
+    assert not ledger.post(run_of(), [], []).booked
+    assert held(ledger) == {}
+
+
+def test_ledger_books_the_batches_of_an_epoch(ledger: Ledger) -> None:
+    """As the live journal will deliver them: keyed by where in the epoch they begin."""
+    first, second = run_of(), run_of(first_sequence=2)
+    ledger.post(first, [record(0), record(1)], [])
+    ledger.post(second, [record(2)], [])
+    assert not ledger.post(second, [record(2)], []).booked
+    with pytest.raises(LedgerError, match="records 0 to 1 of this epoch are booked"):
+        ledger.post(run_of(first_sequence=1), [record(1)], [])
+    assert held(ledger)["operator:traffic", "octet"] == 3000
+
+
+def test_ledger_carries_remainders_until_they_make_a_micro_unit(ledger: Ledger) -> None:
+    thirds = [charge(10, remainder=(1, 3)), charge(10, "bob", remainder=(1, 6))]
+    revenue = []
+    for epoch in ("e1", "e2", "e3", "e4", "e5"):  # one half each
+        ledger.post(run_of(epoch), [], thirds)
+        balances = held(ledger)
+        assert balances["alice", MONEY] == balances["bob", MONEY] == -10 * len(revenue) - 10
+        revenue.append((balances["operator:revenue", MONEY],
+                        balances["operator:remainder", MONEY]))  # fmt: skip
+    # 20 a run, and the exact price is 20 1/2.
+    assert revenue == [(20, 0), (41, -1), (61, -1), (82, -2), (102, -2)]
+
+
+def test_ledger_never_mixes_currencies(ledger: Ledger) -> None:
+    half = (1, 2)
+    ledger.post(
+        run_of(), [],
+        [charge(5, remainder=half), charge(7, currency="EUR", remainder=half)],
+    )  # fmt: skip
+    assert held(ledger) == {
+        ("alice", MONEY): -5, ("operator:revenue", MONEY): 5, ("operator:remainder", MONEY): 0,
+        ("alice", "EUR/1000000"): -7, ("operator:revenue", "EUR/1000000"): 7,
+        ("operator:remainder", "EUR/1000000"): 0,
+    }  # fmt: skip
+
+
+def test_ledger_holds_floors_and_closed_accounts(ledger: Ledger, path: Path) -> None:
+    ledger.post(run_of(), [record()], [charge()])
+    before = held(ledger)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE accounts SET floor = -100 WHERE balance = -87")
+        with pytest.raises(LedgerError, match=r'"alice" \(CNY/1000000\): -174 would be below -100'):
+            ledger.post(run_of("e2"), [], [charge()])
+        connection.execute("UPDATE accounts SET state = 'closed' WHERE name = 'sponsor:video-co'")
+        with pytest.raises(LedgerError, match=r'"sponsor:video-co" \(octet\): it is closed'):
+            ledger.post(run_of("e2"), [record(epoch="e2")], [])
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            connection.execute("UPDATE accounts SET balance = -101 WHERE floor = -100")
+    assert held(ledger) == before
+
+
+amounts = st.integers(-(10**15), 10**15)
+octets = st.integers(0, 10**15)
+usages = st.lists(
+    st.tuples(
+        st.sampled_from(["alice", "bob", "sponsor:shop-co"]), octets,
+        st.dictionaries(st.sampled_from(sorted(SPONSORS)), octets),
+    ),
+    max_size=6,
+)  # fmt: skip
+bills = st.lists(
+    st.builds(
+        charge, amounts, st.sampled_from(["alice", "bob", "sponsor:video-co"]),
+        currency=st.sampled_from(["CNY", "EUR"]),
+        remainder=st.fractions(-3, 3, max_denominator=10**6).map(
+            lambda f: (f.numerator, f.denominator)
+        ),
+    ),
+    max_size=6,
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(usages, bills), max_size=3))
+def test_ledger_balances_whatever_is_booked(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[list, list]]
+) -> None:
+    path = tmp_path_factory.mktemp("law") / "ledger.db"
+    used: dict[str, int] = {}
+    exact: dict[str, Fraction] = {}
+    owed: dict[tuple[str, str], int] = {}
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        for number, (usage, charges) in enumerate(runs):
+            epoch = f"e{number}"
+            records = []
+            for sequence, (account, own, shares) in enumerate(usage):
+                total = own + sum(shares.values())
+                records.append(record(
+                    sequence, epoch=epoch, account=account, uplink_octets=total,
+                    downlink_octets=0, subscriber_octets=own, sponsor_octets=shares,
+                ))  # fmt: skip
+                used[account] = used.get(account, 0) + own
+                for sponsor, part in shares.items():
+                    used[SPONSORS[sponsor]] = used.get(SPONSORS[sponsor], 0) + part
+            for item in charges:
+                key = (item.account, f"{item.currency}/1000000")
+                owed[key] = owed.get(key, 0) + item.amount_micros
+                price = item.amount_micros + Fraction(*item.remainder)
+                exact[item.currency] = exact.get(item.currency, Fraction(0)) + price
+            ledger.post(run_of(epoch), records, charges)
+        balances = held(ledger)
+        assert ledger.verify().findings == ()
+        assert ledger.statement().closing.get("octet", 0) == -sum(used.values())
+    for account, total in used.items():
+        assert balances[account, "octet"] == -total
+    for key, amount in owed.items():
+        assert balances[key] == -amount
+    for currency, price in exact.items():  # the operator gets the exact price, rounded down once
+        assert balances["operator:revenue", f"{currency}/1000000"] == price // 1
+    for unit in {unit for _, unit in balances}:
+        assert sum(n for (_, u), n in balances.items() if u == unit) == 0
+
+
+# --- quotas and budgets that go on ------------------------------------------------------
+
+
+def bounds(start: datetime, end: datetime) -> tuple[int, int]:
+    return instant_ns(start), instant_ns(end)
+
+
+TODAY = ("pay-proxy", *bounds(DAY3, DAY3 + 24 * HOUR))
+TOMORROW = ("pay-proxy", *bounds(DAY3 + 24 * HOUR, DAY3 + 48 * HOUR))
+
+
+def test_ledger_prior_sums_by_subscriber_rule_and_period(ledger: Ledger) -> None:
+    ledger.post(run_of(), [
+        record(0), record(1, DAY3 + 23 * HOUR), record(2, DAY3 + 24 * HOUR),
+        record(3, subscriber="10.0.0.8"), record(4, rule="other"), record(5, rule=None),
+    ], [])  # fmt: skip
+    assert ledger.prior([TODAY, TOMORROW, ("none", *TODAY[1:])], before=None) == {
+        ("10.0.0.7", "pay-proxy", TODAY[1]): 2000,
+        ("10.0.0.8", "pay-proxy", TODAY[1]): 1000,
+        ("10.0.0.7", "pay-proxy", TOMORROW[1]): 1000,
+    }
+
+
+def test_ledger_prior_counts_a_record_across_a_boundary_on_both_sides(ledger: Ledger) -> None:
+    first, last = TODAY[2] - 1, TODAY[2]
+    ledger.post(run_of(), [record(start=None, first_packet_ns=first, last_packet_ns=last)], [])
+    assert len(ledger.prior([TODAY, TOMORROW], before=None)) == 2
+    ledger.post(run_of("e2"), [record(epoch="e2", start=None, first_packet_ns=first,
+                                      last_packet_ns=first)], [])  # fmt: skip
+    assert sorted(ledger.prior([TODAY, TOMORROW], before=None).values()) == [1000, 2000]
+
+
+def test_ledger_prior_of_a_booked_run_is_what_it_was(ledger: Ledger) -> None:
+    """So that the same run comes out the same, and is known as booked."""
+    for epoch in ("e1", "e2", "e3"):
+        ledger.post(run_of(epoch), [record(epoch=epoch)], [])
+    for before, octets in ((run_of("e1"), 0), (run_of("e2"), 1000), (run_of("e3"), 2000),
+                           (run_of("e4"), 3000), (None, 3000)):  # fmt: skip
+        prior = ledger.prior([TODAY], before=before)
+        assert prior.get(("10.0.0.7", "pay-proxy", TODAY[1]), 0) == octets
+        assert ledger.spent("video-co", None, None, before=before) == octets * 7 // 10
+
+
+def test_ledger_spent_sums_what_a_sponsor_paid(ledger: Ledger) -> None:
+    both = {"video-co": 600, "shop-co": 100}
+    ledger.post(run_of(), [record(0), record(1, DAY3 + 24 * HOUR, sponsor_octets=both)], [])
+    assert ledger.spent("video-co", None, None, before=None) == 1300
+    assert ledger.spent("video-co", TODAY[1], TODAY[2], before=None) == 700
+    assert ledger.spent("shop-co", TODAY[1], TODAY[2], before=None) == 0
+    assert ledger.spent("shop-co", TOMORROW[1], None, before=None) == 100
+    assert ledger.spent("nobody", None, None, before=None) == 0
+
+
+def test_ledger_refuses_a_run_whose_quota_another_used_meanwhile(
+    ledger: Ledger, path: Path
+) -> None:
+    ledger.prior([TODAY], before=run_of("e2"))
+    with open_ledger(f"sqlite:///{path}") as other:
+        other.post(run_of("e0"), [record(epoch="e0", rule="other")], [])
+        ledger.post(run_of("e1"), [record()], [])  # another rule's octets do no harm
+        ledger.prior([TODAY], before=run_of("e2"))
+        other.post(run_of("e3"), [record(epoch="e3")], [])
+    with pytest.raises(LedgerError, match=r"against the same quotas .* run it again"):
+        ledger.post(run_of("e2"), [record(epoch="e2")], [])
+    assert rows(path, "SELECT count(*) FROM runs") == [(3,)]
+
+
+# --- statements ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(ledger: Ledger) -> Ledger:
+    """Alice on the 3rd and 4th of November and the 1st of December, Bob on the 4th."""
+    days = [DAY3, DAY3 + 23 * HOUR, DAY3 + 24 * HOUR, datetime(2026, 12, 1, tzinfo=UTC)]
+    ledger.post(
+        run_of(),
+        [*(record(i, day) for i, day in enumerate(days)),
+         record(4, days[2], account="bob", subscriber="10.0.0.8", rule=None, rating_group=None,
+                sponsor_identity=None, subscriber_octets=1000, sponsor_octets={})],
+        [charge(87, period_start=days[0]), charge(43, period_start=days[2]),
+         charge(44, period_start=days[3]), charge(290, "bob", period_start=days[2]),
+         charge(609, "sponsor:video-co", period_start=None)],
+    )  # fmt: skip
+    return ledger
+
+
+def test_statement_of_a_subscriber_by_day_and_rule(told: Ledger) -> None:
+    statement = told.statement("alice", "2026-11")
+    assert [(u.day, u.rule, u.records, u.uplink_octets, u.downlink_octets, u.subscriber_octets,
+             u.sponsor_octets, u.paid_octets) for u in statement.usage] == [
+        (date(2026, 11, 3), "pay-proxy", 2, 800, 1200, 600, {"video-co": 1400}, 600),
+        (date(2026, 11, 4), "pay-proxy", 1, 400, 600, 300, {"video-co": 700}, 300),
+    ]  # fmt: skip
+    assert [(c.day, c.tariff, c.amount_micros) for c in statement.charges] == [
+        (date(2026, 11, 3), "standard", 87), (date(2026, 11, 4), "standard", 43),
+    ]  # fmt: skip
+    assert statement.opening == {"octet": 0, MONEY: 0}
+    assert statement.closing == {"octet": -900, MONEY: -130}
+    assert statement.charged_micros == {"CNY": 130}
+    assert (statement.uplink_octets, statement.downlink_octets) == (1200, 1800)
+    assert (statement.subscriber_octets, statement.sponsor_octets) == (900, {"video-co": 2100})
+    december = told.statement("alice", "2026-12")
+    assert december.opening == statement.closing
+    assert december.closing == {"octet": -1200, MONEY: -174}
+    assert told.statement("alice", "2026-11-04").opening == {"octet": -600, MONEY: -87}
+
+
+def test_statement_of_a_sponsor(told: Ledger) -> None:
+    statement = told.statement("sponsor:video-co")
+    assert [u.paid_octets for u in statement.usage] == [1400, 700, 700]
+    assert [u.subscriber_octets for u in statement.usage] == [600, 300, 300]
+    # A charge without a day of its own stands at the run's first packet.
+    assert [(c.day, c.amount_micros) for c in statement.charges] == [(date(2026, 11, 3), 609)]
+    assert statement.closing == {"octet": -2800, MONEY: -609}
+
+
+def test_statement_of_all_payers_closes_with_their_balances(told: Ledger) -> None:
+    statement = told.statement()
+    balances = held(told)
+    for unit in ("octet", MONEY):
+        paid = sum(n for (a, u), n in balances.items() if u == unit and "operator" not in a)
+        assert statement.closing[unit] == paid
+    assert statement.paid_octets == balances["operator:traffic", "octet"] == 5000
+    assert [u.rule for u in statement.usage if u.day == date(2026, 11, 4)] == ["pay-proxy", None]
+
+
+def test_statement_of_every_account_closes_with_its_balance(told: Ledger) -> None:
+    for account in {balance.account for balance in told.balances()}:
+        expected = {u: n for (a, u), n in held(told).items() if a == account}
+        assert told.statement(account).closing == expected, account
+
+
+def test_statement_of_the_operator_lists_its_postings(told: Ledger) -> None:
+    entries = told.statement("operator:revenue").entries
+    assert [(e.description, e.amount) for e in entries] == [("usage of campus.pcap", 1073)]
+
+
+def test_statement_days_are_those_of_the_zone(told: Ledger) -> None:
+    """23:00 UTC is the next day in Shanghai, midnight UTC still is the day before in Honolulu."""
+    assert told.statement("alice", "2026-11-04", "Asia/Shanghai").paid_octets == 600
+    assert told.statement("alice", "2026-11-02", "Pacific/Honolulu").paid_octets == 300
+    assert told.statement("alice", "2026-11", "Pacific/Honolulu").paid_octets == 1200
+
+
+def test_statement_counts_usage_on_the_day_its_window_begins(ledger: Ledger) -> None:
+    """Its packets came on the 4th in Tokyo. Without windows the first of them decides."""
+    first = instant_ns(DAY3 + 15 * HOUR + HOUR / 2)
+    packets = {"first_packet_ns": first, "last_packet_ns": first + 3600 * 10**9}
+    ledger.post(run_of(), [record(window_end=DAY3 + 24 * HOUR, **packets)], [])
+    ledger.post(run_of("e2"), [record(epoch="e2", start=None, **packets)], [])
+    lines = ledger.statement("alice", None, "Asia/Kathmandu").usage  # UTC+5:45
+    assert [(line.day.day, line.records) for line in lines] == [(3, 2)]
+    lines = ledger.statement("alice", None, "Asia/Tokyo").usage  # 00:30 on the 4th
+    assert [(line.day.day, line.records) for line in lines] == [(3, 1), (4, 1)]
+
+
+@pytest.mark.parametrize(
+    ("account", "period", "zone", "message"),
+    [
+        ("nobody", None, "UTC", 'no account "nobody"'),
+        ("alice", "2026-13", "UTC", 'period: expected a month as "2026-11"'),
+        ("alice", "2026-11-31", "UTC", "period: expected"),
+        ("alice", "november", "UTC", "period: expected"),
+        ("alice", None, "Mars/Olympus", 'zone: expected an IANA name .*"Mars/Olympus"'),
+        ("alice", None, "../../etc/passwd", "zone: expected"),
+    ],
+)
+def test_statement_refuses(
+    told: Ledger, account: str, period: str | None, zone: str, message: str
+) -> None:
+    with pytest.raises(LedgerError, match=message):
+        told.statement(account, period, zone)

@@ -1,0 +1,183 @@
+"""The ledger's file: what is none is refused, and nothing half-booked survives anything."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import bookings
+import pytest
+from bookings import (
+    RECORDS,
+    book_many,
+    charge,
+    held,
+    record,
+    rows,
+    run_of,
+)
+
+from tollsplit.errors import LedgerError
+from tollsplit.ledger import open_ledger
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+# --- files that are no ledgers ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://user:secret@host/db", "not supported yet; expected sqlite:///PATH"),
+        ("sqlite://ledger.db", "expected sqlite:///PATH"),
+        ("sqlite:///", "expected sqlite:///PATH"),
+        ("sqlite:///:memory:", "expected sqlite:///PATH"),
+        ("ledger.db", "expected sqlite:///PATH"),
+        ("mysql://host/db", "expected sqlite:///PATH"),
+    ],
+)
+def test_ledger_url_is_refused(url: str, message: str) -> None:
+    with pytest.raises(LedgerError, match=message) as caught:
+        open_ledger(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_ledger_url_may_be_relative(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    open_ledger("sqlite:///ledger.db").close()
+    assert path.is_file()
+    open_ledger(f"sqlite:///{path}", create=False).close()
+
+
+def test_ledger_file_that_is_not_ours_is_left_alone(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="not a tollsplit ledger; name another file"):
+        open_ledger(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("not a database" * 100), "expected a tollsplit ledger"),
+        (lambda path: path.mkdir(), "expected a file"),
+        (lambda path: None, "no such ledger"),
+        (lambda path: path.parent.rmdir(), "no such ledger"),
+    ],
+    ids=["text", "folder", "missing", "no folder"],
+)
+def test_ledger_that_is_none_is_refused(path: Path, make: object, message: str) -> None:
+    make(path)  # type: ignore[operator]
+    with pytest.raises(LedgerError, match=message):
+        open_ledger(f"sqlite:///{path}", create=False)
+
+
+def test_ledger_in_a_folder_that_is_missing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="expected a file in an existing folder"):
+        open_ledger(f"sqlite:///{tmp_path}/none/ledger.db")
+
+
+def test_ledger_of_a_newer_schema_is_refused(path: Path) -> None:
+    open_ledger(f"sqlite:///{path}").close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    with pytest.raises(LedgerError, match="schema version 2, this one knows 1; upgrade"):
+        open_ledger(f"sqlite:///{path}")
+
+
+# --- other processes, dying ones, full disks --------------------------------------------
+
+def start(path: Path, epoch: str, *prefix: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*prefix, sys.executable, bookings.__file__, f"sqlite:///{path}", epoch],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    output, errors = process.communicate("\n", timeout=60)
+    return output, errors
+
+
+def test_ledger_survives_kill_9(path: Path) -> None:
+    """Killed at a random point of a booking: booked in full or not at all, and the books hold."""
+    generator = random.Random(7)
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        began = time.monotonic()
+        book_many(ledger, "measure")
+        whole_s = time.monotonic() - began
+        outcomes = set()
+        for number in range(20):
+            process = start(path, f"e{number}")
+            assert process.stdout and process.stdin
+            assert process.stdout.readline() == "ready\n"
+            process.stdin.write("\n")
+            process.stdin.flush()
+            time.sleep(generator.uniform(0, 1.3 * whole_s))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            booked = rows(path, "SELECT count(*) FROM runs")[0][0]
+            expected = held(ledger)["operator:traffic", "octet"]
+            assert expected == 1000 * RECORDS * booked  # type: ignore[operator]
+            assert ledger.verify().findings == ()
+            outcomes.add(book_many(ledger, f"e{number}").booked)
+            assert not book_many(ledger, f"e{number}").booked
+        assert held(ledger)["operator:traffic", "octet"] == 1000 * RECORDS * 21
+        assert True in outcomes  # at least one was killed before its end
+
+
+def test_ledger_books_once_for_two_processes_at_once(path: Path) -> None:
+    processes = [start(path, "e1") for _ in range(2)]
+    outcomes = sorted(finish(process)[0].split()[-1] for process in processes)
+    assert outcomes == ["booked", "known"]
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        assert held(ledger)["operator:traffic", "octet"] == 1000 * RECORDS
+        assert ledger.verify().holds
+
+
+@pytest.mark.parametrize("blocks", [16, 64, 128])
+def test_ledger_on_a_full_disk_books_nothing(path: Path, blocks: int) -> None:
+    """A limit on the size of files, in KiB, stands for the disk."""
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        ledger.post(run_of(), [record()], [charge()])
+        before = held(ledger)
+    limit = ("prlimit", f"--fsize={path.stat().st_size + blocks * 1024}")
+    _, errors = finish(start(path, "e2", *limit))
+    assert "LedgerError" in errors and "nothing was booked; make room" in errors, errors
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        assert held(ledger) == before
+        assert ledger.verify().holds
+        assert book_many(ledger, "e2").booked
+
+
+def test_ledger_that_stays_locked_is_waited_for_and_given_up(path: Path) -> None:
+    with open_ledger(f"sqlite:///{path}", wait_s=0.2) as ledger:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            with pytest.raises(LedgerError, match=r"locked .* more than 0.2 s: let the other"):
+                ledger.post(run_of(), [record()], [])
+            assert 0.15 < time.monotonic() - began < 10
+            assert ledger.balances() == []  # readers don't wait
+        assert ledger.post(run_of(), [record()], []).booked
+
+
+def test_ledger_keeps_every_commit(path: Path) -> None:
+    """What a booking promises rests on these settings."""
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        store = ledger._store
+        found = [next(store.rows(f"PRAGMA {name}"))[0]
+                 for name in ("journal_mode", "synchronous", "foreign_keys")]  # fmt: skip
+    assert found == ["wal", 2, 1]

@@ -1,0 +1,163 @@
+"""Verifying: books that were tampered with or damaged are found out, down to the row."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from bookings import (
+    DAY3,
+    HOUR,
+    book_many,
+    charge,
+    record,
+    run_of,
+)
+
+from tollsplit.errors import LedgerError
+from tollsplit.ledger import Ledger, open_ledger
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        yield ledger
+        assert ledger.verify().findings == ()  # whatever the test did
+
+
+PRISTINE = [record(0), record(1, DAY3 + HOUR)]
+PRISTINE_CHARGES = [charge(87, remainder=(1, 3)), charge(203, "sponsor:video-co", remainder=(1, 2))]
+
+
+@pytest.mark.parametrize("table", [
+    "transactions", "postings", "runs", "captures", "sponsors", "usage_records", "usage_shares",
+    "charges", "remainders",
+])  # fmt: skip
+def test_ledger_is_append_only(ledger: Ledger, path: Path, table: str) -> None:
+    ledger.post(run_of(), PRISTINE, PRISTINE_CHARGES)
+    with closing(sqlite3.connect(path)) as connection:
+        column = connection.execute(f"SELECT name FROM pragma_table_info('{table}')").fetchone()[0]
+        for sql in (f"DELETE FROM {table}", f"UPDATE {table} SET {column} = {column}"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                connection.execute(sql)
+
+
+def test_accounts_keep_their_name_and_stay(ledger: Ledger, path: Path) -> None:
+    ledger.post(run_of(), PRISTINE, [])
+    with closing(sqlite3.connect(path)) as connection:
+        with pytest.raises(sqlite3.IntegrityError, match="keeps its name"):
+            connection.execute("UPDATE accounts SET name = 'mallory'")
+        with pytest.raises(sqlite3.IntegrityError, match="not deleted"):
+            connection.execute("DELETE FROM accounts")
+
+
+TAMPERING = [
+    ("UPDATE postings SET amount = amount - 1 WHERE amount < 0",
+     "transaction 1: postings in octet sum to -2, expected 0"),
+    ("UPDATE postings SET amount = amount + 1 WHERE amount = 2000", 'account "operator:traffic"'),
+    ("DELETE FROM postings WHERE amount = -600", 'account "alice" (octet): posted 0, its usage'),
+    ("DELETE FROM postings", "posted 0, its charges in this run sum to -87"),
+    ("INSERT INTO postings SELECT 1, id, 5 FROM accounts WHERE kind = 'remainder'",
+     "sum to 5, expected 0"),
+    ("UPDATE accounts SET balance = 0 WHERE name = 'alice' AND unit = 'octet'",
+     'account "alice" (octet): balance 0, its postings sum to -600'),
+    ("UPDATE accounts SET unit = 'EUR/1000000' WHERE name = 'alice' AND unit <> 'octet'",
+     "postings in EUR/1000000 sum to -87"),
+    ("UPDATE accounts SET name = 'mallory' WHERE name = 'alice' AND unit = 'octet'",
+     "the fingerprint differs"),
+    ("UPDATE usage_records SET uplink_octets = 401 WHERE sequence = 1",
+     "run 1: record 1: 1001 octets metered, 1000 split among payers"),
+    ("UPDATE usage_records SET uplink_octets = 1000, subscriber_octets = 900 WHERE sequence = 1",
+     'account "alice" (octet): posted -600, its usage in this run sum to -1200'),
+    ("UPDATE usage_records SET uplink_octets = 600, downlink_octets = 400 WHERE sequence = 0",
+     "the fingerprint differs"),
+    ("UPDATE usage_records SET subscriber = '10.0.0.9' WHERE sequence = 0", "fingerprint differs"),
+    ("UPDATE usage_records SET flags = 'partial' WHERE sequence = 0", "the fingerprint differs"),
+    ("DELETE FROM usage_records WHERE sequence = 1", "records: 2 noted, 1 there"),
+    ("DELETE FROM usage_records", "first packet"),
+    ("UPDATE usage_shares SET octets = 600 WHERE sequence = 1", "1000 octets metered, 900 split"),
+    ("DELETE FROM usage_shares WHERE sequence = 1", "1000 octets metered, 300 split"),
+    ("UPDATE sponsors SET identity = 'shop-co'", "the fingerprint differs"),
+    ("UPDATE charges SET amount_micros = 88 WHERE ordinal = 0",
+     'account "alice" (CNY/1000000): posted -87, its charges in this run sum to -88'),
+    ("UPDATE charges SET tariff = 'gold'", "the fingerprint differs"),
+    ("UPDATE charges SET remainder = '1/4' WHERE ordinal = 0",
+     "5/6 noted, its charges' sum to 3/4"),
+    ("UPDATE charges SET remainder = 'a third' WHERE ordinal = 0", "got 'a third'"),
+    ("UPDATE charges SET remainder = '1/0' WHERE ordinal = 0", "got '1/0'"),
+    ("DELETE FROM charges WHERE ordinal = 1", "charges: 2 noted, 1 there"),
+    ("UPDATE remainders SET carried = '1/6'", "1/6 carried on, expected 5/6"),
+    ("UPDATE remainders SET amount = 'none'", "none noted"),
+    ("DELETE FROM remainders", "not noted, its charges have some"),
+    ("UPDATE runs SET rules_version = 'sha256:new'", "the fingerprint differs"),
+    ("UPDATE runs SET first_sequence = 7", "first sequence: 7 noted, 0 there"),
+    ("DELETE FROM runs", "names a row of runs that is not there"),
+    ("UPDATE captures SET digest = 'sha256:else'", "the fingerprint differs"),
+    ("DELETE FROM captures", "the fingerprint differs"),
+    ("UPDATE transactions SET fingerprint = 'sha256:0'", "the fingerprint differs"),
+    ("UPDATE transactions SET kind = 'gift'", "is of kind 'gift', expected 'usage'"),
+    ("UPDATE transactions SET idempotency_key = 'other'", "idempotency key"),
+    ("DELETE FROM transactions", "names a row of transactions that is not there"),
+    ("DELETE FROM accounts WHERE name = 'alice'", "names a row of accounts that is not there"),
+    ("DROP TRIGGER postings_no_update", "schema: postings_no_update is missing"),
+    ("CREATE TRIGGER t AFTER INSERT ON runs BEGIN SELECT 1; END", "schema: t is not ours"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sql", "finding"), TAMPERING, ids=[sql for sql, _ in TAMPERING])
+def test_verify_finds_tampering(path: Path, sql: str, finding: str) -> None:
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        ledger.post(run_of(), PRISTINE, PRISTINE_CHARGES)
+        assert ledger.verify().holds
+        with closing(sqlite3.connect(path)) as connection:
+            # Whoever can write the file can take the triggers off for a while.
+            triggers = connection.execute(
+                "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+            ).fetchall()
+            if "TRIGGER" not in sql:
+                for name, _ in triggers:
+                    connection.execute(f"DROP TRIGGER {name}")
+            connection.execute(sql)
+            if "TRIGGER" not in sql:
+                for _, trigger in triggers:
+                    connection.execute(trigger)
+            connection.commit()
+        verification = ledger.verify()
+    assert not verification.holds
+    assert any(finding in found for found in verification.findings), verification.findings
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_verify_finds_a_damaged_file(path: Path, seed: int) -> None:
+    """A page that the disk spoilt: a finding or a LedgerError, never an error of SQLite's."""
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        book_many(ledger, "e1")
+    content = bytearray(path.read_bytes())
+    generator = random.Random(seed)
+    page = generator.randrange(1, len(content) // 4096) * 4096
+    content[page : page + 4096] = generator.randbytes(4096)
+    path.write_bytes(content)
+    try:
+        with open_ledger(f"sqlite:///{path}") as ledger:
+            verification = ledger.verify()
+    except LedgerError as error:
+        assert "ledger.db: " in str(error)
+    else:
+        assert not verification.holds
+
+
+def test_verify_says_what_it_checked(ledger: Ledger) -> None:
+    ledger.post(run_of(), PRISTINE, PRISTINE_CHARGES)
+    checks = {check.name: check.rows for check in ledger.verify().checks}
+    assert checks["records' octets are split among payers"] == 2
+    assert checks["transactions sum to zero per unit"] == 1
+    assert checks["usage and charges are posted"] == 6

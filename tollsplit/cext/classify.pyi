@@ -1,0 +1,29 @@
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tollsplit.cext.lpm import Trie
+
+FIELDS: tuple[str, ...]
+DIRECT_FIELDS: tuple[str, ...]
+
+class Classifier:
+    words: int
+    def __init__(
+        self,
+        trie4: Trie,
+        trie6: Trie,
+        pools: Sequence[tuple[int, int, int, Trie | None, Trie | None]],
+        segments: tuple[
+            npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.uint32]
+        ],
+        server: npt.NDArray[np.uint64],
+        fields: Mapping[str, tuple[object, ...]],
+        claims: npt.NDArray[np.uint64] | None,
+        where: tuple[int, npt.NDArray[np.uint64]] | None,
+    ) -> None: ...
+
+def hashed(
+    values: Mapping[int, int],
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32]]: ...

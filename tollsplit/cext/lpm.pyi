@@ -1,0 +1,13 @@
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+class Trie:
+    bits: int
+    nodes: int
+    def __init__(self, bits: int, prefixes: Iterable[tuple[int, int, int]]) -> None: ...
+    def lookup(self, address: int) -> int: ...
+    def values(self, addresses: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]: ...
+    @property
+    def octets(self) -> int: ...

@@ -1,0 +1,6 @@
+import numpy as np
+import numpy.typing as npt
+
+class Subscribers:
+    count: int
+    def subscribers(self) -> npt.NDArray[np.void]: ...

@@ -1,0 +1,92 @@
+"""`tollsplit account`: who pays for how many octets of a capture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .output import FORMATS, Output
+
+if TYPE_CHECKING:
+    from ..rules.rule import At, Layer
+
+
+@click.command()
+@click.argument("captures", metavar="CAPTURE...", nargs=-1, required=True)
+@click.option("--rules", "rules_path", metavar="FILE", required=True,
+              help="The rules file (TOML).")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
+              help="How the result is written.")
+@click.option("--output", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write the result to FILE; it appears only when it is whole.")
+@click.option("--ledger", metavar="URL", help="Book the run: sqlite:///PATH.")
+@click.option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True,
+              help="Threads that meter; the result does not depend on it.")
+@click.option("--layer", type=click.Choice(("ip", "frame", "payload")),
+              help="Which octets count, whatever the rules file says.")
+@click.option("--at", type=click.Choice(("inner", "outer")),
+              help="Which IP packet of a tunnel counts, whatever the rules file says.")
+@click.option("--skip-links", is_flag=True,
+              help="Count frames of unknown link types as faults instead of refusing the file.")
+@click.option("--trust-ip-length", is_flag=True,
+              help="Believe IP lengths beyond the frame's length (files sliced by some tools).")
+@click.option("--top", metavar="N", type=click.IntRange(1), default=20, show_default=True,
+              help="How many subscribers the table shows.")
+def account(
+    captures: tuple[str, ...],
+    rules_path: str,
+    form: str,
+    output: Path | None,
+    ledger: str | None,
+    workers: int,
+    layer: Layer | None,
+    at: At | None,
+    skip_links: bool,
+    trust_ip_length: bool,
+    top: int,
+) -> int:
+    """Meter captures, split their octets between payers, rate them.
+
+    CAPTURE is a pcap or pcapng file, plain or compressed (.gz, .zst, .lz4, .xz, .bz2); - reads
+    standard input. Several captures count as one. With --ledger the charges are booked; the same
+    captures under the same rules are booked once, however often this runs.
+
+    \b
+    Exit codes:
+      0  accounted, and booked if asked
+      1  failed: the result cannot be written, the ledger refuses
+      2  usage
+      3  bad input: rules or capture; of a capture that ends inside a record
+         everything before is shown, nothing is booked
+      4  the books do not balance; nothing is booked
+
+    \b
+    Example:
+      tollsplit account capture.pcap --rules rules.toml --format json
+    """
+    from .. import run
+    from ..errors import IdentityError
+    from .progress import bar
+    from .table import print_account
+
+    with Output(output, form) as result:
+        with bar() as progress:
+            report = run.account(
+                captures, rules_path, ledger=ledger, workers=workers, layer=layer, at=at,
+                skip_links=skip_links, trust_ip_length=trust_ip_length, progress=progress)
+        if form == "json":
+            result.write_text(report.write_json)
+        elif form == "csv":
+            result.write_text(report.write_csv)
+        elif form == "parquet":
+            result.write_binary(report.to_parquet)
+        else:
+            result.write_text(lambda stream: print_account(report, stream, top))
+    for message in report.truncated:
+        unbooked = "; nothing was booked" if ledger else ""
+        click.echo(f"tollsplit: {message}{unbooked}", err=True)
+    if not report.identity_holds:
+        raise IdentityError("the buckets do not add up to what was seen; nothing was booked")
+    return 3 if report.truncated else 0

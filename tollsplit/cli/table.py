@@ -1,0 +1,278 @@
+"""Reports as tables that a person reads, at 80 columns."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import IO, TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..model import Charge, UsageRecord
+
+if TYPE_CHECKING:
+    from ..ledger import Balance, Receipt, Statement
+    from ..report import Report
+    from ..rules.explain import Explanation, Side
+
+LAST = math.inf  # no rule comes after every precedence
+COLUMNS = 80  # where the output is no terminal
+UNITS = ("octets", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def size(octets: int) -> str:
+    """Octets for the eye: "1.2 MiB"."""
+    value = float(octets)
+    for unit in UNITS:
+        if abs(value) < 1024 or unit == UNITS[-1]:
+            break
+        value /= 1024
+    return f"{octets} octets" if unit == "octets" else f"{value:.1f} {unit}"
+
+
+def money(amount_micros: int, currency: str) -> str:
+    """An amount, exact to the micro-unit: "1.234567 CNY"."""
+    sign = "-" if amount_micros < 0 else ""
+    units, micros = divmod(abs(amount_micros), 1_000_000)
+    return f"{sign}{units:,}.{micros:06} {currency}"
+
+
+def console(stream: IO[str]) -> Console:
+    """A console on a stream; no colour, no wrapping width of its own where it is no terminal."""
+    terminal = stream.isatty()
+    return Console(file=stream, width=None if terminal else COLUMNS, highlight=False,
+                   emoji=False, markup=False)
+
+
+def grid(title: str, columns: Sequence[str], numbers: Iterable[int]) -> Table:
+    """An empty table; the columns with these indices hold numbers."""
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold",
+                  padding=(0, 1), pad_edge=False, collapse_padding=True)
+    right = set(numbers)
+    for index, name in enumerate(columns):
+        if index in right:
+            table.add_column(name, justify="right", no_wrap=True)
+        else:
+            table.add_column(name, overflow="fold")
+    return table
+
+
+def print_account(report: Report, stream: IO[str], top: int) -> None:
+    """Print the largest subscribers, who pays, what was charged, and the identity."""
+    out = console(stream)
+    _print_usage(report, out, top)
+    _print_payers(report, out)
+    if report.charges:
+        _print_charges(report.charges, out, top)
+    _print_identity(report, out)
+    _print_notes(report, out)
+
+
+def _print_usage(report: Report, out: Console, top: int) -> None:
+    import numpy as np
+
+    usage = report.usage
+    subscriber = usage.records["subscriber"]
+    totals = np.zeros(len(usage.subscribers), np.int64)
+    np.add.at(totals, subscriber, usage.octets())
+    largest = np.argsort(-totals, kind="stable")[:top]
+    lines: dict[int, dict[str, _Line]] = {int(number): {} for number in largest}
+    for index in np.flatnonzero(np.isin(subscriber, largest)):
+        rules = lines[int(subscriber[index])]
+        record = usage.record(int(index))
+        rules.setdefault(record.rule or "-", _Line()).add(record)
+    table = grid("Usage, largest subscribers first",
+                 ("subscriber", "rule", "octets", "subscriber pays", "sponsors pay"), (2, 3, 4))
+    order = {rule.id: rule.precedence for rule in usage.rules.rules}
+    for number, rules in lines.items():
+        name, account = usage.subscribers.name(number), usage.subscribers.account(number)
+        shown = [name] if account == name else [name, account]
+        cells = [(rule, f"{line.octets:,}", f"{line.subscriber_octets:,}",
+                  f"{line.octets - line.subscriber_octets:,}")
+                 for rule, line in sorted(rules.items(), key=lambda item: order.get(
+                     item[0], LAST))]
+        for first, rest in zip_longest(shown, cells, fillvalue=None):
+            table.add_row(first or "", *(rest or ()))
+    out.print(table)
+    left = len(totals) - len(largest)
+    if left:
+        out.print(Text(f"… and {left:,} more subscribers (--format json for all)\n"))
+
+
+@dataclass(slots=True)
+class _Line:
+    """The sum of one subscriber's records under one rule."""
+
+    octets: int = 0
+    subscriber_octets: int = 0
+
+    def add(self, record: UsageRecord) -> None:
+        self.octets += record.octets
+        self.subscriber_octets += record.subscriber_octets
+
+
+def _print_payers(report: Report, out: Console) -> None:
+    whole = report.tally.metered.octets
+    table = grid("Who pays", ("payer", "octets", "size", "share"), (1, 2, 3))
+    payers = [("subscribers", report.subscriber_octets)]
+    payers += [(f"sponsor {name}", octets) for name, octets in report.sponsor_octets.items()]
+    for name, octets in payers:
+        share = f"{100 * octets / whole:.1f} %" if whole else "-"
+        table.add_row(name, f"{octets:,}", size(octets), share)
+    table.add_section()
+    table.add_row("metered", f"{whole:,}", size(whole), "100.0 %" if whole else "-")
+    out.print(table)
+
+
+def _print_charges(charges: Sequence[Charge], out: Console, top: int) -> None:
+    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for charge in charges:
+        total = totals[charge.account, charge.currency]
+        total[0] += charge.rated_octets
+        total[1] += charge.amount_micros
+    largest = heapq.nlargest(top, totals, key=lambda key: totals[key][1])
+    table = grid("Charges", ("account", "rated octets", "amount"), (1, 2))
+    for key in largest:
+        rated, amount = totals[key]
+        table.add_row(key[0], f"{rated:,}", money(amount, key[1]))
+    out.print(table)
+    if len(totals) > top:
+        out.print(Text(f"… and {len(totals) - top:,} more accounts (--format json for all)\n"))
+
+
+def _print_identity(report: Report, out: Console) -> None:
+    table = grid("Every frame in one bucket", ("bucket", "packets", "octets"), (1, 2))
+    for bucket in report.buckets:
+        sign = "−" if bucket.sign < 0 and bucket.volume.packets else ""
+        name = bucket.name.replace("non_ip", "non-IP").replace("_", " ").replace(":", ": ")
+        table.add_row(name, f"{sign}{bucket.volume.packets:,}", f"{sign}{bucket.volume.octets:,}")
+    if not report.tally.faults:
+        table.add_row("faults", "0", "0")
+    table.add_section()
+    table.add_row("seen", f"{report.seen.packets:,}", f"{report.seen.octets:,}")
+    out.print(table)
+    lost = report.lost_kernel + report.lost_interface
+    verdict = "the buckets add up to what was seen" if report.identity_holds else (
+        "THE BUCKETS DO NOT ADD UP TO WHAT WAS SEEN")
+    out.print(Text(f"identity: {verdict}; lost {lost:,}"))
+
+
+def _print_notes(report: Report, out: Console) -> None:
+    tally = report.tally
+    if tally.tunnel_overhead_octets:
+        out.print(Text(f"tunnel overhead: {tally.tunnel_overhead_octets:,} octets, on no bill"))
+    if tally.coalesced.packets:
+        out.print(Text(f"coalesced: {tally.coalesced.packets:,} packets metered as captured"))
+    if tally.mismatch.packets:
+        out.print(Text(f"mismatch: {tally.mismatch.packets:,} packets claim a sponsor that their "
+                       "server contradicts; subscribers pay"))
+    metered = f"layer {report.layer}, {report.at} packet"
+    out.print(Text(f"metered: {metered}; {report.seen.packets:,} packets in "
+                   f"{report.elapsed_s:.3f} s"))
+    if report.receipt is not None:
+        out.print(Text(f"ledger: {receipt_text(report.receipt)}"))
+
+
+def receipt_text(receipt: Receipt) -> str:
+    """What the ledger did with a run."""
+    booked = f"{receipt.booked_at:%Y-%m-%d %H:%M:%S} UTC"
+    if not receipt.booked:
+        return f"already booked on {booked}: nothing changed"
+    return (f"booked {receipt.records:,} records and {receipt.charges:,} charges as "
+            f"transaction {receipt.transaction}")
+
+
+def print_statement(found: Statement, stream: IO[str]) -> None:
+    """Print usage by day and rule, charges by day, and how the balances moved."""
+    out = console(stream)
+    whose = found.account or "all payers"
+    out.print(Text(f"Statement of {whose}, {found.period or 'all time'}, days of {found.zone}\n"))
+    usage = grid("Usage", ("day", "rule", "octets", "size", "paid for"), (2, 3, 4))
+    for line in found.usage:
+        octets = line.uplink_octets + line.downlink_octets
+        usage.add_row(str(line.day), line.rule or "-", f"{octets:,}", size(octets),
+                      f"{line.paid_octets:,}")
+    usage.add_section()
+    total = found.uplink_octets + found.downlink_octets
+    usage.add_row("total", "", f"{total:,}", size(total), f"{found.paid_octets:,}")
+    out.print(usage)
+    if found.charges:
+        charges = grid("Charges", ("day", "tariff", "octets", "rated octets", "amount"), (2, 3, 4))
+        for charge in found.charges:
+            charges.add_row(str(charge.day), charge.tariff, f"{charge.octets:,}",
+                            f"{charge.rated_octets:,}",
+                            money(charge.amount_micros, charge.currency))
+        charges.add_section()
+        for currency, amount in found.charged_micros.items():
+            charges.add_row("total", "", "", "", money(amount, currency))
+        out.print(charges)
+    if found.entries:
+        entries = grid("Other entries", ("booked", "what", "amount"), (2,))
+        for entry in found.entries:
+            entries.add_row(f"{entry.at:%Y-%m-%d %H:%M}", entry.description,
+                            quantity(entry.amount, entry.unit))
+        out.print(entries)
+    moved = grid("Balance", ("unit", "opening", "closing"), (1, 2))
+    for unit, opening in found.opening.items():
+        moved.add_row(unit.partition("/")[0], quantity(opening, unit),
+                      quantity(found.closing[unit], unit))
+    out.print(moved)
+
+
+def print_balances(balances: Sequence[Balance], stream: IO[str]) -> None:
+    """Print every account with what it holds."""
+    out = console(stream)
+    table = grid("Balances", ("account", "kind", "balance"), (2,))
+    for balance in balances:
+        table.add_row(balance.account, balance.kind, quantity(balance.balance, balance.unit))
+    out.print(table)
+
+
+def print_explanation(found: Explanation, stream: IO[str]) -> None:
+    """Print one packet's fields, and each side's rules, verdict and split."""
+    out = console(stream)
+    said = "  ".join(f"{name} {text}" for name, text in found.fields)
+    out.print(Text(f"packet {found.number:,}: {found.bucket.replace('_', ' ')}\n{said}\n"))
+    for side in found.sides:
+        held_by = "" if side.account == side.subscriber else f" (account {side.account})"
+        title = f"{side.direction} of {side.subscriber}{held_by}"
+        table = grid(title, ("rule", "condition", "expected", "found", "holds"), ())
+        for judgement in side.judgements:
+            shown = judgement.rule.id
+            for condition in judgement.conditions:
+                table.add_row(shown, condition.name, condition.expected, condition.found,
+                              "yes" if condition.holds else "no")
+                shown = ""
+            if not judgement.conditions:
+                table.add_row(shown, "none", "", "", "yes")
+            if judgement.rule == side.rule:
+                break
+        out.print(table)
+        _print_split(side, out)
+
+
+def _print_split(side: Side, out: Console) -> None:
+    if side.rule is None:
+        why = "; a claim was contradicted by its server (mismatch)" if side.mismatch else ""
+        out.print(Text(f"no rule matches{why}: the subscriber pays {side.octets:,} octets"))
+        return
+    out.print(Text(f"{side.rule.id} wins, precedence {side.rule.precedence}"))
+    if side.rule.splits:
+        after = side.before + side.octets
+        out.print(Text(f"running total per {side.rule.per}: {side.before:,} → {after:,} octets"))
+    for sponsor, octets in side.sponsor_octets:
+        out.print(Text(f"  {sponsor} pays {octets:,}"))
+    out.print(Text(f"  the subscriber pays {side.subscriber_octets:,}"))
+
+
+def quantity(amount: int, unit: str) -> str:
+    """An amount of a ledger's unit."""
+    currency, slash, _ = unit.partition("/")
+    return money(amount, currency) if slash else f"{amount:,} {unit}s"

@@ -1,0 +1,74 @@
+"""Frames as rows: the slow counterpart of the core's PACKET."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tollsplit.engine.reference.walk import PARTIAL, TRUSTED, Control, Cut, NonIp, Nonsense, Walk
+from tollsplit.rules.rule import At, Layer, Prefix
+
+# As in layout.pxd and layout.pyx: tests compare the numbers.
+METERED, UNATTRIBUTED, NON_IP, CONTROL, DUPLICATE, FAULT = range(6)
+FAULTS = (
+    "none", "truncated", "link_header", "link_type", "link_tags", "ip_version", "ip_header",
+    "ip_length", "ip_exceeds_wire", "extension_headers", "table_full", "cells_full",
+)
+TUNNELLED = 64
+TAGS = {
+    "vlan": 1, "vlan_inner": 2, "mpls": 4, "gtp_teid": 8, "qfi": 16, "gre_key": 32, "vni": 64,
+    "pppoe_session": 128,
+}
+PORTS, FLOW_LABEL = 256, 512
+
+
+def dissect(
+    octets: bytes, original: int, link_type: int, *, layer: Layer = "ip", at: At = "inner",
+    trust_ip_length: bool = False, endpoints: Sequence[Prefix] | None = None,
+) -> dict[str, int]:
+    """One frame's row: the PACKET fields that dissecting fills, by name.
+
+    Addresses are plain integers. A fault has the outermost IP packet's length, or where there
+    is none the frame without the link layers that were understood. What is behind the metered
+    packet's headers may be cut: metered by the outer packet, a tunnel's content is.
+    """
+    walk = Walk(octets, original, endpoints, trust_ip_length)
+    bucket, fault = METERED, "none"
+    try:
+        walk.link(link_type)
+    except Cut:
+        if at == "inner" or not walk.packets:
+            bucket, fault = FAULT, "truncated"
+    except Nonsense as nonsense:
+        bucket, fault = FAULT, nonsense.args[0]
+    except NonIp:
+        bucket = NON_IP
+    except Control:
+        bucket = CONTROL
+    packet = None
+    if walk.packets:
+        packet = walk.packets[0 if at == "outer" or bucket == FAULT else -1]
+        if layer == "payload" and bucket == METERED and packet.flags & PARTIAL:
+            bucket, fault = FAULT, "truncated"  # where the payload starts is not known
+            packet = walk.packets[0]
+    row = dict.fromkeys(
+        ("version", "protocol", "source", "destination", "source_port", "destination_port",
+         "ip_octets", "payload_octets", "tunnel_octets", "flow_label", "dscp", "ttl",
+         "tcp_flags", "flags", "tags", *TAGS), 0)
+    row |= walk.tags
+    row["tags"] = sum(TAGS[tag] for tag in walk.tags)
+    row |= {"bucket": bucket, "fault": FAULTS.index(fault), "depth": len(walk.packets),
+            "frame_octets": original, "octets": original - walk.known}
+    if packet is not None:
+        row |= {name: getattr(packet, name) for name in (
+            "version", "source", "destination", "protocol", "source_port", "destination_port",
+            "payload_octets", "flow_label", "dscp", "ttl", "tcp_flags")}
+        row["octets"] = row["ip_octets"] = packet.octets
+        row["tunnel_octets"] = max(0, walk.packets[0].octets - packet.octets)
+        row["tags"] |= PORTS * packet.ported | FLOW_LABEL * (packet.version == 6)
+        row["flags"] = (packet.flags | walk.packets[0].flags & TRUSTED
+                        | TUNNELLED * (len(walk.packets) > 1))
+        if layer == "payload" and bucket != FAULT:
+            row["octets"] = packet.payload_octets
+    if layer == "frame":
+        row["octets"] = original
+    return row

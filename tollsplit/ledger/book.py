@@ -1,0 +1,199 @@
+"""The book of record: runs are posted here, and read back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import TypeVar
+
+from ..errors import LedgerError
+from ..model import Charge, UsageRecord
+from .booking import Booking
+from .statement import Statement, state
+from .store import Balance, Receipt, Run, Store, instant_at
+from .verify import Verification, verify
+
+_Item = TypeVar("_Item")
+# (subscriber, rule, start of the period in ns) → octets
+Prior = dict[tuple[str, str, int], int]
+
+_NEVER_NS, _ALWAYS_NS = -(1 << 63), (1 << 63) - 1
+
+
+class Ledger:
+    """Accounts, transactions and the usage behind them, in one store."""
+
+    def __init__(self, store: Store, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._store = store
+        self._clock_ns = clock_ns
+        # What was asked for the run that is being worked out, and the answers: they must still
+        # hold when it is posted, or two runs at once could use up the same quota twice.
+        self._asked: list[tuple[int, Callable[[], object], object]] = []
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._store.close()
+
+    # --- what earlier runs used up ------------------------------------------------------
+
+    def prior(self, periods: Iterable[tuple[str, int, int]], *, before: Run | None) -> Prior:
+        """Octets (uplink + downlink) booked per subscriber, rule and period: the running totals
+        that quotas and shares go on from.
+
+        periods  (rule, start, end) of each period, in ns, half-open
+        before   the run that is being worked out: where it was booked already, only what was
+                 booked before it counts, so that it comes out the same again
+
+        A record with packets on both sides of a boundary counts in full on both: a sponsor's
+        quota is never exceeded. Windows that divide the period have no such records.
+        """
+        return self._ask(partial(self._prior, tuple(periods), before))
+
+    def _prior(self, periods: Sequence[tuple[str, int, int]], before: Run | None) -> Prior:
+        limit = self._limit(before)
+        return {
+            (subscriber, rule, start): octets
+            for rule, start, end in periods
+            for subscriber, octets in self._store.rows(_PRIOR, rule, start, end, limit)
+        }
+
+    def spent(
+        self, sponsor: str, start_ns: int | None, end_ns: int | None, *, before: Run | None
+    ) -> int:
+        """Octets that a sponsor (by its identity) has paid for in [start, end): what is gone of
+        its budget. None: no bound. `before` and boundaries as for `prior`.
+        """
+        start = _NEVER_NS if start_ns is None else start_ns
+        end = _ALWAYS_NS if end_ns is None else end_ns
+        return self._ask(partial(self._spent, sponsor, start, end, before))
+
+    def _spent(self, sponsor: str, start: int, end: int, before: Run | None) -> int:
+        ((octets,),) = self._store.rows(_SPENT, sponsor, start, end, self._limit(before))
+        return int(octets)
+
+    def _limit(self, before: Run | None) -> int:
+        """Runs below this number count."""
+        booked = None if before is None else self._booked(before)
+        return _ALWAYS_NS if booked is None else booked[0].run
+
+    def _ask(self, ask: Callable[[], _Item]) -> _Item:
+        with self._store.reading():
+            answer = ask()
+            self._asked.append((self._head(), ask, answer))
+        return answer
+
+    def _head(self) -> int:
+        """The number of the latest run."""
+        ((number,),) = self._store.rows("SELECT coalesce(max(id), 0) FROM runs")
+        return int(number)
+
+    def _expect_answers_hold(self) -> None:
+        head = self._head()
+        for asked_at, ask, answer in self._asked:
+            if asked_at != head and ask() != answer:
+                raise LedgerError(
+                    f"{self.url}: another run was booked against the same quotas or budgets "
+                    "meanwhile; nothing was booked, run it again"
+                )
+
+    # --- posting ------------------------------------------------------------------------
+
+    def post(
+        self, run: Run, records: Iterable[UsageRecord], charges: Iterable[Charge]
+    ) -> Receipt:
+        """Book a run in one transaction, all of it or nothing. The same run again changes
+        nothing; its receipt says when it was booked.
+
+        records  in the order of their sequences, without gaps
+
+        Each payer's octets go from its account to the operator's traffic, each payer's charges
+        to the operator's revenue. Raises LedgerError, also where the key was booked with other
+        contents; IdentityError where records don't add up.
+        """
+        with self._store.writing():
+            booked = self._booked(run)
+            booking = Booking(self._store, run)
+            if booked is None:
+                self._expect_answers_hold()
+                receipt = booking.write(records, charges, self._clock_ns())
+            else:
+                receipt, fingerprint = booked
+                booking.read(records, charges)
+                self._expect_same(run, receipt, fingerprint == booking.fingerprint.digest())
+        self._asked.clear()
+        return receipt
+
+    def _booked(self, run: Run) -> tuple[Receipt, str] | None:
+        for number, transaction, at, records, charges, mark in self._store.rows(_BOOKED, *run.key):
+            return Receipt(False, number, transaction, instant_at(at), records, charges), mark
+        return None
+
+    def _expect_same(self, run: Run, receipt: Receipt, same: bool) -> None:
+        if same:
+            return
+        ((rules, program),) = self._store.rows(
+            "SELECT rules_version, program FROM runs WHERE id = ?", receipt.run
+        )
+        found = (
+            f"with other contents, by {program}" if rules == run.rules_version
+            else f"under other rules ({rules}, now {run.rules_version})"
+        )
+        raise LedgerError(
+            f"{self.url}: {run.title} was booked at "
+            f"{receipt.booked_at:%Y-%m-%dT%H:%M:%SZ} {found}; that booking stands, nothing was "
+            "changed"
+        )
+
+    # --- reading back -------------------------------------------------------------------
+
+    def balances(self) -> list[Balance]:
+        """Every account with what it holds, by name and unit."""
+        with self._store.reading():
+            return [Balance(*row) for row in self._store.rows(_BALANCES)]
+
+    def statement(
+        self, account: str | None = None, period: str | None = None, zone: str = "UTC"
+    ) -> Statement:
+        """What one account (None: all payers) used and owes in a month ("2026-11"), on a day
+        ("2026-11-03"), or altogether (None), by days of the zone. Raises LedgerError.
+        """
+        with self._store.reading():
+            return state(self._store, account, period, zone)
+
+    def verify(self) -> Verification:
+        """Recompute everything from the rows; says what was checked and what is wrong."""
+        with self._store.reading():
+            return verify(self._store)
+
+
+_BOOKED = """
+    SELECT r.id, t.id, t.created_at_ns, r.records, r.charges, t.fingerprint
+    FROM runs r JOIN transactions t ON t.id = r.transaction_id
+    WHERE r.source = ? AND r.epoch = ? AND r.first_sequence = ?"""
+_PRIOR = """
+    SELECT subscriber, sum(uplink_octets + downlink_octets) FROM usage_records
+    WHERE rule = ? AND last_packet_ns >= ? AND first_packet_ns < ? AND run_id < ?
+    GROUP BY subscriber"""
+_SPENT = """
+    SELECT coalesce(sum(u.octets), 0)
+    FROM sponsors s JOIN usage_shares u ON u.sponsor_id = s.id
+    JOIN usage_records r ON r.run_id = u.run_id AND r.sequence = u.sequence
+    WHERE s.identity = ? AND r.last_packet_ns >= ? AND r.first_packet_ns < ? AND u.run_id < ?"""
+_BALANCES = """
+    SELECT name, kind, unit, balance, held, floor, state FROM accounts ORDER BY name, unit"""

@@ -1,0 +1,211 @@
+"""A ledger in one file: SQLite with a write-ahead log, every commit on the disk."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from ..errors import LedgerError
+from ..limits import LEDGER_CACHE_OCTETS, LEDGER_WAIT_S, VERIFY_FINDINGS_MAX
+from .store import Row
+
+APPLICATION_ID = 0x746C7370  # "tlsp", in the file's header
+SCHEMA_VERSION = 1
+
+_ROOM = "nothing was booked; make room there and run it again"
+# What a person does about it, by SQLite's primary result code.
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "let the other process finish, or end it, and run it again",
+    sqlite3.SQLITE_LOCKED: "let the other process finish, or end it, and run it again",
+    sqlite3.SQLITE_FULL: _ROOM,
+    sqlite3.SQLITE_IOERR: _ROOM,
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "expected a file in an existing folder that you may write to",
+    sqlite3.SQLITE_NOTADB: "expected a tollsplit ledger; name another file",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it from a backup",
+}
+
+
+class Sqlite:
+    """A Store in an SQLite file."""
+
+    def __init__(self, url: str, path: str, *, create: bool, wait_s: float = LEDGER_WAIT_S) -> None:
+        self.url = url
+        self._path = path
+        self._wait_s = wait_s
+        if not Path(path).is_file():
+            if Path(path).exists():
+                raise LedgerError(f"{path}: expected a file, got something else")
+            if not create:
+                raise LedgerError(f"{path}: no such ledger; `tollsplit ledger init` makes one")
+        with self._explained():
+            # Transactions begin and end where this module says so.
+            self._connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None)
+        try:
+            with self._explained():
+                self._open()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _open(self) -> None:
+        # Before anything else: a file that is not ours is not touched.
+        if self._is_new():
+            self._switch_to_wal()
+            with self.writing():
+                if self._is_new():  # still: another process may have been faster
+                    self._create()
+        self._switch_to_wal()
+        for pragma in (
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "recursive_triggers = ON",  # REPLACE deletes too
+            f"cache_size = -{LEDGER_CACHE_OCTETS // 1024}",
+        ):
+            self._connection.execute(f"PRAGMA {pragma}")
+
+    def _pragma(self, name: str) -> int:
+        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+    def _is_new(self) -> bool:
+        """Whether the database is empty; raises LedgerError when it holds something else."""
+        application, version = self._pragma("application_id"), self._pragma("user_version")
+        tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if not (application or version or tables):
+            return True
+        if application != APPLICATION_ID:
+            raise LedgerError(
+                f"{self._path}: an SQLite database, but not a tollsplit ledger; name another file"
+            )
+        if version > SCHEMA_VERSION:
+            raise LedgerError(
+                f"{self._path}: written by a newer tollsplit: schema version {version}, "
+                f"this one knows {SCHEMA_VERSION}; upgrade tollsplit"
+            )
+        return False
+
+    def _switch_to_wal(self) -> None:
+        """Readers and the writer then don't wait for each other. The file remembers it."""
+        deadline = time.monotonic() + self._wait_s
+        while True:  # SQLite does not wait for this lock by itself
+            try:
+                mode = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+                continue
+            if mode != "wal":
+                raise LedgerError(
+                    f"{self._path}: this file system cannot keep a write-ahead log; "
+                    "put the ledger on a local disk"
+                )
+            return
+
+    def _create(self) -> None:
+        for statement in _schema():
+            self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in our words what SQLite cannot do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            # The low octet is the primary code (sqlite.org/rescode.html).
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            found = str(error)
+            if code == sqlite3.SQLITE_BUSY:
+                found = f"locked by another process for more than {self._wait_s:g} s"
+            elif code == sqlite3.SQLITE_IOERR:
+                found = f"cannot be written or read ({error})"
+            remedy = _REMEDIES.get(code)
+            message = f"{found}: {remedy}" if remedy else found
+            raise LedgerError(f"{self._path}: {message}") from error
+        except OverflowError as error:
+            raise LedgerError(f"{self._path}: a number beyond 63 bits: {error}") from error
+        except UnicodeEncodeError as error:
+            raise LedgerError(
+                f"{self._path}: {error.object!r} is not valid Unicode; rename it"
+            ) from error
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        with self._explained():
+            self._connection.execute(begin)
+        try:
+            yield
+            with self._explained():
+                self._connection.execute("COMMIT")
+        except BaseException:
+            # A full disk makes SQLite roll back by itself.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def writing(self) -> AbstractContextManager[None]:
+        return self._transaction("BEGIN IMMEDIATE")
+
+    def reading(self) -> AbstractContextManager[None]:
+        return self._transaction("BEGIN")
+
+    def rows(self, sql: str, *values: object) -> Iterator[Row]:
+        with self._explained():
+            yield from self._connection.execute(sql, values)
+
+    def write(self, sql: str, rows: Iterable[Row]) -> None:
+        with self._explained():
+            self._connection.executemany(sql, rows)
+
+    def integrity(self) -> Iterator[str]:
+        found = self.rows(f"PRAGMA integrity_check({VERIFY_FINDINGS_MAX})")
+        yield from (f"file: {text}" for (text,) in found if text != "ok")
+        for table, row, parent, _ in self.rows("PRAGMA foreign_key_check"):
+            place = f"row {row}" if row is not None else "a row"
+            yield f"table {table}: {place} names a row of {parent} that is not there"
+        ours: dict[str, str] = dict(self.rows(_NAMES))
+        for name, sql in _expected().items():
+            if name not in ours:
+                yield f"schema: {name} is missing"
+            elif ours[name] != sql:
+                yield f"schema: {name} was changed"
+        yield from (f"schema: {name} is not ours" for name in ours if name not in _expected())
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+_NAMES = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
+
+
+@cache
+def _schema() -> tuple[str, ...]:
+    """The statements that make an empty database a ledger."""
+    statements, statement = [], ""
+    for line in files(__package__).joinpath("sqlite.sql").read_text("utf-8").splitlines(True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            statements.append(statement)
+            statement = ""
+    return tuple(statements)
+
+
+@cache
+def _expected() -> dict[str, str]:
+    """Tables, indexes and triggers as a fresh ledger has them."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        for statement in _schema():
+            connection.execute(statement)
+        return dict(connection.execute(_NAMES))
+    finally:
+        connection.close()

@@ -1,0 +1,179 @@
+-- The book of record on SQLite, schema version 1.
+--
+-- Amounts are integers: octets, or millionths of a currency. Times are nanoseconds since
+-- 1970-01-01 UTC. What happened is never changed or removed, triggers see to it; a correction
+-- is a further transaction that reverses an earlier one.
+
+-- An account holds one unit; a name may stand once per unit.
+CREATE TABLE accounts (
+    id      INTEGER PRIMARY KEY,
+    name    TEXT NOT NULL,
+    unit    TEXT NOT NULL,  -- 'octet', or 'CNY/1000000'
+    kind    TEXT NOT NULL CHECK (
+        kind IN ('subscriber', 'sponsor', 'operator', 'card', 'settlement', 'remainder')),
+    state   TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'closed')),
+    balance INTEGER NOT NULL DEFAULT 0,  -- the sum of its postings
+    held    INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0),  -- reserved, not yet posted
+    floor   INTEGER,  -- NULL: none
+    UNIQUE (name, unit),
+    CHECK (floor IS NULL OR balance - held >= floor)
+) STRICT;
+
+CREATE TABLE transactions (
+    id              INTEGER PRIMARY KEY,
+    kind            TEXT NOT NULL,  -- 'usage'
+    idempotency_key TEXT NOT NULL UNIQUE,
+    fingerprint     TEXT NOT NULL,  -- SHA-256 of what was asked for
+    created_at_ns   INTEGER NOT NULL,
+    description     TEXT NOT NULL,
+    reverses        INTEGER UNIQUE REFERENCES transactions (id)
+) STRICT;
+
+-- One netted posting per account; they sum to zero per unit of a transaction.
+-- Parents are written after their rows where they hold a digest of them: hence DEFERRED.
+CREATE TABLE postings (
+    transaction_id INTEGER NOT NULL REFERENCES transactions (id) DEFERRABLE INITIALLY DEFERRED,
+    account_id     INTEGER NOT NULL REFERENCES accounts (id),
+    amount         INTEGER NOT NULL CHECK (amount <> 0),  -- + the account gains, - it loses
+    PRIMARY KEY (transaction_id, account_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX postings_of_account ON postings (account_id);
+
+-- A batch of usage records: a whole input, or the part of a live epoch from first_sequence on.
+CREATE TABLE runs (
+    id             INTEGER PRIMARY KEY,
+    transaction_id INTEGER NOT NULL UNIQUE REFERENCES transactions (id)
+        DEFERRABLE INITIALLY DEFERRED,
+    source         TEXT NOT NULL,
+    epoch          TEXT NOT NULL,
+    first_sequence INTEGER NOT NULL,
+    records        INTEGER NOT NULL CHECK (records >= 0),
+    charges        INTEGER NOT NULL CHECK (charges >= 0),
+    first_packet_ns INTEGER,  -- NULL: no record
+    rules_version  TEXT NOT NULL,
+    layer          TEXT NOT NULL,
+    at             TEXT NOT NULL,
+    program        TEXT NOT NULL,
+    UNIQUE (source, epoch, first_sequence)
+) STRICT;
+
+CREATE TABLE captures (
+    run_id  INTEGER NOT NULL REFERENCES runs (id) DEFERRABLE INITIALLY DEFERRED,
+    ordinal INTEGER NOT NULL,
+    name    TEXT NOT NULL,
+    digest  TEXT NOT NULL,
+    PRIMARY KEY (run_id, ordinal)
+) STRICT, WITHOUT ROWID;
+
+-- A sponsor's identity in the rules, and the account that paid for it under them.
+CREATE TABLE sponsors (
+    id         INTEGER PRIMARY KEY,
+    identity   TEXT NOT NULL,
+    account_id INTEGER NOT NULL REFERENCES accounts (id),
+    UNIQUE (identity, account_id)
+) STRICT;
+CREATE INDEX sponsors_of_account ON sponsors (account_id);
+
+-- (source, epoch, sequence) is the key of a record; its run holds the first two.
+CREATE TABLE usage_records (
+    run_id            INTEGER NOT NULL REFERENCES runs (id) DEFERRABLE INITIALLY DEFERRED,
+    sequence          INTEGER NOT NULL,
+    window_start_ns   INTEGER,  -- NULL: from the beginning
+    window_end_ns     INTEGER,  -- NULL: to the end
+    subscriber        TEXT NOT NULL,
+    account_id        INTEGER NOT NULL REFERENCES accounts (id),
+    rule              TEXT,  -- NULL: none matched
+    rating_group      INTEGER,
+    sponsor_identity  TEXT,
+    asp_identity      TEXT,
+    uplink_packets    INTEGER NOT NULL CHECK (uplink_packets >= 0),
+    uplink_octets     INTEGER NOT NULL CHECK (uplink_octets >= 0),
+    downlink_packets  INTEGER NOT NULL CHECK (downlink_packets >= 0),
+    downlink_octets   INTEGER NOT NULL CHECK (downlink_octets >= 0),
+    subscriber_octets INTEGER NOT NULL CHECK (subscriber_octets >= 0),
+    first_packet_ns   INTEGER NOT NULL,
+    last_packet_ns    INTEGER NOT NULL,
+    flags             TEXT NOT NULL,  -- separated by commas
+    PRIMARY KEY (run_id, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_records_of_account ON usage_records (account_id);
+-- Quotas that continue from run to run are looked up by rule and time.
+CREATE INDEX usage_records_of_rule ON usage_records (rule, last_packet_ns)
+    WHERE rule IS NOT NULL;
+
+-- What sponsors pay of a record; the rest of its octets are the subscriber's.
+CREATE TABLE usage_shares (
+    run_id     INTEGER NOT NULL,
+    sequence   INTEGER NOT NULL,
+    sponsor_id INTEGER NOT NULL REFERENCES sponsors (id),
+    octets     INTEGER NOT NULL CHECK (octets >= 0),
+    PRIMARY KEY (run_id, sequence, sponsor_id),
+    FOREIGN KEY (run_id, sequence) REFERENCES usage_records (run_id, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_shares_of_sponsor ON usage_shares (sponsor_id);
+
+-- The account's unit is the charge's currency.
+CREATE TABLE charges (
+    run_id          INTEGER NOT NULL REFERENCES runs (id) DEFERRABLE INITIALLY DEFERRED,
+    ordinal         INTEGER NOT NULL,
+    account_id      INTEGER NOT NULL REFERENCES accounts (id),
+    tariff          TEXT NOT NULL,
+    octets          INTEGER NOT NULL CHECK (octets >= 0),
+    rated_octets    INTEGER NOT NULL CHECK (rated_octets >= octets),
+    amount_micros   INTEGER NOT NULL,
+    remainder       TEXT NOT NULL,  -- exact price - amount_micros, 'numerator/denominator'
+    period_start_ns INTEGER,  -- NULL: the whole run
+    PRIMARY KEY (run_id, ordinal)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX charges_of_account ON charges (account_id);
+
+-- Fractions of a micro-unit that rounding left off, per run and currency. As soon as they make
+-- a whole one, the remainder account pays it to the operator; the rest is carried on.
+CREATE TABLE remainders (
+    run_id     INTEGER NOT NULL REFERENCES runs (id) DEFERRABLE INITIALLY DEFERRED,
+    account_id INTEGER NOT NULL REFERENCES accounts (id),  -- the remainder account
+    amount     TEXT NOT NULL,  -- the sum over this run's charges
+    carried    TEXT NOT NULL,  -- what is left after it, at least 0 and below 1
+    PRIMARY KEY (account_id, run_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER accounts_keep_their_name BEFORE UPDATE OF id, name, unit, kind ON accounts
+BEGIN SELECT RAISE(ABORT, 'an account keeps its name, unit and kind'); END;
+CREATE TRIGGER accounts_stay BEFORE DELETE ON accounts
+BEGIN SELECT RAISE(ABORT, 'accounts are closed, not deleted'); END;
+CREATE TRIGGER transactions_no_update BEFORE UPDATE ON transactions
+BEGIN SELECT RAISE(ABORT, 'transactions are append-only'); END;
+CREATE TRIGGER transactions_no_delete BEFORE DELETE ON transactions
+BEGIN SELECT RAISE(ABORT, 'transactions are append-only'); END;
+CREATE TRIGGER postings_no_update BEFORE UPDATE ON postings
+BEGIN SELECT RAISE(ABORT, 'postings are append-only'); END;
+CREATE TRIGGER postings_no_delete BEFORE DELETE ON postings
+BEGIN SELECT RAISE(ABORT, 'postings are append-only'); END;
+CREATE TRIGGER runs_no_update BEFORE UPDATE ON runs
+BEGIN SELECT RAISE(ABORT, 'runs are append-only'); END;
+CREATE TRIGGER runs_no_delete BEFORE DELETE ON runs
+BEGIN SELECT RAISE(ABORT, 'runs are append-only'); END;
+CREATE TRIGGER captures_no_update BEFORE UPDATE ON captures
+BEGIN SELECT RAISE(ABORT, 'captures are append-only'); END;
+CREATE TRIGGER captures_no_delete BEFORE DELETE ON captures
+BEGIN SELECT RAISE(ABORT, 'captures are append-only'); END;
+CREATE TRIGGER sponsors_no_update BEFORE UPDATE ON sponsors
+BEGIN SELECT RAISE(ABORT, 'sponsors are append-only'); END;
+CREATE TRIGGER sponsors_no_delete BEFORE DELETE ON sponsors
+BEGIN SELECT RAISE(ABORT, 'sponsors are append-only'); END;
+CREATE TRIGGER usage_records_no_update BEFORE UPDATE ON usage_records
+BEGIN SELECT RAISE(ABORT, 'usage records are append-only'); END;
+CREATE TRIGGER usage_records_no_delete BEFORE DELETE ON usage_records
+BEGIN SELECT RAISE(ABORT, 'usage records are append-only'); END;
+CREATE TRIGGER usage_shares_no_update BEFORE UPDATE ON usage_shares
+BEGIN SELECT RAISE(ABORT, 'usage shares are append-only'); END;
+CREATE TRIGGER usage_shares_no_delete BEFORE DELETE ON usage_shares
+BEGIN SELECT RAISE(ABORT, 'usage shares are append-only'); END;
+CREATE TRIGGER charges_no_update BEFORE UPDATE ON charges
+BEGIN SELECT RAISE(ABORT, 'charges are append-only'); END;
+CREATE TRIGGER charges_no_delete BEFORE DELETE ON charges
+BEGIN SELECT RAISE(ABORT, 'charges are append-only'); END;
+CREATE TRIGGER remainders_no_update BEFORE UPDATE ON remainders
+BEGIN SELECT RAISE(ABORT, 'remainders are append-only'); END;
+CREATE TRIGGER remainders_no_delete BEFORE DELETE ON remainders
+BEGIN SELECT RAISE(ABORT, 'remainders are append-only'); END;

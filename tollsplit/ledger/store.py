@@ -1,0 +1,159 @@
+"""What the ledger asks of a database, and the shapes of the rows that it keeps there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Protocol
+
+Row = tuple[Any, ...]
+Part = Literal["records", "shares", "charges"]  # of what a run books
+
+OCTET = "octet"
+# The operator's own accounts; no subscriber or sponsor may have such a name.
+OPERATOR = "operator:"
+TRAFFIC = "operator:traffic"  # gains the octets that payers use up
+REVENUE = "operator:revenue"  # gains what payers owe, and whole micro-units of remainders
+REMAINDER = "operator:remainder"  # pays what rounding down left off
+PAYERS = ("subscriber", "sponsor")  # kinds of accounts that usage and charges are posted to
+
+_MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Store(Protocol):
+    """A database: transactions that are all or nothing, reads that see one state of it.
+
+    Everything may raise LedgerError; nothing is changed then.
+    """
+
+    url: str
+
+    def writing(self) -> AbstractContextManager[None]:
+        """A transaction; the only one that writes. Leaving it by an exception undoes it."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Reads inside see the database as it was at the first of them."""
+
+    def rows(self, sql: str, *values: object) -> Iterator[Row]: ...
+
+    def write(self, sql: str, rows: Iterable[Row]) -> None:
+        """Run a statement once for each row of values."""
+
+    def integrity(self) -> Iterator[str]:
+        """What the database itself finds wrong with its file, keys and schema."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where a batch of usage records comes from.
+
+    Its key is (source, epoch, first_sequence): booked once. A whole input is one batch.
+    """
+
+    source: str
+    epoch: str
+    rules_version: str
+    layer: str
+    at: str
+    program: str  # name and version of what metered
+    captures: tuple[tuple[str, str], ...] = ()  # name and digest of each input
+    sponsor_accounts: Mapping[str, str] = field(default_factory=dict)  # identity → account
+    first_sequence: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return (self.source, self.epoch, self.first_sequence)
+
+    @property
+    def title(self) -> str:
+        """What people call it: its first capture, where it has one."""
+        if not self.captures:
+            return f"{self.source} (epoch {self.epoch})"
+        more = len(self.captures) - 1
+        return f"{self.captures[0][0]} and {more} more" if more else self.captures[0][0]
+
+    @property
+    def idempotency_key(self) -> str:
+        return json.dumps(["usage", *self.key])
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a run that was handed in for booking."""
+
+    booked: bool  # False: it had been booked before, nothing changed
+    run: int
+    transaction: int
+    booked_at: datetime  # UTC; of the first booking
+    records: int
+    charges: int
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What an account holds: the sum of its postings."""
+
+    account: str
+    kind: str
+    unit: str
+    balance: int
+    held: int
+    floor: int | None
+    state: str
+
+
+class Fingerprint:
+    """SHA-256 over all that a run books: the same again is recognised, a changed row shows.
+
+    Names of captures and the program that metered are left out: a renamed file holds the same
+    traffic. Rows are hashed as JSON, however they are batched.
+    """
+
+    def __init__(self, run: Run) -> None:
+        digests = sorted(digest for _, digest in run.captures)
+        self._head = [*run.key, run.rules_version, run.layer, run.at, digests]
+        self._parts = {name: hashlib.sha256() for name in ("records", "shares", "charges")}
+
+    def add(self, part: Part, rows: Sequence[Row]) -> None:
+        """Take rows in, in order. Rows of records: sequence, window start and end in ns,
+        subscriber, account, rule, rating group, sponsor, ASP, uplink packets and octets,
+        downlink packets and octets, subscriber's octets, first and last packet in ns, flags.
+        Of shares, by sequence and identity: sequence, identity, account, octets. Of charges:
+        ordinal, account, unit, tariff, octets, rated octets, amount, remainder, period in ns.
+        """
+        if rows:
+            text = json.dumps(rows, separators=(",", ":"))
+            self._parts[part].update(f"{text[1:-1]},".encode())
+
+    def digest(self) -> str:
+        parts = [part.hexdigest() for part in self._parts.values()]
+        whole = json.dumps([*self._head, *parts], separators=(",", ":"))
+        return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"
+
+
+def unit_of(currency: str) -> str:
+    """The unit of accounts that hold millionths of a currency."""
+    return f"{currency}/1000000"
+
+
+def currency_of(unit: str) -> str | None:
+    """The currency of a unit; None: octets."""
+    currency, slash, _ = unit.partition("/")
+    return currency if slash else None
+
+
+def instant_ns(instant: datetime) -> int:
+    """Nanoseconds since 1970-01-01 UTC; aware datetimes hold whole microseconds."""
+    return (instant - _EPOCH) // _MICROSECOND * 1000
+
+
+def instant_at(instant: int) -> datetime:
+    """The instant, in UTC, to the microsecond below."""
+    return _EPOCH + timedelta(microseconds=instant // 1000)

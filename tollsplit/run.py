@@ -1,0 +1,313 @@
+"""A run: captures and rules in, a report out, and its charges in a ledger if one is named."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from . import __version__
+from .capture import Source, open_capture
+from .capture.file import CaptureFile
+from .cext.layout import BUCKET_NAMES, FAULT_NAMES, FLAG_NAMES, SUBSCRIBER
+from .cext.meter import Meter
+from .engine import meter
+from .engine.cells import SECOND_NS, Cells, period_start, span
+from .engine.pipeline import dissection
+from .engine.split import paid, parts
+from .engine.subscribers import Subscribers
+from .errors import CaptureError, UsageError
+from .ledger import Ledger, Run, open_ledger, rate
+from .model import Direction
+from .report import Report
+from .rules import load
+from .rules.compile import Compiled
+from .rules.explain import Explanation, Side, fields, judge
+from .rules.rule import At, Layer, Period, RuleSet
+
+Name = str | os.PathLike[str]
+Progress = Callable[[int, int | None], None]
+
+# A file has one life: what it holds does not go on under the same name after a restart.
+EPOCH = "0"
+NO_SOURCE = "unbooked"
+COPY_OCTETS = 1024 * 1024
+
+
+def account(
+    captures: Name | Iterable[Name],
+    rules: Name | RuleSet,
+    *,
+    ledger: str | None = None,
+    workers: int = 1,
+    layer: Layer | None = None,
+    at: At | None = None,
+    skip_links: bool = False,
+    trust_ip_length: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Say who pays for which octets of some captures.
+
+    captures         paths; "-" is standard input; together they count as one input
+    rules            path of a rules file, or what `rules.load` made of it
+    ledger           URL of a ledger to book into ("sqlite:///path")
+    workers          threads that meter; the result does not depend on it
+    layer, at        override the rules file
+    skip_links       count frames of unknown link types as faults
+    trust_ip_length  believe IP lengths beyond the frame's length
+    progress         called with (octets read, octets in all or None) now and then
+
+    Raises CaptureError, RulesError, LedgerError, UsageError. A capture that ends inside a record
+    is no exception: `report.truncated` says so, and nothing is booked. Nor are books that do not
+    balance: see `report.identity_holds`; nothing is booked then either.
+    """
+    since = time.perf_counter()
+    names = _names(captures)
+    rule_set = rules if isinstance(rules, RuleSet) else load(rules)
+    rule_set = _overridden(rule_set, layer, at)
+    with ExitStack() as stack:
+        book = stack.enter_context(open_ledger(ledger)) if ledger else None
+        sources, run = stack.enter_context(_inputs(names, rule_set, skip_links, book is not None))
+        tally = meter(
+            sources, rule_set, workers=workers, trust_ip_length=trust_ip_length,
+            prior=_prior(book, run, rule_set) if book and run else None,
+            source=run.source if run else NO_SOURCE, epoch=EPOCH,
+            progress=_reporting(sources, progress))
+        charges = tuple(
+            rate(tally.usage.quantities(), rule_set.tariffs, rule_set.meter.zone)
+            if rule_set.tariffs else ())
+        report = Report(
+            rules_version=rule_set.version, layer=rule_set.meter.layer, at=rule_set.meter.at,
+            tally=tally, charges=charges,
+            truncated=tuple(source.truncated for source in sources if source.truncated))
+        if book is not None and run is not None and report.identity_holds and not report.truncated:
+            report = replace(report, receipt=book.post(run, tally.usage, charges))
+    return replace(report, elapsed_s=time.perf_counter() - since)
+
+
+def _names(captures: Name | Iterable[Name]) -> list[str]:
+    several = [captures] if isinstance(captures, str | os.PathLike) else list(captures)
+    names = [os.fspath(name) for name in several]
+    if not names:
+        raise UsageError("no capture was named")
+    if names.count("-") > 1:
+        raise UsageError("standard input can be read only once")
+    return names
+
+
+def _overridden(rules: RuleSet, layer: Layer | None, at: At | None) -> RuleSet:
+    meter = replace(rules.meter, layer=layer or rules.meter.layer, at=at or rules.meter.at)
+    return replace(rules, meter=meter)
+
+
+def _reporting(sources: Sequence[Source], progress: Progress | None) -> Callable[[], None] | None:
+    if progress is None:
+        return None
+    sizes = [source.size for source in sources]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    return lambda: progress(sum(source.done for source in sources), total)
+
+
+def explain(
+    captures: Name, rules: Name | RuleSet, number: int, *, trust_ip_length: bool = False
+) -> Explanation:
+    """Say what became of one packet of a capture, by which conditions, and who pays for it.
+
+    number   of the packet; 1 is the first
+
+    The running total is that of this capture alone; budgets, which are divided when a window is
+    over, are left out.
+    """
+    rule_set = rules if isinstance(rules, RuleSet) else load(rules)
+    [source] = _opened(_names(captures), rule_set, skip_links=True)
+    compiled, cells = Compiled(rule_set), Cells(rule_set)
+    core = Meter(dissection(rule_set, None, None, trust_ip_length), compiled.classifier, cells.at)
+    frame = _frame(source, core, number)
+    rows = core.rows([frame])
+    bucket = BUCKET_NAMES[int(rows[0]["bucket"])]
+    if bucket == "fault":
+        bucket = f"fault:{FAULT_NAMES[int(rows[0]['fault'])]}"
+    sides = [_side(row, rule_set, compiled, cells, core) for row in rows] if (
+        bucket == "metered") else []
+    return Explanation(number, bucket, fields(rows[0]), tuple(sides))
+
+
+def _frame(source: Source, core: Meter, number: int) -> tuple[bytes, int, int, int, int]:
+    """A source's nth frame; those before it are metered."""
+    before = 0
+    for reader in source.chunks(parallel=False):
+        before += core.run(reader, number - 1 - before)
+        found = reader.frames(1) if before == number - 1 else []
+        try:
+            reader.check()
+        except ValueError as error:
+            source.fail(error)
+        if found:
+            return found[0]
+    raise UsageError(f"{source.name}: packet {number:,} was asked for, it has {before:,}")
+
+
+def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: Meter) -> Side:
+    rule = rules.rules[int(row["rule"]) - 1] if row["rule"] else None
+    cell = cells.at(int(row["timestamp_ns"]))
+    start = period_start(cells.known[cell[2]], rule.per) if rule and cell else 0
+    counters = core.table.counters()
+    for name in ("subscriber", "interned", "rule"):
+        counters = counters[counters[name] == row[name]]
+    before = sum(
+        int(counter["uplink_octets"]) + int(counter["downlink_octets"]) for counter in counters
+        if rule and period_start(cells.known[int(counter["cell"])], rule.per) == start)
+    octets = int(row["octets"])
+    splits = rule.splits if rule else ()
+    shares = np.diff(paid(np.array([before, before + octets]), parts(splits)), axis=1)
+    known = np.zeros(1, SUBSCRIBER)
+    if row["interned"]:
+        known[0] = core.subscribers.subscribers()[row["subscriber"]]
+    else:
+        known["lo"], known["pool"] = row["subscriber"], row["pool"]
+    subscribers = Subscribers(rules, compiled, known)
+    return Side(
+        subscriber=subscribers.name(0), account=subscribers.account(0),
+        direction="uplink" if row["direction"] == Direction.UPLINK else "downlink",
+        judgements=judge(rules, row), rule=rule, octets=octets, period_start_ns=start,
+        before=before,
+        sponsor_octets=tuple((split.sponsor, int(share))
+                             for split, (share,) in zip(splits, shares, strict=True)),
+        mismatch="mismatch" in [name for bit, name in enumerate(FLAG_NAMES)
+                                if row["flags"] >> bit & 1])
+
+
+# --- what earlier runs used up ---------------------------------------------------------
+
+
+def _prior(
+    book: Ledger, run: Run, rules: RuleSet
+) -> Callable[[Cells], tuple[dict[tuple[str, str, int], int], dict[tuple[str, int], int]]]:
+    """What is asked of the ledger once the time cells of this run are known."""
+
+    def ask(cells: Cells) -> tuple[dict[tuple[str, str, int], int], dict[tuple[str, int], int]]:
+        totals: dict[tuple[str, str, int], int] = {}
+        for rule in rules.rules:
+            periods = sorted(_periods(cells, rule.per)) if rule.splits else []
+            whole = [(rule.id, start, end) for start, end in _hull(periods)]
+            # Most runs follow none in the same windows: one question then answers for all.
+            if book.prior(whole, before=run):
+                each = [(rule.id, start, end) for start, end in periods]
+                totals.update(book.prior(each, before=run))
+        spent: dict[tuple[str, int], int] = {}
+        for name, sponsor in rules.sponsors.items():
+            if sponsor.budget is None:
+                continue
+            if sponsor.budget.per is None:
+                spent[name, 0] = book.spent(name, None, None, before=run)
+                continue
+            for start, end in _periods(cells, sponsor.budget.per):
+                spent[name, start] = book.spent(name, start, end, before=run)
+        return totals, spent
+
+    return ask
+
+
+def _periods(cells: Cells, per: Period) -> set[tuple[int, int]]:
+    """[start, end) in ns of every period of a kind that the input touches.
+
+    What runs over the whole input, a session or the window "all", goes on from nothing.
+    """
+    if per == "window":
+        return {cell.window for cell in cells.known if cell.window is not None}
+    schedule = {"day": cells.days, "month": cells.months, "session": None}[per]
+    if schedule is None:
+        return set()
+    return {
+        (start, span(schedule, cells.zone, start // SECOND_NS)[1] * SECOND_NS)
+        for start in {period_start(cell, per) for cell in cells.known}}
+
+
+def _hull(periods: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [(periods[0][0], periods[-1][1])] if periods else []
+
+
+# --- what a run is called --------------------------------------------------------------
+
+
+@contextmanager
+def _inputs(
+    names: Sequence[str], rules: RuleSet, skip_links: bool, booked: bool
+) -> Iterator[tuple[list[CaptureFile], Run | None]]:
+    """The captures, opened; and the run's identity, where it will be booked.
+
+    The identity is known before metering, since running totals go on from earlier runs but not
+    from this one. So what is booked is read twice, and a pipe is copied to a temporary file.
+    Without a ledger nothing is hashed: it costs more than metering.
+    """
+    if not booked:
+        yield _opened(names, rules, skip_links), None
+        return
+    with ExitStack() as stack:
+        paths = [stack.enter_context(_copied(name)) if _is_stream(name) else name
+                 for name in names]
+        sources = _opened(paths, rules, skip_links)
+        for source, name in zip(sources, names, strict=True):
+            source.name = "standard input" if name == "-" else name
+        digests = [(source.name, _digest(path))
+                   for source, path in zip(sources, paths, strict=True)]
+        yield sources, _run(digests, rules)
+
+
+def _opened(names: Sequence[str], rules: RuleSet, skip_links: bool) -> list[CaptureFile]:
+    ingresses = {ingress.interface: number
+                 for number, ingress in enumerate(rules.ingresses.values(), 1)}
+    return [open_capture(name, ingresses=ingresses, skip_links=skip_links) for name in names]
+
+
+def _run(digests: Sequence[tuple[str, str]], rules: RuleSet) -> Run:
+    """The run over these captures, in whatever order they were named."""
+    whole = hashlib.sha256("".join(sorted(digest for _, digest in digests)).encode())
+    return Run(
+        source=f"sha256:{whole.hexdigest()}", epoch=EPOCH, rules_version=rules.version,
+        layer=rules.meter.layer, at=rules.meter.at, program=f"tollsplit {__version__}",
+        captures=tuple(digests),
+        sponsor_accounts={name: sponsor.account for name, sponsor in rules.sponsors.items()})
+
+
+def _is_stream(name: str) -> bool:
+    if name == "-":
+        return True
+    try:
+        mode = os.stat(name).st_mode
+    except OSError:
+        return False  # open_capture says it better
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextmanager
+def _copied(name: str) -> Iterator[str]:
+    """A stream as a temporary file."""
+    if name == "-" and sys.stdin.isatty():
+        raise CaptureError("standard input is a terminal: expected a capture; redirect one to it")
+    with tempfile.NamedTemporaryFile(prefix="tollsplit-") as copy, ExitStack() as stack:
+        try:
+            stream = cast(BinaryIO, sys.stdin.buffer) if name == "-" else stack.enter_context(
+                open(name, "rb"))
+            shutil.copyfileobj(stream, copy, COPY_OCTETS)
+            copy.flush()
+        except OSError as error:
+            raise CaptureError(
+                f"{name}: cannot be copied to {copy.name}: {error.strerror}; TMPDIR names "
+                "another folder") from error
+        yield copy.name
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
