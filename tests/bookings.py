@@ -23,7 +23,7 @@ MONEY = "CNY/1000000"
 def run_of(epoch: str = "e1", **more: object) -> Run:
     run = Run(
         "campus.pcap", epoch, "sha256:rules", "ip", "inner", "tollsplit 0.1.0",
-        (("campus.pcap", "sha256:capture"),), SPONSORS,
+        (("campus.pcap", f"sha256:capture {epoch}"),), SPONSORS,
     )  # fmt: skip
     return replace(run, **more)  # type: ignore[arg-type]
 

@@ -63,9 +63,19 @@ def test_api_layer_and_at_override_the_rules(example: Path) -> None:
 
 
 def test_api_several_captures_count_as_one(example: Path) -> None:
-    report = tollsplit.account(["capture.pcap", Path("capture.pcap")], "rules.toml")
+    Path("copy.pcap").write_bytes(Path("capture.pcap").read_bytes())
+    report = tollsplit.account(["capture.pcap", Path("copy.pcap")], "rules.toml")
     once = tollsplit.account("capture.pcap", "rules.toml")
     assert report.seen.octets == 2 * once.seen.octets
+
+
+def test_api_the_same_octets_are_not_booked_twice_in_one_run(example: Path) -> None:
+    with pytest.raises(tollsplit.UsageError, match="named twice"):
+        tollsplit.account(["capture.pcap", "capture.pcap"], "rules.toml")
+    Path("copy.pcap").write_bytes(Path("capture.pcap").read_bytes())
+    with pytest.raises(tollsplit.UsageError, match="the same octets as capture.pcap"):
+        tollsplit.account(
+            ["capture.pcap", "copy.pcap"], "rules.toml", ledger="sqlite:///ledger.db")
 
 
 def test_api_progress_is_told(example: Path) -> None:

@@ -268,7 +268,7 @@ def test_account_truncated_capture_is_shown_but_not_booked(
     (["broken.pcap", "--rules", "rules.toml"], 3, "broken.pcap"),
     (["capture.pcap", "--rules", "rules.toml", "--ledger", "mysql://x"], 1, "sqlite:///PATH"),
     (["capture.pcap", "--rules", "rules.toml", "--output", "no/such/file"], 1, "no/such/file"),
-    (["-", "-", "--rules", "rules.toml"], 2, "only once"),
+    (["-", "-", "--rules", "rules.toml"], 2, "named twice"),
     ([".", "--rules", "rules.toml", "--ledger", "sqlite:///b.db"], 3, "directory"),
 ])
 def test_account_bad_input_is_one_message(

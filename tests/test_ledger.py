@@ -74,7 +74,7 @@ def test_ledger_books_a_run_once(ledger: Ledger, path: Path) -> None:
 
 def test_ledger_books_a_renamed_capture_and_a_newer_program_once(ledger: Ledger) -> None:
     ledger.post(run_of(), [record()], [])
-    same = run_of(captures=(("other.pcap", "sha256:capture"),), program="tollsplit 9")
+    same = run_of(captures=(("other.pcap", "sha256:capture e1"),), program="tollsplit 9")
     assert not ledger.post(same, [record()], []).booked
 
 
@@ -435,3 +435,13 @@ def test_statement_refuses(
 ) -> None:
     with pytest.raises(LedgerError, match=message):
         told.statement(account, period, zone)
+
+
+def test_ledger_refuses_a_capture_that_another_run_booked(tmp_path: Path) -> None:
+    with open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        ledger.post(run_of("a", captures=(("a.pcap", "sha256:a"),)), [record(epoch="a")], [])
+        both = (("b.pcap", "sha256:b"), ("copy.pcap", "sha256:a"))
+        with pytest.raises(LedgerError, match=r"copy\.pcap was booked at .* as a\.pcap"):
+            ledger.post(run_of("b", captures=both), [record(epoch="b")], [])
+        assert ledger.verify().holds
+        assert len(ledger.prior([("pay-proxy", 0, 2**62)], before=None)) == 1

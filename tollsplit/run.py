@@ -100,8 +100,9 @@ def _names(captures: Name | Iterable[Name]) -> list[str]:
     names = [os.fspath(name) for name in several]
     if not names:
         raise UsageError("no capture was named")
-    if names.count("-") > 1:
-        raise UsageError("standard input can be read only once")
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name}: named twice; its octets would be billed twice")
     return names
 
 
@@ -272,6 +273,11 @@ def _opened(names: Sequence[str], rules: RuleSet, skip_links: bool) -> list[Capt
 
 def _run(digests: Sequence[tuple[str, str]], rules: RuleSet) -> Run:
     """The run over these captures, in whatever order they were named."""
+    names: dict[str, str] = {}
+    for name, digest in digests:
+        if names.setdefault(digest, name) != name:
+            raise UsageError(
+                f"{name}: holds the same octets as {names[digest]}; they would be billed twice")
     whole = hashlib.sha256("".join(sorted(digest for _, digest in digests)).encode())
     return Run(
         source=f"sha256:{whole.hexdigest()}", epoch=EPOCH, rules_version=rules.version,

@@ -22,7 +22,12 @@ MIDNIGHT = timedelta(0)
 
 
 class Schedule(Protocol):
-    """Boundaries in wall time."""
+    """Boundaries in wall time.
+
+    `repeats`: where clocks go back, a boundary shown twice counts twice. A day begins once.
+    """
+
+    repeats: bool
 
     def floor(self, wall: datetime) -> datetime: ...
     def after(self, boundary: datetime) -> datetime: ...
@@ -33,6 +38,7 @@ class Steps:
 
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds
+        self.repeats = seconds < 86_400
 
     def floor(self, wall: datetime) -> datetime:
         midnight = wall.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -46,6 +52,8 @@ class Steps:
 
 class Times:
     """At some times of each day, midnight among them."""
+
+    repeats = True
 
     def __init__(self, seconds: set[int]) -> None:
         self.seconds = sorted(seconds | {0})
@@ -65,6 +73,8 @@ class Times:
 class Months:
     """The first of each month."""
 
+    repeats = False
+
     def floor(self, wall: datetime) -> datetime:
         return wall.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
@@ -75,18 +85,19 @@ class Months:
 def span(schedule: Schedule, zone: ZoneInfo, instant_s: int) -> tuple[int, int]:
     """[start, end) in seconds of the stretch that an instant lies in.
 
-    A boundary is an instant whose wall time the schedule names; where clocks go back it comes
-    twice, and where they jump over it, the jump is the boundary.
+    A boundary is an instant whose wall time the schedule names; where clocks jump over it, the
+    jump is the boundary.
     """
+    times = None if schedule.repeats else 1
     start_wall = schedule.floor(_wall(zone, instant_s))
-    start = max(i for i in _instants(zone, start_wall) if i <= instant_s)
+    start = max(i for i in _instants(zone, start_wall)[:times] if i <= instant_s)
     end = min(
         i
         for wall in (start_wall, schedule.after(start_wall))
-        for i in _instants(zone, wall)
+        for i in _instants(zone, wall)[:times]
         if i > instant_s
     )
-    if _offset(zone, start) != _offset(zone, end - 1):
+    if schedule.repeats and _offset(zone, start) != _offset(zone, end - 1):
         change = _change(zone, start, end - 1)
         wall = _wall(zone, change)
         if schedule.floor(wall) == wall:

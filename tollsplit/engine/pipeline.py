@@ -75,7 +75,7 @@ def dissection(
         layer or rules.meter.layer,
         at or rules.meter.at,
         trust_ip_length,
-        None if endpoints is None else [tuple(p) for p in endpoints],
+        endpoints,
     )
 
 

@@ -77,7 +77,9 @@ def running(new: np.ndarray, amounts: np.ndarray) -> np.ndarray:
     """Sums of the amounts up to each row, started afresh where a row is new."""
     sums = np.cumsum(amounts)
     first = np.flatnonzero(new)
-    return sums - np.repeat(sums[first] - amounts[first], np.diff(np.append(first, len(new))))
+    before = np.repeat(sums[first] - amounts[first], np.diff(np.append(first, len(new))))
+    result: np.ndarray = sums - before
+    return result
 
 
 def grant(demands: np.ndarray, left: int) -> np.ndarray:

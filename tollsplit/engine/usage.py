@@ -90,14 +90,15 @@ class Usage:
 
     def octets(self) -> np.ndarray:
         """i8[records], uplink and downlink."""
-        return (self.records["uplink_octets"] + self.records["downlink_octets"]).astype(np.int64)
+        return _sum(self.records, "uplink_octets", "downlink_octets")
 
     def packets(self) -> np.ndarray:
-        return (self.records["uplink_packets"] + self.records["downlink_packets"]).astype(np.int64)
+        return _sum(self.records, "uplink_packets", "downlink_packets")
 
     def subscriber_octets(self) -> np.ndarray:
         """i8[records], what is left for the subscriber."""
-        return self.octets() - self.paid.sum(axis=1)
+        result: np.ndarray = self.octets() - self.paid.sum(axis=1)
+        return result
 
     def sponsor_totals(self) -> dict[str, int]:
         """Octets by sponsor over all records; every sponsor of the rules is named."""
@@ -237,7 +238,7 @@ class Usage:
         result = np.zeros((len(rows), self._width), np.int64)
         if not self._width:
             return result
-        octets = (rows["uplink_octets"] + rows["downlink_octets"]).astype(np.int64)
+        octets = _sum(rows, "uplink_octets", "downlink_octets")
         for number, rule in enumerate(self.rules.rules, 1):
             if not rule.splits:
                 continue
@@ -269,7 +270,8 @@ class Usage:
             prior.get((self.subscribers.name(int(w)), rule.id, int(p)), 0)
             for w, p in zip(who[new], period[new], strict=True)
         ]
-        return np.array(first, np.int64)[np.cumsum(new) - 1]
+        before: np.ndarray = np.array(first, np.int64)[np.cumsum(new) - 1]
+        return before
 
     def _group_windows(self) -> np.ndarray | None:
         """For each row the number of the record it belongs to; None: each is one."""
@@ -336,6 +338,12 @@ class Usage:
             before = running(_new(records[mine]), asked[mine]) - asked[mine]
             granted[mine] = np.clip(np.repeat(allowed, sizes) - before, 0, asked[mine])
         return granted
+
+
+def _sum(rows: np.ndarray, one: str, other: str) -> np.ndarray:
+    """i8[n]"""
+    result: np.ndarray = (rows[one] + rows[other]).view(np.int64)
+    return result
 
 
 def _by_rule(rows: np.ndarray, rules: RuleSet) -> list[np.ndarray]:

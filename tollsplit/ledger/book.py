@@ -130,6 +130,7 @@ class Ledger:
             booked = self._booked(run)
             booking = Booking(self._store, run)
             if booked is None:
+                self._expect_new_captures(run)
                 self._expect_answers_hold()
                 receipt = booking.write(records, charges, self._clock_ns())
             else:
@@ -143,6 +144,18 @@ class Ledger:
         for number, transaction, at, records, charges, mark in self._store.rows(_BOOKED, *run.key):
             return Receipt(False, number, transaction, instant_at(at), records, charges), mark
         return None
+
+    def _expect_new_captures(self, run: Run) -> None:
+        """The same capture in two runs would be billed twice."""
+        for name, digest in run.captures:
+            for earlier, at in self._store.rows(
+                _CAPTURE_BOOKED, digest, run.source, run.epoch
+            ):
+                raise LedgerError(
+                    f"{self.url}: {name} was booked at {instant_at(at):%Y-%m-%dT%H:%M:%SZ} as "
+                    f"{earlier}, with other captures or alone; nothing was booked: name only "
+                    "captures that are new"
+                )
 
     def _expect_same(self, run: Run, receipt: Receipt, same: bool) -> None:
         if same:
@@ -186,6 +199,10 @@ _BOOKED = """
     SELECT r.id, t.id, t.created_at_ns, r.records, r.charges, t.fingerprint
     FROM runs r JOIN transactions t ON t.id = r.transaction_id
     WHERE r.source = ? AND r.epoch = ? AND r.first_sequence = ?"""
+_CAPTURE_BOOKED = """
+    SELECT c.name, t.created_at_ns
+    FROM captures c JOIN runs r ON r.id = c.run_id JOIN transactions t ON t.id = r.transaction_id
+    WHERE c.digest = ? AND (r.source, r.epoch) <> (?, ?) LIMIT 1"""
 _PRIOR = """
     SELECT subscriber, sum(uplink_octets + downlink_octets) FROM usage_records
     WHERE rule = ? AND last_packet_ns >= ? AND first_packet_ns < ? AND run_id < ?

@@ -65,6 +65,8 @@ CREATE TABLE captures (
     PRIMARY KEY (run_id, ordinal)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX captures_by_digest ON captures (digest);
+
 -- A sponsor's identity in the rules, and the account that paid for it under them.
 CREATE TABLE sponsors (
     id         INTEGER PRIMARY KEY,

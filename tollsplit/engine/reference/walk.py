@@ -216,8 +216,10 @@ class Walk:
             raise NonIp
 
     def pppoe(self, at: int, end: int) -> None:
-        session = int.from_bytes(self.take(at, 6, end)[2:4], "big")
-        self.tags.setdefault("pppoe_session", session)
+        header = self.take(at, 6, end)
+        if header[:2] != b"\x11\0":  # version 1, type 1, session data (RFC 2516 §6)
+            raise NonIp
+        self.tags.setdefault("pppoe_session", int.from_bytes(header[2:4], "big"))
         self.ppp(self.understood(at + 6), end)
 
     def ppp(self, at: int, end: int) -> None:
