@@ -121,7 +121,8 @@ cdef next_e link_layer(cursor_s *c, uint16_t link_type) noexcept nogil:
         c.at = 4
         family = be32(p)
         if link_type == LINK_NULL and family > 0xFFFF:  # in the order of whoever captured
-            family = p[0] | <uint32_t>p[1] << 8
+            family = (p[0] | <uint32_t>p[1] << 8 | <uint32_t>p[2] << 16
+                      | <uint32_t>p[3] << 24)
         if family == 2:
             return NEXT_IPV4
         if family in (10, 24, 28, 30):  # Linux, NetBSD and OpenBSD, FreeBSD, Darwin
@@ -554,11 +555,8 @@ cdef next_e transport(cursor_s *c, packet_s *row, const meter_s *meter) noexcept
 cdef inline next_e udp_tunnel(cursor_s *c, packet_s *row, const meter_s *meter) noexcept nogil:
     """What a UDP port promises."""
     cdef uint16_t source = row.source_port, destination = row.destination_port
-    if destination in (PORT_GTPU, PORT_VXLAN, PORT_GENEVE, PORT_L2TP) or source in (
-        PORT_GTPU, PORT_L2TP
-    ):
-        if not endpoints(row, meter):
-            return NEXT_NOTHING
+    if not tunnel_port(source, destination) or not endpoints(row, meter):
+        return NEXT_NOTHING
     if destination == PORT_GTPU:
         return gtpu(c, row)
     if destination == PORT_VXLAN:
@@ -849,6 +847,56 @@ cdef void dissect(const frame_s *frame, packet_s *row, const meter_s *meter) noe
         row.tunnel_octets = 0
 
 
+cdef inline bint plain(const frame_s *frame, packet_s *row) noexcept nogil:
+    """The common packet at once: Ethernet, IPv4 without options or fragments, TCP or UDP.
+
+    False, and nothing that dissect() would not overwrite, where it is anything else.
+    """
+    cdef const uint8_t *p = frame.octets
+    cdef uint32_t total, header, least
+    cdef uint16_t source, destination
+    # the smallest frame that holds every header read below: 14 + 20 + 20
+    if frame.link_type != LINK_ETHERNET or frame.captured_octets < 54:
+        return False
+    if be16(p + 12) != ETHERTYPE_IPV4 or p[14] != 0x45 or be16(p + 20) & 0x3FFF:
+        return False
+    total = be16(p + 16)
+    source = be16(p + 34)
+    destination = be16(p + 36)
+    if p[23] == PROTOCOL_TCP:
+        header = max(20, (p[46] >> 4) * 4)
+        least = 40
+    elif p[23] == PROTOCOL_UDP and not tunnel_port(source, destination):
+        header = 8
+        least = 28
+    else:
+        return False
+    if total < least or total + 14 > frame.original_octets:
+        return False
+    if p[23] == PROTOCOL_TCP:
+        row.tcp_flags = p[47]
+    row.source_port = source
+    row.destination_port = destination
+    row.payload_octets = total - 20 - header if total > 20 + header else 0
+    row.source_lo = be32(p + 26)
+    row.destination_lo = be32(p + 30)
+    row.version = 4
+    row.protocol = p[23]
+    row.tags = TAG_PORTS
+    row.ip_octets = total
+    row.dscp = p[15] >> 2
+    row.ttl = p[22]
+    row.depth = 1
+    row.link_octets = 14
+    return True
+
+
+cdef inline bint tunnel_port(uint16_t source, uint16_t destination) noexcept nogil:
+    """Whether UDP between these ports may be a tunnel."""
+    return (destination == PORT_GTPU or destination == PORT_VXLAN or destination == PORT_GENEVE
+            or destination == PORT_L2TP or source == PORT_GTPU or source == PORT_L2TP)
+
+
 cdef fault_e nonsense(const cursor_s *c, uint16_t link_type) noexcept nogil:
     """What is wrong with a frame whose link layers end before any IP."""
     if c.link_tags > LINK_TAGS_MAX:
@@ -879,7 +927,8 @@ cdef void dissect_batch(
         row.frame = <uint32_t>i
         row.ingress = frame.ingress
         row.direction = DIRECTION_NONE
-        dissect(frame, row, meter)
+        if not plain(frame, row):
+            dissect(frame, row, meter)
         if meter.layer == LAYER_FRAME:
             row.octets = row.frame_octets
         elif row.bucket == BUCKET_METERED or row.bucket == BUCKET_CONTROL:

@@ -12,6 +12,7 @@ from math import floor
 from typing import Any, NamedTuple
 
 from tollsplit.engine.reference.calendar import DAY_S, SECOND_NS, Unit, span
+from tollsplit.engine.reference.packet import COALESCED, MISMATCH, PARTIAL, TRUSTED, inside
 from tollsplit.engine.reference.rows import (
     CONTROL,
     FAULT,
@@ -22,7 +23,6 @@ from tollsplit.engine.reference.rows import (
     TAGS,
     dissect,
 )
-from tollsplit.engine.reference.walk import COALESCED, MISMATCH, PARTIAL, TRUSTED, inside
 from tollsplit.rules.expression import evaluate
 from tollsplit.rules.rule import At, Layer, Match, Pool, Rule, RuleSet
 
@@ -215,7 +215,7 @@ class Bill:
             self.buckets["coalesced"].count(octets)
         ends = (("source", "destination", ethernet[6:12]),
                 ("destination", "source", ethernet[:6]))
-        found = 0
+        found, mismatch = 0, False
         for direction, (near, far, mac) in enumerate(ends):
             end = subscriber_at(self.rules, row, row[near], mac, timestamp_ns)
             if end is not None:
@@ -224,13 +224,16 @@ class Bill:
                 seen = row | {
                     "direction": direction, "ingress": ingress, "server": row[far],
                     "server_port": row[f"{far}_port"], "subscriber_port": row[f"{near}_port"]}
-                self.meter(seen, timestamp_ns, *end)
+                mismatch |= self.meter(seen, timestamp_ns, *end)
+        if mismatch:
+            self.buckets["mismatch"].count(octets)
         if found == 0:
             self.buckets["unattributed"].count(octets)
         elif found == 2:
             self.buckets["metered_twice"].count(octets)
 
-    def meter(self, row: Row, timestamp_ns: int, subscriber: Subscriber, who: str) -> None:
+    def meter(self, row: Row, timestamp_ns: int, subscriber: Subscriber, who: str) -> bool:
+        """Add a packet to its record. Returns whether its claim is contradicted."""
         rule = next((r for r in self.rules.rules if holds(r.match, row, self.rules)), None)
         flags = row["flags"] & (COALESCED | PARTIAL | TRUSTED)
         if rule is None and any(
@@ -238,7 +241,6 @@ class Bill:
             and holds(r.match, row, self.rules, server=False) for r in self.rules.rules
         ):
             flags |= MISMATCH
-            self.buckets["mismatch"].count(row["octets"])
         meter = self.rules.meter
         window = span(meter.zone, "month" if meter.window_month else meter.window_s, timestamp_ns)
         key = Key(window[0] or 0, subscriber, rule.precedence if rule else float("inf"))
@@ -254,6 +256,7 @@ class Bill:
                 budget = self.rules.sponsors[split.sponsor].budget
                 periods.append(self.period(budget.per if budget else None, timestamp_ns, key))
             self.cells[key][tuple(periods)] += row["octets"]
+        return bool(flags & MISMATCH)
 
     def period(self, per: str | None, timestamp_ns: int, key: Key) -> int:
         """The start of a period; 0 where it is the whole input or campaign."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tollsplit.engine.reference.walk import PARTIAL, TRUSTED, Control, Cut, NonIp, Nonsense, Walk
+from tollsplit.engine.reference.packet import PARTIAL, TRUSTED, Control, Cut, NonIp, Nonsense
+from tollsplit.engine.reference.walk import Walk
 from tollsplit.rules.rule import At, Layer, Prefix
 
 # As in layout.pxd and layout.pyx: tests compare the numbers.

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import dpkt
 
+from tollsplit.engine.reference.packet import (
+    COALESCED,
+    FRAGMENT,
+    LATER_FRAGMENT,
+    PARTIAL,
+    TRUSTED,
+    Control,
+    Cut,
+    NonIp,
+    Nonsense,
+    Packet,
+    fields,
+    inside,
+)
 from tollsplit.limits import EXTENSION_HEADERS_MAX, GTP_EXTENSIONS_MAX, LINK_TAGS_MAX, TUNNELS_MAX
 from tollsplit.rules.rule import Prefix
 
-# As in layout.pxd: tests compare the numbers.
-COALESCED, MISMATCH, PARTIAL, TRUSTED, FRAGMENT, LATER_FRAGMENT = 1, 2, 4, 8, 16, 32
 VLAN_TYPES = (0x8100, 0x88A8, 0x9100)
 EXTENSION_HEADERS = (0, 43, 44, 51, 60, 135, 139, 140)
 NO_NEXT_HEADER = 59
@@ -23,61 +34,6 @@ TRANSPORTS: dict[int, Any] = {6: dpkt.tcp.TCP, 17: dpkt.udp.UDP, 132: dpkt.sctp.
 TRANSPORT_OCTETS = {6: 20, 17: 8, 132: 12}
 # A padded Ethernet frame leaves this much to its network layer.
 ETHERNET_PAYLOAD_MIN = 46
-
-
-class Cut(Exception):
-    """The capture ends inside a header that was on the wire."""
-
-
-class Nonsense(Exception):
-    """What was on the wire contradicts itself; the argument is the kind of fault."""
-
-
-class NonIp(Exception):
-    """A chain of headers that leads to no IP packet."""
-
-
-class Control(Exception):
-    """A tunnel's own message, carried by the last IP packet met."""
-
-
-@dataclass
-class Packet:
-    """One IP packet of a nest. Positions are offsets into the frame."""
-
-    start: int
-    version: int
-    source: int
-    destination: int
-    protocol: int
-    octets: int  # its length by its own header
-    wire_end: int  # what of it was on the wire ends here
-    transport: int  # where the transport header starts
-    dscp: int
-    ttl: int
-    flow_label: int
-    flags: int
-    source_port: int = 0
-    destination_port: int = 0
-    ported: bool = False
-    tcp_flags: int = 0
-    payload_octets: int = 0
-
-
-def _fields(header: Any, octets: bytes) -> Any:
-    """dpkt's decoding of one fixed header, without what it thinks of the rest."""
-    packet = header.__new__(header)
-    dpkt.Packet.unpack(packet, octets)
-    return packet
-
-
-def inside(version: int, address: int, prefixes: Iterable[Prefix]) -> bool:
-    """Whether an address lies in one of some prefixes."""
-    bits = 32 if version == 4 else 128
-    return any(
-        p.version == version and address >> (bits - p.length) == p.value >> (bits - p.length)
-        for p in prefixes
-    )
 
 
 class Walk:
@@ -217,7 +173,7 @@ class Walk:
 
     def pppoe(self, at: int, end: int) -> None:
         header = self.take(at, 6, end)
-        if header[:2] != b"\x11\0":  # version 1, type 1, session data (RFC 2516 §6)
+        if header[1]:  # not session data (RFC 2516 §6)
             raise NonIp
         self.tags.setdefault("pppoe_session", int.from_bytes(header[2:4], "big"))
         self.ppp(self.understood(at + 6), end)
@@ -289,7 +245,7 @@ class Walk:
         return self.take(at, count, end, "ip_header")
 
     def ipv4(self, at: int, end: int) -> Packet:
-        header = _fields(dpkt.ip.IP, self.header(at, 20, end, 4))
+        header = fields(dpkt.ip.IP, self.header(at, 20, end, 4))
         if header.hl < 5 or at + header.hl * 4 > end:
             raise Nonsense("ip_header")
         flags = 0
@@ -311,7 +267,7 @@ class Walk:
             octets, wire_end, at + header.hl * 4, header.tos >> 2, header.ttl, 0, flags)
 
     def ipv6(self, at: int, end: int) -> Packet:
-        header = _fields(dpkt.ip6.IP6, self.header(at, 40, end, 6))
+        header = fields(dpkt.ip6.IP6, self.header(at, 40, end, 6))
         flags = 0
         octets = 40 + header.plen
         if header.plen == 0:
@@ -383,7 +339,7 @@ class Walk:
             size = TRANSPORT_OCTETS[packet.protocol]
             at = packet.transport
             try:
-                header = _fields(
+                header = fields(
                     TRANSPORTS[packet.protocol], self.take(at, size, packet.wire_end))
             except Cut:
                 packet.flags |= PARTIAL

@@ -1,0 +1,69 @@
+"""One IP packet of a nest of them, and how a walk to it can end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import dpkt
+
+from tollsplit.rules.rule import Prefix
+
+# As in layout.pxd: tests compare the numbers.
+COALESCED, MISMATCH, PARTIAL, TRUSTED, FRAGMENT, LATER_FRAGMENT = 1, 2, 4, 8, 16, 32
+
+
+class Cut(Exception):
+    """The capture ends inside a header that was on the wire."""
+
+
+class Nonsense(Exception):
+    """What was on the wire contradicts itself; the argument is the kind of fault."""
+
+
+class NonIp(Exception):
+    """A chain of headers that leads to no IP packet."""
+
+
+class Control(Exception):
+    """A tunnel's own message, carried by the last IP packet met."""
+
+
+@dataclass
+class Packet:
+    """One IP packet of a nest. Positions are offsets into the frame."""
+
+    start: int
+    version: int
+    source: int
+    destination: int
+    protocol: int
+    octets: int  # its length by its own header
+    wire_end: int  # what of it was on the wire ends here
+    transport: int  # where the transport header starts
+    dscp: int
+    ttl: int
+    flow_label: int
+    flags: int
+    source_port: int = 0
+    destination_port: int = 0
+    ported: bool = False
+    tcp_flags: int = 0
+    payload_octets: int = 0
+
+
+def fields(header: Any, octets: bytes) -> Any:
+    """dpkt's decoding of one fixed header, without what it thinks of the rest."""
+    packet = header.__new__(header)
+    dpkt.Packet.unpack(packet, octets)
+    return packet
+
+
+def inside(version: int, address: int, prefixes: Iterable[Prefix]) -> bool:
+    """Whether an address lies in one of some prefixes."""
+    bits = 32 if version == 4 else 128
+    return any(
+        p.version == version and address >> (bits - p.length) == p.value >> (bits - p.length)
+        for p in prefixes
+    )
