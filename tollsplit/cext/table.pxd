@@ -44,4 +44,5 @@ cdef class Table:
     cdef bint grow_hot(self) noexcept nogil
     cdef bint grow(self) noexcept nogil
     cdef bint spill(self, const hot_s *entry) noexcept nogil
+    cdef object order(self, uint64_t total)
     cdef bint add(self, const counter_s *delta) noexcept nogil

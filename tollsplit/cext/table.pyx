@@ -24,7 +24,25 @@ cdef extern from *:
     }
     static void tollsplit_unmap(void *memory, size_t bytes) { munmap(memory, bytes); }
     #define tollsplit_prefetch(p) __builtin_prefetch((p), 1)
+    /* The bits of x that a mask names, moved together at the low end, run by run. */
+    static unsigned long long tollsplit_extract(unsigned long long x, unsigned long long mask) {
+        unsigned long long result = 0;
+        int at = 0;
+        while (mask) {
+            int skip = __builtin_ctzll(mask);
+            unsigned long long run = mask >> skip;
+            int length = ~run ? __builtin_ctzll(~run) : 64;
+            unsigned long long part = x >> skip;
+            if (length < 64) part &= (1ULL << length) - 1;
+            result |= part << at;
+            at += length;
+            if (skip + length >= 64) break;
+            mask &= ~0ULL << (skip + length);
+        }
+        return result;
+    }
     """
+    uint64_t tollsplit_extract(uint64_t x, uint64_t mask) noexcept nogil
     void *tollsplit_map(size_t bytes) noexcept nogil
     void tollsplit_unmap(void *memory, size_t bytes) noexcept nogil
     void tollsplit_prefetch(const void *p) noexcept nogil
@@ -38,7 +56,6 @@ cdef enum:
     AHEAD = 16
 
 cdef uint64_t EARLIER_NS = 3_600_000_000_000
-cdef uint64_t COLD = <uint64_t>1 << 63
 
 
 cdef uint64_t odd():
@@ -216,42 +233,65 @@ cdef class Table:
         cdef uint64_t i, n = 0, slot, later
         cdef counter_s counter
         cdef counter_s[::1] view
-        cdef uint64_t[::1] keys, slots
+        cdef const uint64_t[::1] slots
         result = np.empty(total, COUNTER)
         if not total:
             return result
         view = result
-        keys = np.empty(total, np.uint64)
-        slots = np.empty(total, np.uint64)
-        with nogil:
-            for i in range(self.hot_room):
-                if used(&self.hot[i]):
-                    keys[n] = sort_key(self.hot[i].key)
-                    slots[n] = i
-                    n += 1
-            for i in range(self.room):
-                if self.slots[i].used:
-                    keys[n] = sort_key(cold_key(&self.slots[i]))
-                    slots[n] = i | COLD
-                    n += 1
-        slots = sort(keys, slots)
-        n = 0
+        slots = self.order(total)
         with nogil:
             for i in range(total):
                 later = slots[min(i + AHEAD, total - 1)]
-                if not later & COLD:
+                if later < self.hot_room:
                     tollsplit_prefetch(&self.hot[later])
                 slot = slots[i]
-                if slot & COLD:
-                    counter = self.slots[slot ^ COLD]
-                else:
+                if slot < self.hot_room:
                     widen(&self.hot[slot], self.epoch_ns, &counter)
+                else:
+                    counter = self.slots[slot - self.hot_room]
                 if n and same(&view[n - 1], &counter):
                     join(&view[n - 1], &counter)
                 else:
                     view[n] = counter
                     n += 1
         return result[:n]
+
+    cdef object order(self, uint64_t total):
+        """u8[total], the used slots in the order of their keys; cold ones behind all hot ones.
+
+        Only the bits in which keys differ are sorted by. They and the slot's number mostly fit
+        one word, which a radix sort then moves at once.
+        """
+        cdef uint64_t i, n = 0, first = 0, differ = 0, key, mask
+        cdef int slot_bits = (self.hot_room + self.room - 1).bit_length()
+        cdef uint64_t[::1] keys = np.empty(total, np.uint64)
+        cdef uint64_t[::1] slots = np.empty(total, np.uint64)
+        with nogil:
+            for i in range(self.hot_room + self.room):
+                if i < self.hot_room:
+                    if not used(&self.hot[i]):
+                        continue
+                    key = sort_key(self.hot[i].key)
+                elif self.slots[i - self.hot_room].used:
+                    key = sort_key(cold_key(&self.slots[i - self.hot_room]))
+                else:
+                    continue
+                keys[n] = key
+                slots[n] = i
+                first = key if n == 0 else first
+                differ |= key ^ first
+                n += 1
+        if differ.bit_count() + slot_bits > 64:
+            return np.asarray(slots)[np.argsort(np.asarray(keys), kind="stable")]
+        mask = (<uint64_t>1 << slot_bits) - 1
+        with nogil:
+            for i in range(total):
+                keys[i] = tollsplit_extract(keys[i], differ) << slot_bits | slots[i]
+        keys = sort(keys, slots, slot_bits, slot_bits + differ.bit_count())
+        with nogil:
+            for i in range(total):
+                keys[i] &= mask
+        return np.asarray(keys)
 
 
 cdef inline bint used(const hot_s *entry) noexcept nogil:
@@ -365,34 +405,28 @@ cdef inline void widen(const hot_s *entry, uint64_t epoch_ns, counter_s *counter
     counter.last_ns = epoch_ns + (<uint64_t>entry.last_hi << 32 | entry.last_lo)
 
 
-cdef uint64_t[::1] sort(uint64_t[::1] keys, uint64_t[::1] values):
-    """Values in the order of their keys: a radix sort that passes over constant digits."""
+cdef uint64_t[::1] sort(uint64_t[::1] words, uint64_t[::1] scratch, int low, int high):
+    """Words in the order of their bits from `low` up to `high`: a radix sort.
+
+    Returns one of the two arrays; the other one's contents are lost.
+    """
     cdef uint64_t counts[DIGITS]
-    cdef uint64_t[::1] other_keys = np.empty(keys.shape[0], np.uint64)
-    cdef uint64_t[::1] other_values = np.empty(keys.shape[0], np.uint64)
-    cdef uint64_t different = 0, at, digit, count
+    cdef uint64_t at, digit, count
     cdef Py_ssize_t i
-    cdef int shift = 0
-    with nogil:
-        for i in range(keys.shape[0]):
-            different |= keys[i] ^ keys[0]
-    while shift < 64:
-        if different >> shift & (DIGITS - 1):
-            with nogil:
-                memset(counts, 0, sizeof(counts))
-                for i in range(keys.shape[0]):
-                    counts[keys[i] >> shift & (DIGITS - 1)] += 1
-                at = 0
-                for i in range(DIGITS):
-                    count = counts[i]
-                    counts[i] = at
-                    at += count
-                for i in range(keys.shape[0]):
-                    digit = keys[i] >> shift & (DIGITS - 1)
-                    other_keys[counts[digit]] = keys[i]
-                    other_values[counts[digit]] = values[i]
-                    counts[digit] += 1
-            keys, other_keys = other_keys, keys
-            values, other_values = other_values, values
-        shift += DIGIT_BITS
-    return values
+    while low < high:
+        with nogil:
+            memset(counts, 0, sizeof(counts))
+            for i in range(words.shape[0]):
+                counts[words[i] >> low & (DIGITS - 1)] += 1
+            at = 0
+            for i in range(DIGITS):
+                count = counts[i]
+                counts[i] = at
+                at += count
+            for i in range(words.shape[0]):
+                digit = words[i] >> low & (DIGITS - 1)
+                scratch[counts[digit]] = words[i]
+                counts[digit] += 1
+        words, scratch = scratch, words
+        low += DIGIT_BITS
+    return words

@@ -29,8 +29,8 @@ def dissect(
     """One frame's row: the PACKET fields that dissecting fills, by name.
 
     Addresses are plain integers. A fault has the outermost IP packet's length, or where there
-    is none the frame without the link layers that were understood. What is behind the metered
-    packet's headers may be cut: metered by the outer packet, a tunnel's content is.
+    is none the frame without the link layers that were understood. With at="outer" a capture
+    that is cut inside a tunnel is no fault: the packet that is metered is whole.
     """
     walk = Walk(octets, original, endpoints, trust_ip_length)
     bucket, fault = METERED, "none"
