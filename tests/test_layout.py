@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tollsplit import limits
+from tollsplit.cext import classify, dissect
 from tollsplit.cext.layout import (
     BUCKET_NAMES,
     COUNTER,
@@ -137,3 +139,9 @@ def test_layout_names_are_unique_and_complete() -> None:
     assert FLAG_NAMES == ("coalesced", "mismatch", "partial", "trusted")
     assert all(tag & (tag - 1) == 0 for tag in TAGS.values())
     assert len(set(TAGS.values())) == len(TAGS)
+
+
+def test_layout_bounds_of_the_core_are_those_of_limits() -> None:
+    """cext imports nothing of ours, so it repeats them."""
+    assert dissect.BOUNDS == {name: getattr(limits, name) for name in dissect.BOUNDS}
+    assert classify.BOUNDS == {name: getattr(limits, name) for name in classify.BOUNDS}

@@ -7,6 +7,7 @@ from tollsplit.cext.lpm import Trie
 
 FIELDS: tuple[str, ...]
 DIRECT_FIELDS: tuple[str, ...]
+BOUNDS: dict[str, int]
 
 class Classifier:
     words: int

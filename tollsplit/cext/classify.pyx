@@ -33,7 +33,9 @@ DIRECT_FIELDS = FIELDS[:8]
 
 cdef enum:
     POOL_MASK = 4095
-    WORDS_MAX = 512              # RULES_MAX / 64
+    WORDS_MAX = 512              # of rules' bits; two rule numbers mean something else
+
+BOUNDS = {"RULES_MAX": 64 * WORDS_MAX - 2, "POOLS_MAX": POOL_MASK}
 
 
 cdef extern from *:

@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 Frame = tuple[bytes, int, int, int, int]
+BOUNDS: dict[str, int]
 
 class Dissection:
     layer: str

@@ -1,0 +1,49 @@
+# The checked cursor over one frame: a header is read only after has() granted its octets.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+# What stands at the cursor.
+cdef enum next_e:
+    NEXT_NOTHING                 # no IP here, or nothing that is followed
+    NEXT_ETHERNET
+    NEXT_ETHERTYPE               # cursor_s.ethertype says what
+    NEXT_MPLS
+    NEXT_PPP
+    NEXT_NIBBLE                  # the first four bits are an IP version
+    NEXT_IPV4
+    NEXT_IPV6
+    NEXT_CONTROL                 # a tunnel's own signalling
+    NEXT_CUT                     # the capture ends inside a header
+    NEXT_NONSENSE                # what was on the wire contradicts itself
+
+# The checked cursor: a header is read only after has() granted its octets.
+
+cdef struct cursor_s:
+    const uint8_t *octets
+    uint32_t at
+    uint32_t captured            # octets in memory, never more than `wire`
+    uint32_t wire                # octets of the enclosing packet on the wire
+    uint16_t ethertype
+    uint8_t link_tags
+    bint fragment                # inside a first fragment: inner lengths exceed the wire
+
+
+cdef inline bint has(const cursor_s *c, uint32_t count) noexcept nogil:
+    return count <= c.captured - c.at
+
+
+cdef inline next_e short_of(const cursor_s *c, uint32_t count) noexcept nogil:
+    """Why has() said no: the snap length, or the wire itself."""
+    return NEXT_NONSENSE if count > c.wire - c.at else NEXT_CUT
+
+
+cdef inline uint16_t be16(const uint8_t *p) noexcept nogil:
+    return <uint16_t>(p[0] << 8 | p[1])
+
+
+cdef inline uint32_t be32(const uint8_t *p) noexcept nogil:
+    return <uint32_t>p[0] << 24 | <uint32_t>p[1] << 16 | <uint32_t>p[2] << 8 | p[3]
+
+
+cdef inline uint64_t be64(const uint8_t *p) noexcept nogil:
+    return <uint64_t>be32(p) << 32 | be32(p + 4)
