@@ -307,6 +307,9 @@ case("PPPoE session, IPv6", ETHERNET, ETH / PPPoE(sessionid=0x11) / PPP(proto=0x
 case("PPPoE over QinQ", ETHERNET,
      ETH / Dot1Q(vlan=1) / Dot1Q(vlan=2) / PPPoE(sessionid=7) / PPP(proto=0x21) / U4,
      {**UDP4, "vlan": 1, "vlan_inner": 2, "pppoe_session": 7})
+case("PPPoE session whose version and code are none is billed all the same", ETHERNET,
+     set_octets(ETH / PPPoE(sessionid=7) / PPP(proto=0x21) / U4, 14, b"\x21\x01"),
+     {**UDP4, "pppoe_session": 7})
 case("PPPoE session, LCP", ETHERNET,
      ETH / PPPoE(sessionid=7) / Raw(b"\xc0\x21\x09\x01\0\x08\0\0\0\0"),
      non_ip(8, pppoe_session=7))

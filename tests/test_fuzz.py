@@ -277,11 +277,13 @@ def mutant(number: int, originals: list[bytes]) -> bytes:
 def meter(number: int, octets: bytes, folder: Path) -> str:
     """Account one mutant; how it ended."""
     from tollsplit import CaptureError, account
+    from tollsplit.capture import file
 
     rng = random.Random(-1 - number)
-    # A decompressed stream lies in blocks of exactly its size: reads beyond it are seen by ASan.
-    # A mapped file ends inside a page.
-    path = folder / ("mutant.pcap.gz" if rng.random() < 0.5 else "mutant.pcap")
+    path = folder / ("mutant.pcap.gz" if rng.random() < 0.7 else "mutant.pcap")
+    # A mapped file ends inside a page, and a stream's buffer is large: ASan sees nothing that is
+    # read beyond their octets. A buffer of their very size shows it; smaller ones have to grow.
+    file.STREAM_CHUNK_OCTETS = max(1, len(octets) // rng.choice((1, 1, 1, 2, 50)))
     path.write_bytes(gzip.compress(octets, 1) if path.suffix == ".gz" else octets)
     rules = folder / rng.choice(("everybody.toml", "tagged.toml"))
     try:

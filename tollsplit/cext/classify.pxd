@@ -56,6 +56,9 @@ cdef class Classifier:
         self, const frame_s *frames, packet_s *rows, int count, Subscribers subscribers
     ) noexcept nogil
     cdef int decide(self, packet_s *rows, int count) noexcept nogil
+    cdef void look_up(
+        self, const packet_s *rows, int count, uint32_t *sources, uint32_t *destinations
+    ) noexcept nogil
     cdef void meet(
         self, const frame_s *frames, packet_s *row, int direction, uint32_t mine,
         uint32_t other, Subscribers subscribers

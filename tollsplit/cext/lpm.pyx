@@ -21,7 +21,7 @@ cdef class Trie:
         self.trie.root = <uint32_t *>calloc(65536, sizeof(uint32_t))
         if self.trie.root == NULL:
             raise MemoryError
-        self.nodes = 1  # node 0 stays unused: 0 says "no memory" in node()
+        self.node(0)  # the first is nobody's: see step()
         for value, length, leaf in sorted(prefixes, key=_length):
             if not 0 <= length <= bits or leaf >> 31 != 0:
                 raise ValueError(f"prefix length {length} or value {leaf} out of range")
@@ -58,7 +58,7 @@ cdef class Trie:
         """Memory in use."""
         return 65536 * 4 + <uint64_t>self.nodes * 1024
 
-    cdef uint32_t node(self, uint32_t fill) except 0:
+    cdef uint32_t node(self, uint32_t fill) except? 0:
         """A new node whose entries all hold `fill`."""
         cdef uint32_t *nodes
         cdef uint32_t i

@@ -13,7 +13,7 @@ cdef struct hot_s:
     uint64_t key                 # subscriber << 32 | rule << 17 | interned << 16 | cell
     uint32_t uplink_octets
     uint32_t downlink_octets
-    uint16_t uplink_packets      # both 0: an empty slot
+    uint16_t uplink_packets
     uint16_t downlink_packets
     uint16_t first_hi
     uint16_t last_hi
@@ -24,6 +24,7 @@ cdef struct hot_s:
 @cython.final
 cdef class Table:
     cdef hot_s *hot
+    cdef uint8_t *marks          # of the hot slots; 0: empty, else 0x80 | 7 bits of the hash
     cdef uint64_t hot_count
     cdef uint64_t hot_room
     cdef int hot_shift
@@ -39,8 +40,10 @@ cdef class Table:
         self, packet_s *rows, const uint32_t *cells, int count
     ) noexcept nogil
     cdef bint count_row(
-        self, const packet_s *row, uint32_t cell, uint64_t key, uint64_t slot
+        self, const packet_s *row, uint32_t cell, uint64_t key, uint64_t guess
     ) noexcept nogil
+    cdef uint64_t likely(self, uint64_t hashed) noexcept nogil
+    cdef uint64_t search(self, uint64_t key, uint64_t hashed) noexcept nogil
     cdef bint grow_hot(self) noexcept nogil
     cdef bint grow(self) noexcept nogil
     cdef bint spill(self, const hot_s *entry) noexcept nogil

@@ -172,10 +172,8 @@ class Walk:
             raise NonIp
 
     def pppoe(self, at: int, end: int) -> None:
-        header = self.take(at, 6, end)
-        if header[1]:  # not session data (RFC 2516 §6)
-            raise NonIp
-        self.tags.setdefault("pppoe_session", int.from_bytes(header[2:4], "big"))
+        session = int.from_bytes(self.take(at, 6, end)[2:4], "big")
+        self.tags.setdefault("pppoe_session", session)
         self.ppp(self.understood(at + 6), end)
 
     def ppp(self, at: int, end: int) -> None:
