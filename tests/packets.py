@@ -161,6 +161,9 @@ case("IPv4 first fragment", ETHERNET,
 case("IPv4 later fragment has no ports", ETHERNET,
      ETH / IP(src=A, dst=B, frag=100, proto=17) / Raw(b"x" * 28),
      without_ports({**UDP4, "payload_octets": 28, "flags": ("fragment", "later_fragment")}))
+case("IPv4 later fragment at the least offset", ETHERNET,
+     ETH / IP(src=A, dst=B, frag=1, proto=17) / Raw(b"x" * 28),
+     without_ports({**UDP4, "payload_octets": 28, "flags": ("fragment", "later_fragment")}))
 case("IPv4 total length 0: the frame without its link header, coalesced", ETHERNET,
      set_octets(ETH / IP(src=A, dst=B) / UDP(sport=40000, dport=443) / Raw(b"x" * 3000),
                 16, b"\0\0"), of(UDP4, 3028, payload_octets=3000, flags=("coalesced",)))
@@ -223,6 +226,10 @@ case("IPv6 first fragment", ETHERNET,
      / UDP(sport=40000, dport=443, len=2000) / TEXT, of(UDP6, 76, flags=("fragment",)))
 case("IPv6 later fragment", ETHERNET,
      ETH / IPv6(src=A6, dst=B6, tc=0xB8, fl=0x12345) / IPv6ExtHdrFragment(offset=5, nh=17)
+     / Raw(b"x" * 24),
+     without_ports(of(UDP6, 72, payload_octets=24, flags=("fragment", "later_fragment"))))
+case("IPv6 later fragment at the least offset", ETHERNET,
+     ETH / IPv6(src=A6, dst=B6, tc=0xB8, fl=0x12345) / IPv6ExtHdrFragment(offset=1, nh=17)
      / Raw(b"x" * 24),
      without_ports(of(UDP6, 72, payload_octets=24, flags=("fragment", "later_fragment"))))
 case("IPv6 atomic fragment is no fragment", ETHERNET,

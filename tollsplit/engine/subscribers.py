@@ -80,6 +80,15 @@ def plain(compiled: Compiled, addresses: np.ndarray) -> np.ndarray:
     return result
 
 
+def changes(*columns: np.ndarray) -> np.ndarray:
+    """b1[n]: where any of the columns differs from the row before; the first row does."""
+    result = np.ones(len(columns[0]), bool)
+    result[1:] = columns[0][1:] != columns[0][:-1]
+    for column in columns[1:]:
+        result[1:] |= column[1:] != column[:-1]
+    return result
+
+
 def unify(
     compiled: Compiled, parts: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -91,7 +100,8 @@ def unify(
     tables, keys = [], []
     for counters, interned in parts:
         direct = counters["interned"] == 0
-        addresses = np.unique(counters["subscriber"][direct])
+        addresses = np.sort(counters["subscriber"][direct])
+        addresses = addresses[changes(addresses)]
         tables += [plain(compiled, addresses), interned]
         key = counters["subscriber"].astype(np.int64) + len(addresses)
         key[direct] = np.searchsorted(addresses, counters["subscriber"][direct])
@@ -99,11 +109,7 @@ def unify(
     joined = np.concatenate(tables)
     order = np.lexsort([joined[f] for f in ("tenure", "pool", "lo", "hi", "kind")])
     ordered = joined[order]
-    new = np.ones(len(ordered), bool)
-    if len(ordered):
-        new[1:] = False
-        for field in ("kind", "hi", "lo", "pool", "tenure"):
-            new[1:] |= ordered[field][1:] != ordered[field][:-1]
+    new = changes(*(ordered[f] for f in ("kind", "hi", "lo", "pool", "tenure")))
     number = np.empty(len(joined), np.int64)
     number[order] = np.cumsum(new) - 1
     sizes = [len(t) for t in tables]

@@ -11,7 +11,7 @@ import numpy as np
 from tollsplit.cext.layout import FLAG_NAMES
 from tollsplit.engine.cells import Cells, moment, period_start
 from tollsplit.engine.split import increments, parts, running, within_budget
-from tollsplit.engine.subscribers import Subscribers, plain, unify
+from tollsplit.engine.subscribers import Subscribers, changes, plain, unify
 from tollsplit.model import Quantity, UsageRecord
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import Rule, RuleSet
@@ -249,7 +249,7 @@ class Usage:
             if len(starts) > 1:  # rows come by cell; a running total goes by subscriber
                 order = np.lexsort((cell, period, who))
                 mine, period, who = mine[order], period[order], who[order]
-            new = _new(who, period)
+            new = changes(who, period)
             before = self._before(rule, prior, who, period, new)
             paid = increments(new, octets[mine], before, parts(rule.splits))
             result[mine, : len(rule.splits)] = paid.T
@@ -282,7 +282,7 @@ class Usage:
             return None
         of_row = window[rows["cell"]]
         order = np.lexsort((_rule_order(rows["rule"]), rows["subscriber"], of_row))
-        new = _new(of_row[order], rows["subscriber"][order], rows["rule"][order])
+        new = changes(of_row[order], rows["subscriber"][order], rows["rule"][order])
         result = np.empty(len(rows), np.int64)
         result[order] = np.cumsum(new) - 1
         return result
@@ -290,7 +290,7 @@ class Usage:
     def _sum_records(self, record: np.ndarray) -> np.ndarray:
         """One row per record; `cell` is its first one."""
         order = np.argsort(record, kind="stable")
-        return _merge(self._rows[order], _new(record[order]))
+        return _merge(self._rows[order], changes(record[order]))
 
     def _apply_budgets(self, spent: Spent) -> None:
         """Cut what sponsors pay to their budgets, window by window."""
@@ -323,19 +323,19 @@ class Usage:
         windows = np.array([c.window[0] if c.window else 0 for c in self._ordered], np.uint64)
         window = windows[rows["cell"]]
         granted = np.zeros(len(rows), np.int64)
-        for start in np.unique(period):
+        for start in sorted(set(starts)):
             mine = np.flatnonzero((period == start) & (asked > 0))
             if not len(mine):
                 continue
             # a record's rows of one period ask together; in order of window, then record
             mine = mine[np.lexsort((rows["cell"][mine], records[mine], window[mine]))]
-            first = np.flatnonzero(_new(records[mine]))
+            first = np.flatnonzero(changes(records[mine]))
             sums = np.add.reduceat(asked[mine], first)
             used = spent.get((sponsor, int(start)), 0)
             allowed = within_budget(window[mine][first], sums, octets, used)
             # inside a record the earlier cells are served first
             sizes = np.diff(np.append(first, len(mine)))
-            before = running(_new(records[mine]), asked[mine]) - asked[mine]
+            before = running(changes(records[mine]), asked[mine]) - asked[mine]
             granted[mine] = np.clip(np.repeat(allowed, sizes) - before, 0, asked[mine])
         return granted
 
@@ -397,24 +397,15 @@ def gather(
     if subscribers is None:  # plain IPv4 addresses: their order is their numbers'
         addresses = np.ascontiguousarray(rows["subscriber"])
         if len(starts) == 1:
-            new = _new(addresses)
+            new = changes(addresses)
             met = addresses[new]
             rows["subscriber"] = np.cumsum(new, dtype=np.uint32) - np.uint32(1)
         else:
             met = np.sort(addresses)
-            met = met[_new(met)]
+            met = met[changes(met)]
             rows["subscriber"] = np.searchsorted(met, addresses)
         subscribers = plain(compiled, met)
-    return subscribers, _merge(rows, _new(rows["cell"], rows["subscriber"], rows["rule"]))
-
-
-def _new(*columns: np.ndarray) -> np.ndarray:
-    """b1[n]: where any of the columns differs from the row before."""
-    result = np.ones(len(columns[0]), bool)
-    result[1:] = columns[0][1:] != columns[0][:-1]
-    for column in columns[1:]:
-        result[1:] |= column[1:] != column[:-1]
-    return result
+    return subscribers, _merge(rows, changes(rows["cell"], rows["subscriber"], rows["rule"]))
 
 
 def _order_of(rows: np.ndarray, cells: int) -> np.ndarray:

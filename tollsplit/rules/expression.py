@@ -27,7 +27,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -304,10 +303,12 @@ _GROUP_RULES = 16
 
 def _source(expressions: Sequence[tuple[int, str]]) -> str:
     """The module's text: expressions become guarded comparisons, in groups of a few rules."""
+    from importlib import metadata
+
     from tollsplit.cext.layout import PACKET, TAGS
 
     writer = _Writer(TAGS)
-    parts = [f"# {PACKET.descr} {version('numba')} {platform.python_version()}\n", _HEAD]
+    parts = [f"# {PACKET.descr} {metadata.version('numba')} {platform.python_version()}\n", _HEAD]
     starts = range(0, len(expressions), _GROUP_RULES)
     for number, start in enumerate(starts):
         group = expressions[start : start + _GROUP_RULES]
