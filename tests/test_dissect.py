@@ -7,7 +7,7 @@ from judges import Frame, Judge, core_rows, reference_rows
 from packets import CASES, FAULT, METERED, Case
 
 FAULTS = (
-    "none", "truncated", "link_header", "link_type", "link_tags", "ip_version", "ip_header",
+    "none", "truncated", "link_type", "link_tags", "ip_version", "ip_header",
     "ip_length", "ip_exceeds_wire", "extension_headers")
 FLAGS = {"coalesced": 1, "partial": 4, "trusted": 8, "fragment": 16, "later_fragment": 32,
          "tunnelled": 64}

@@ -262,8 +262,20 @@ MUTATIONS: list[Callable[[bytearray, random.Random, list[bytes]], None]] = [
 ]
 
 
-def mutant(number: int, originals: list[bytes]) -> bytes:
+def snapped(rng: random.Random, packets: list[bytes]) -> bytes:
+    """A sound capture whose one frame is mutated and cut: its header ends where memory ends."""
+    packet = bytearray(rng.choice(packets))
+    if rng.random() < 0.5:
+        rng.choice((flip, overwrite))(packet, rng, packets)
+    whole = pcap(1, [bytes(packet)])
+    captured = rng.randint(0, len(packet))
+    return whole[:32] + captured.to_bytes(4, "little") + whole[36 : 40 + captured]
+
+
+def mutant(number: int, originals: list[bytes], packets: list[bytes]) -> bytes:
     rng = random.Random(number)
+    if rng.random() < 0.3:
+        return snapped(rng, packets)
     octets = bytearray(rng.choice(originals))
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         if octets:
@@ -313,10 +325,11 @@ def run(first: int, count: int, folder: Path) -> dict[str, int]:
     folder.mkdir(exist_ok=True)
     (folder / "everybody.toml").write_text(EVERYBODY)
     (folder / "tagged.toml").write_text(TAGGED)
-    originals, endings, floor = seeds(), {"whole": 0, "truncated": 0, "refused": 0}, 0
+    originals, packets, floor = seeds(), frames(), 0
+    endings = {"whole": 0, "truncated": 0, "refused": 0}
     for number in range(first, first + count):
         (folder / "number").write_text(f"{number}\n")
-        octets = mutant(number, originals)
+        octets = mutant(number, originals, packets)
         faulthandler.dump_traceback_later(HANG_S, exit=True)
         start = time.monotonic()
         endings[meter(number, octets, folder)] += 1
@@ -334,13 +347,13 @@ def test_fuzz_seeds_are_sound(tmp_path: Path) -> None:
     from tollsplit import account
 
     (tmp_path / "everybody.toml").write_text(EVERYBODY)
-    originals = seeds()
+    originals, packets = seeds(), frames()
     for octets in originals:
         (tmp_path / "seed.pcap").write_bytes(octets)
         report = account([tmp_path / "seed.pcap"], tmp_path / "everybody.toml", skip_links=True)
         assert report.identity_holds
         assert not report.truncated or len(octets) == SEED_OCTETS_MAX
-    assert len({mutant(number, originals) for number in range(200)}) > 190
+    assert len({mutant(number, originals, packets) for number in range(200)}) > 190
 
 
 def test_fuzz_mutated_captures_lose_nothing(tmp_path: Path) -> None:

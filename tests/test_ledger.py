@@ -278,11 +278,13 @@ def test_ledger_prior_sums_by_subscriber_rule_and_period(ledger: Ledger) -> None
     ledger.post(run_of(), [
         record(0), record(1, DAY3 + 23 * HOUR), record(2, DAY3 + 24 * HOUR),
         record(3, subscriber="10.0.0.8"), record(4, rule="other"), record(5, rule=None),
+        record(6, account="bob"),
     ], [])  # fmt: skip
     assert ledger.prior([TODAY, TOMORROW, ("none", *TODAY[1:])], before=None) == {
-        ("10.0.0.7", "pay-proxy", TODAY[1]): 2000,
-        ("10.0.0.8", "pay-proxy", TODAY[1]): 1000,
-        ("10.0.0.7", "pay-proxy", TOMORROW[1]): 1000,
+        ("10.0.0.7", "alice", "pay-proxy", TODAY[1]): 2000,
+        ("10.0.0.8", "alice", "pay-proxy", TODAY[1]): 1000,
+        ("10.0.0.7", "bob", "pay-proxy", TODAY[1]): 1000,
+        ("10.0.0.7", "alice", "pay-proxy", TOMORROW[1]): 1000,
     }
 
 
@@ -302,7 +304,7 @@ def test_ledger_prior_of_a_booked_run_is_what_it_was(ledger: Ledger) -> None:
     for before, octets in ((run_of("e1"), 0), (run_of("e2"), 1000), (run_of("e3"), 2000),
                            (run_of("e4"), 3000), (None, 3000)):  # fmt: skip
         prior = ledger.prior([TODAY], before=before)
-        assert prior.get(("10.0.0.7", "pay-proxy", TODAY[1]), 0) == octets
+        assert prior.get(("10.0.0.7", "alice", "pay-proxy", TODAY[1]), 0) == octets
         assert ledger.spent("video-co", None, None, before=before) == octets * 7 // 10
 
 

@@ -211,7 +211,7 @@ def test_quota_cuts_inside_the_crossing_packet() -> None:
         "packets": 3, "octets": 144, "subscriber_octets": 44, "sponsor_octets": {"a": 100}}
     # The next day brings a new quota; what was booked before this run uses it up.
     assert slow(packets(0, 1, 2, 86_400), rules)["metered"]["sponsor_octets"] == {"a": 148}
-    assert slow(packets(0, 1, 2), rules, prior={("10.0.0.7", "r", 0): 90})["metered"][
+    assert slow(packets(0, 1, 2), rules, prior={("10.0.0.7", "10.0.0.7", "r", 0): 90})["metered"][
         "sponsor_octets"] == {"a": 10}
 
 
@@ -221,7 +221,7 @@ def test_engine_equals_reference_after_earlier_runs() -> None:
     rules = RuleSet("p", "sha256:0", Meter(window_s=3600), POOLS, sponsors, (
         rule(*splits, per="day"),))
     content = packets(0, 1, 3600, 86_399, 86_400)
-    prior, spent = {("10.0.0.7", "r", 0): 55}, {("a", 86_400 * 10**9): 90}
+    prior, spent = {("10.0.0.7", "10.0.0.7", "r", 0): 55}, {("a", 86_400 * 10**9): 90}
     judged = expected(slow(content, rules, prior=prior, spent=spent))
     assert document(fast(content, rules, prior=lambda cells: (prior, spent))) == judged
     # a: ⌊247 / 2⌋ = 123 is cut at 70, 27 were booked; on the next day 10 of 24 are left.

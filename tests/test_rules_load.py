@@ -44,7 +44,9 @@ def test_the_example_gives_exact_values() -> None:
     found = rules.load(ROOT / "examples/rules.toml")
     november = int(datetime(2026, 11, 1, tzinfo=ZoneInfo("Asia/Shanghai")).timestamp()) * 10**9
     home = Prefix(6, 0x20010DB8_00000007 << 64, 64)
-    assert found.meter == Meter("ip", "inner", 3600, False, "Asia/Shanghai", None)
+    assert found.meter == Meter(
+        "ip", "inner", 3600, False, "Asia/Shanghai", (Prefix(4, 0xC0000200, 28),)
+    )
     assert found.pools == (
         Pool(
             (Prefix(4, 0x0A000000, 8), Prefix(6, 0x20010DB8 << 96, 32)),
@@ -252,6 +254,11 @@ def test_version_does_not_follow_the_place_of_the_rules(tmp_path: Path) -> None:
     assert len({load(p, VERSIONED, a="10.0.0.0/8").version for p in places}) == 1
 
 
+ENDPOINTS = (
+    'meter: without "tunnel_endpoints" every tunnel is looked into, a subscriber\'s own too: what he '
+    "writes inside could be sponsored, or pass for a tunnel's signalling; list the addresses between "
+    "which the network itself tunnels ([]: none)"
+)
 WARNED = [
     (
         "sponsor, ingress and tariff that nobody uses",
@@ -303,6 +310,7 @@ WARNED = [
         '[sponsors.a]\n[[rules]]\nid = "r"\nprecedence = 1\nsplit = { sponsor = "a", quota = 9 }\n'
         'match = { server = ["10.1.0.0/16"], port = 1, protocol = ["tcp", "icmp"] }\n',
         [
+            "1: " + ENDPOINTS,
             '2: rule "r": every server lies inside a pool and is a subscriber itself',
             '2: rule "r": "protocol" lists some that have no ports: they never match',
             '5: rule "r": a "quota" without "per" holds for each window anew',

@@ -193,11 +193,11 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
 
 def _prior(
     book: Ledger, run: Run, rules: RuleSet
-) -> Callable[[Cells], tuple[dict[tuple[str, str, int], int], dict[tuple[str, int], int]]]:
+) -> Callable[[Cells], tuple[dict[tuple[str, str, str, int], int], dict[tuple[str, int], int]]]:
     """What is asked of the ledger once the time cells of this run are known."""
 
-    def ask(cells: Cells) -> tuple[dict[tuple[str, str, int], int], dict[tuple[str, int], int]]:
-        totals: dict[tuple[str, str, int], int] = {}
+    def ask(cells: Cells) -> tuple[dict[tuple[str, str, str, int], int], dict[tuple[str, int], int]]:
+        totals: dict[tuple[str, str, str, int], int] = {}
         for rule in rules.rules:
             periods = sorted(_periods(cells, rule.per)) if rule.splits else []
             whole = [(rule.id, start, end) for start, end in _hull(periods)]

@@ -263,9 +263,9 @@ cdef class Classifier:
             who.lo = row.gtp_teid
         elif pool.kind == KIND_VLAN and row.tags & TAG_VLAN:
             who.kind = KIND_VLAN
-            who.lo = row.vlan
-            # an inner VID, plus one so that "none" differs from VID 0
-            who.hi = <uint64_t>row.vlan_inner + 1 if row.tags & TAG_VLAN_INNER else 0
+            who.hi = row.vlan
+            # the inner VID, plus one so that "none" differs from VID 0
+            who.lo = <uint64_t>row.vlan_inner + 1 if row.tags & TAG_VLAN_INNER else 0
         elif pool.kind == KIND_PPPOE and row.tags & TAG_PPPOE:
             who.kind = KIND_PPPOE
             who.lo = row.pppoe_session

@@ -45,17 +45,16 @@ cdef enum bucket_e:
 cdef enum fault_e:
     FAULT_NONE = 0
     FAULT_TRUNCATED = 1          # the capture ends inside a header
-    FAULT_LINK_HEADER = 2        # a link layer header that contradicts itself
-    FAULT_LINK_TYPE = 3          # a link type that is not dissected (--skip-links)
-    FAULT_LINK_TAGS = 4          # more VLAN tags or MPLS labels than the bound
-    FAULT_IP_VERSION = 5
-    FAULT_IP_HEADER = 6          # header length below 20, or beyond the packet
-    FAULT_IP_LENGTH = 7          # IP length below its own header
-    FAULT_IP_EXCEEDS_WIRE = 8    # IP length greater than what was on the wire
-    FAULT_EXTENSION_HEADERS = 9  # more IPv6 extension headers than the bound
-    FAULT_TABLE_FULL = 10        # no room for another counter or subscriber
-    FAULT_CELLS_FULL = 11        # no room for another time window
-    FAULTS = 12
+    FAULT_LINK_TYPE = 2          # a link type that is not dissected (--skip-links)
+    FAULT_LINK_TAGS = 3          # more VLAN tags or MPLS labels than the bound
+    FAULT_IP_VERSION = 4
+    FAULT_IP_HEADER = 5          # header length below 20, or beyond the packet
+    FAULT_IP_LENGTH = 6          # IP length below its own headers
+    FAULT_IP_EXCEEDS_WIRE = 7    # IP length greater than what was on the wire
+    FAULT_EXTENSION_HEADERS = 8  # more IPv6 extension headers than the bound
+    FAULT_TABLE_FULL = 9         # no room for another counter or subscriber
+    FAULT_CELLS_FULL = 10        # no room for another time cell
+    FAULTS = 11
 
 cdef enum flag_e:
     FLAG_COALESCED = 1           # segmentation offload: IP length 0

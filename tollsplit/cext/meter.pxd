@@ -9,7 +9,7 @@ from tollsplit.cext.table cimport Table
 
 cdef enum:
     BATCH = 64                   # frames; their rows fill half of the first-level cache
-    FAULT_KINDS = 12
+    FAULT_KINDS = 11
     BUCKETS = 6
 
 # Where every frame went. Sums, so that any two add up to a third.
@@ -50,6 +50,8 @@ cdef class Meter:
     cdef uint32_t current
 
     cdef int batch(self, const frame_s *frames, packet_s *rows, int count) except -1 nogil
-    cdef uint32_t cell_of(self, uint64_t timestamp_ns) except? 0xFFFFFFFE nogil
-    cdef uint32_t learn_cell(self, uint64_t timestamp_ns) except? 0xFFFFFFFE
+    cdef uint32_t cell_of(
+        self, uint64_t timestamp_ns, uint64_t *start_ns, uint64_t *end_ns
+    ) except? 0xFFFFFFFE nogil
+    cdef bint learn_cell(self, uint64_t timestamp_ns) except -1
     cdef void settle(self, packet_s *rows, int count, int total) noexcept nogil

@@ -61,14 +61,18 @@ cdef class Meter:
 
     cdef int batch(self, const frame_s *frames, packet_s *rows, int count) except -1 nogil:
         cdef uint32_t cells[2 * BATCH]
+        cdef uint64_t start_ns = 0, end_ns = 0  # of the cell that the last packet lay in
+        cdef uint32_t number = CELL_NONE
         cdef int i, total
         dissect_batch(frames, rows, count, &self.dissection.meter)
         total = self.classifier.attribute(frames, rows, count, self.subscribers)
         self.classifier.decide(rows, total)
         for i in range(total):
             if rows[i].bucket == BUCKET_METERED:
-                cells[i] = self.cell_of(rows[i].timestamp_ns)
-                if cells[i] == CELL_NONE:
+                if not start_ns <= rows[i].timestamp_ns < end_ns:
+                    number = self.cell_of(rows[i].timestamp_ns, &start_ns, &end_ns)
+                cells[i] = number
+                if number == CELL_NONE:
                     rows[i].bucket = BUCKET_FAULT
                     rows[i].fault = FAULT_CELLS_FULL
         self.table.add_batch(rows, cells, total)
@@ -101,39 +105,48 @@ cdef class Meter:
             elif row.bucket != BUCKET_METERED:
                 totals.packets[row.bucket] += 1
                 totals.octets[row.bucket] += row.octets
-            if row.flags & FLAG_COALESCED:
+            if row.flags & FLAG_COALESCED and row.bucket <= BUCKET_UNATTRIBUTED:
                 totals.coalesced_packets += 1
                 totals.coalesced_octets += row.octets
             if row.flags & FLAG_MISMATCH:
                 totals.mismatch_packets += 1
                 totals.mismatch_octets += row.octets
 
-    cdef uint32_t cell_of(self, uint64_t timestamp_ns) except? 0xFFFFFFFE nogil:
-        """The number of the cell that an instant lies in."""
-        cdef cell_s *cell
+    cdef uint32_t cell_of(
+        self, uint64_t timestamp_ns, uint64_t *start_ns, uint64_t *end_ns
+    ) except? 0xFFFFFFFE nogil:
+        """The number of the cell that an instant lies in, and its bounds."""
         cdef uint32_t low = 0, high = self.cell_count, middle
+        cdef cell_s *cell
         if self.cell_count:
             cell = &self.cells[self.current]
-            if cell.start_ns <= timestamp_ns < cell.end_ns:
-                return cell.number
-        while low < high:  # the first cell that starts later
-            middle = (low + high) // 2
-            if self.cells[middle].start_ns <= timestamp_ns:
-                low = middle + 1
-            else:
-                high = middle
-        if low and timestamp_ns < self.cells[low - 1].end_ns:
-            self.current = low - 1
-            return self.cells[low - 1].number
-        with gil:
-            return self.learn_cell(timestamp_ns)
+            if not cell.start_ns <= timestamp_ns < cell.end_ns:
+                while low < high:  # the first cell that starts later
+                    middle = (low + high) // 2
+                    if self.cells[middle].start_ns <= timestamp_ns:
+                        low = middle + 1
+                    else:
+                        high = middle
+                self.current = low - 1 if low else 0
+        if not self.cell_count or not (
+            self.cells[self.current].start_ns <= timestamp_ns < self.cells[self.current].end_ns
+        ):
+            with gil:
+                if not self.learn_cell(timestamp_ns):
+                    end_ns[0] = start_ns[0]
+                    return CELL_NONE
+        cell = &self.cells[self.current]
+        start_ns[0] = cell.start_ns
+        end_ns[0] = cell.end_ns
+        return cell.number
 
-    cdef uint32_t learn_cell(self, uint64_t timestamp_ns) except? 0xFFFFFFFE:
+    cdef bint learn_cell(self, uint64_t timestamp_ns) except -1:
+        """Ask for an instant's cell and make it the current one; False: there are too many."""
         cdef uint32_t at = 0
         cdef cell_s *cells
         found = self.cell_at(timestamp_ns)
         if found is None:
-            return CELL_NONE
+            return False
         start_ns, end_ns, number = found
         if self.cell_count == self.cell_room:
             cells = <cell_s *>realloc(
@@ -151,7 +164,7 @@ cdef class Meter:
         self.cells[at].number = number
         self.cell_count += 1
         self.current = at
-        return number
+        return True
 
     def rows(self, frames):
         """PACKET[n] of (octets, timestamp_ns, original, link_type, ingress) frames, not counted.

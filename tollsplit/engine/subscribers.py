@@ -25,7 +25,7 @@ def name(subscriber: np.void, pool: Pool) -> str:
     if kind == KIND_GTP_TEID:
         return f"teid:{lo:#010x}"
     if kind == KIND_VLAN:
-        return f"vlan:{lo}" + (f".{hi - 1}" if hi else "")
+        return f"vlan:{hi}" + (f".{lo - 1}" if lo else "")
     if kind == KIND_PPPOE:
         return f"pppoe:{lo:#06x}"
     return "mac:" + ":".join(f"{octet:02x}" for octet in lo.to_bytes(6, "big"))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUMS = ("uplink_packets", "uplink_octets", "downlink_packets", "downlink_octets")
-# (subscriber, rule, start of the period in ns) → octets booked before this run
-Prior = Mapping[tuple[str, str, int], int]
+# (subscriber, account, rule, start of the period in ns) → octets booked before this run
+Prior = Mapping[tuple[str, str, str, int], int]
 # (sponsor identity, start of the period in ns; 0: the campaign) → octets booked before
 Spent = Mapping[tuple[str, int], int]
 
@@ -267,8 +267,10 @@ class Usage:
         if not prior:
             return np.zeros(len(who), np.int64)
         first = [
-            prior.get((self.subscribers.name(int(w)), rule.id, int(p)), 0)
-            for w, p in zip(who[new], period[new], strict=True)
+            prior.get(
+                (self.subscribers.name(w), self.subscribers.account(w), rule.id, int(p)), 0
+            )
+            for w, p in zip(who[new].tolist(), period[new], strict=True)
         ]
         before: np.ndarray = np.array(first, np.int64)[np.cumsum(new) - 1]
         return before

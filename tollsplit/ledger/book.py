@@ -16,8 +16,8 @@ from .store import Balance, Receipt, Run, Store, instant_at
 from .verify import Verification, verify
 
 _Item = TypeVar("_Item")
-# (subscriber, rule, start of the period in ns) → octets
-Prior = dict[tuple[str, str, int], int]
+# (subscriber, account, rule, start of the period in ns) → octets
+Prior = dict[tuple[str, str, str, int], int]
 
 _NEVER_NS, _ALWAYS_NS = -(1 << 63), (1 << 63) - 1
 
@@ -53,7 +53,7 @@ class Ledger:
     # --- what earlier runs used up ------------------------------------------------------
 
     def prior(self, periods: Iterable[tuple[str, int, int]], *, before: Run | None) -> Prior:
-        """Octets (uplink + downlink) booked per subscriber, rule and period: the running totals
+        """Octets (uplink + downlink) booked per subscriber, holder, rule and period: the running totals
         that quotas and shares go on from.
 
         periods  (rule, start, end) of each period, in ns, half-open
@@ -68,9 +68,9 @@ class Ledger:
     def _prior(self, periods: Sequence[tuple[str, int, int]], before: Run | None) -> Prior:
         limit = self._limit(before)
         return {
-            (subscriber, rule, start): octets
+            (subscriber, account, rule, start): octets
             for rule, start, end in periods
-            for subscriber, octets in self._store.rows(_PRIOR, rule, start, end, limit)
+            for subscriber, account, octets in self._store.rows(_PRIOR, rule, start, end, limit)
         }
 
     def spent(
@@ -204,9 +204,10 @@ _CAPTURE_BOOKED = """
     FROM captures c JOIN runs r ON r.id = c.run_id JOIN transactions t ON t.id = r.transaction_id
     WHERE c.digest = ? AND (r.source, r.epoch) <> (?, ?) LIMIT 1"""
 _PRIOR = """
-    SELECT subscriber, sum(uplink_octets + downlink_octets) FROM usage_records
-    WHERE rule = ? AND last_packet_ns >= ? AND first_packet_ns < ? AND run_id < ?
-    GROUP BY subscriber"""
+    SELECT u.subscriber, a.name, sum(u.uplink_octets + u.downlink_octets)
+    FROM usage_records u JOIN accounts a ON a.id = u.account_id
+    WHERE u.rule = ? AND u.last_packet_ns >= ? AND u.first_packet_ns < ? AND u.run_id < ?
+    GROUP BY u.subscriber, a.name"""
 _SPENT = """
     SELECT coalesce(sum(u.octets), 0)
     FROM sponsors s JOIN usage_shares u ON u.sponsor_id = s.id

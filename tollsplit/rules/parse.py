@@ -86,7 +86,7 @@ class _Reader:
             used = {payer.tariff for group in (pools, self._sponsors.values(), rules)
                     for payer in group}  # fmt: skip
             unused_tariffs(self._document, self._tariffs, used)
-            review(self._document, pools, self._sponsors, self._ingresses, rules)
+            review(self._document, meter, pools, self._sponsors, self._ingresses, rules)
         warnings = self._document.finish()
         return RuleSet(
             self._document.name,

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from tollsplit.rules.document import Document
 from tollsplit.rules.prefixes import Cover, prefix_text, shortened
-from tollsplit.rules.rule import Ingress, Match, Pool, Prefix, Rule, Sponsor
+from tollsplit.rules.rule import Ingress, Match, Meter, Pool, Prefix, Rule, Sponsor
 from tollsplit.rules.units import PROTOCOLS_WITH_PORTS, shown
 
 _SETS = tuple(f.name for f in fields(Match) if f.name not in ("server", "port", "direction"))
@@ -15,6 +15,7 @@ _SETS = tuple(f.name for f in fields(Match) if f.name not in ("server", "port", 
 
 def review(
     document: Document,
+    meter: Meter,
     pools: Sequence[Pool],
     sponsors: dict[str, Sponsor],
     ingresses: dict[str, Ingress],
@@ -31,6 +32,14 @@ def review(
     for name in ingresses:
         if name not in entered:
             _warn(document, ("ingress", name), f"ingress {shown(name)}: no rule names it")
+    if paying and meter.at == "inner" and meter.tunnel_endpoints is None:
+        _warn(
+            document,
+            ("meter",),
+            'meter: without "tunnel_endpoints" every tunnel is looked into, a subscriber\'s own '
+            "too: what he writes inside could be sponsored, or pass for a tunnel's signalling; "
+            "list the addresses between which the network itself tunnels ([]: none)",
+        )
     subscribers = Cover(p for pool in pools for p in pool.prefixes)
     servers: dict[tuple[Prefix, ...], bool] = {}  # rules often share a file
     for rule in rules:

@@ -54,8 +54,7 @@ class Subscriber(NamedTuple):
         if kind == "gtp_teid":
             return f"teid:0x{value:08x}"
         if kind == "vlan":
-            inner = self.value[0]
-            return f"vlan:{value}.{inner - 1}" if inner else f"vlan:{value}"
+            return f"vlan:{self.value[0]}" + (f".{value - 1}" if value else "")
         if kind == "pppoe_session":
             return f"pppoe:0x{value:04x}"
         return "mac:" + value.to_bytes(6, "big").hex(":")
@@ -93,12 +92,12 @@ class Volume(dict[str, int]):
 
 def account(
     frames: Iterable[Frame], rules: RuleSet, *, layer: Layer | None = None, at: At | None = None,
-    trust_ip_length: bool = False, prior: Mapping[tuple[str, str, int], int] = {},
+    trust_ip_length: bool = False, prior: Mapping[tuple[str, str, str, int], int] = {},
     spent: Mapping[tuple[str, int], int] = {},
 ) -> dict[str, Any]:
     """The figures of `tollsplit account --format json`, without charges and times.
 
-    prior   octets that earlier runs booked, by (subscriber, rule, start of period in ns)
+    prior   octets that earlier runs booked, by (subscriber, account, rule, start of period in ns)
     spent   … of a sponsor's budget, by (sponsor, start of period in ns; 0: the campaign)
     """
     bill = Bill(rules, layer or rules.meter.layer, at or rules.meter.at)
@@ -137,7 +136,7 @@ def key_of(pool: Pool, row: Row, address: int, mac: bytes) -> tuple[int, tuple[i
     if row["tags"] & TAGS.get(pool.key, 0):
         value: tuple[int, ...] = (row[pool.key],)
         if pool.key == "vlan":
-            value = (1 + row["vlan_inner"] if row["tags"] & TAGS["vlan_inner"] else 0, *value)
+            value = (*value, 1 + row["vlan_inner"] if row["tags"] & TAGS["vlan_inner"] else 0)
         return 10 + KINDS.index(pool.key), value, 0
     bits, length = (32, pool.ipv4_key) if row["version"] == 4 else (128, pool.ipv6_key)
     return row["version"], (address >> (bits - length) << (bits - length),), length
@@ -268,7 +267,7 @@ class Bill:
     # --- splitting -----------------------------------------------------------------------
 
     def split(
-        self, prior: Mapping[tuple[str, str, int], int], spent: Mapping[tuple[str, int], int]
+        self, prior: Mapping[tuple[str, str, str, int], int], spent: Mapping[tuple[str, int], int]
     ) -> None:
         """Give each record's octets to its payers: shares and quotas, then budgets."""
         totals: dict[tuple[Subscriber, str, int], int] = {}
@@ -282,7 +281,7 @@ class Bill:
                 total_key = key.subscriber, rule.id, periods[0]
                 before = totals.get(total_key)
                 if before is None:
-                    before = prior.get((str(key.subscriber), rule.id, periods[0]), 0)
+                    before = prior.get((str(key.subscriber), record.account, rule.id, periods[0]), 0)
                 after = totals[total_key] = before + self.cells[key][periods]
                 for split, start, old, new in zip(
                         rule.splits, periods[1:], shares(rule, before), shares(rule, after),
