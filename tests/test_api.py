@@ -73,7 +73,7 @@ def test_api_the_same_octets_are_not_booked_twice_in_one_run(example: Path) -> N
     with pytest.raises(tollsplit.UsageError, match="named twice"):
         tollsplit.account(["capture.pcap", "capture.pcap"], "rules.toml")
     Path("copy.pcap").write_bytes(Path("capture.pcap").read_bytes())
-    with pytest.raises(tollsplit.UsageError, match="the same octets as capture.pcap"):
+    with pytest.raises(tollsplit.UsageError, match=r"the same octets as capture\.pcap"):
         tollsplit.account(
             ["capture.pcap", "copy.pcap"], "rules.toml", ledger="sqlite:///ledger.db")
 

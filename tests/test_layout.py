@@ -143,5 +143,5 @@ def test_layout_names_are_unique_and_complete() -> None:
 
 def test_layout_bounds_of_the_core_are_those_of_limits() -> None:
     """cext imports nothing of ours, so it repeats them."""
-    assert dissect.BOUNDS == {name: getattr(limits, name) for name in dissect.BOUNDS}
-    assert classify.BOUNDS == {name: getattr(limits, name) for name in classify.BOUNDS}
+    assert {name: getattr(limits, name) for name in dissect.BOUNDS} == dissect.BOUNDS
+    assert {name: getattr(limits, name) for name in classify.BOUNDS} == classify.BOUNDS

@@ -255,9 +255,9 @@ def test_version_does_not_follow_the_place_of_the_rules(tmp_path: Path) -> None:
 
 
 ENDPOINTS = (
-    'meter: without "tunnel_endpoints" every tunnel is looked into, a subscriber\'s own too: what he '
-    "writes inside could be sponsored, or pass for a tunnel's signalling; list the addresses between "
-    "which the network itself tunnels ([]: none)"
+    'meter: without "tunnel_endpoints" every tunnel is looked into, a subscriber\'s own too: '
+    "what he writes inside could be sponsored, or pass for a tunnel's signalling; "
+    "list the addresses between which the network itself tunnels ([]: none)"
 )
 WARNED = [
     (

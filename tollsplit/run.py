@@ -26,6 +26,7 @@ from .engine.cells import SECOND_NS, Cells, period_start, span
 from .engine.pipeline import dissection
 from .engine.split import paid, parts
 from .engine.subscribers import Subscribers
+from .engine.usage import Prior, Spent
 from .errors import CaptureError, UsageError
 from .ledger import Ledger, Run, open_ledger, rate
 from .model import Direction
@@ -193,10 +194,10 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
 
 def _prior(
     book: Ledger, run: Run, rules: RuleSet
-) -> Callable[[Cells], tuple[dict[tuple[str, str, str, int], int], dict[tuple[str, int], int]]]:
+) -> Callable[[Cells], tuple[Prior, Spent]]:
     """What is asked of the ledger once the time cells of this run are known."""
 
-    def ask(cells: Cells) -> tuple[dict[tuple[str, str, str, int], int], dict[tuple[str, int], int]]:
+    def ask(cells: Cells) -> tuple[Prior, Spent]:
         totals: dict[tuple[str, str, str, int], int] = {}
         for rule in rules.rules:
             periods = sorted(_periods(cells, rule.per)) if rule.splits else []

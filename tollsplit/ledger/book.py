@@ -53,8 +53,8 @@ class Ledger:
     # --- what earlier runs used up ------------------------------------------------------
 
     def prior(self, periods: Iterable[tuple[str, int, int]], *, before: Run | None) -> Prior:
-        """Octets (uplink + downlink) booked per subscriber, holder, rule and period: the running totals
-        that quotas and shares go on from.
+        """Octets (uplink + downlink) booked per subscriber, holder, rule and period: the running
+        totals that quotas and shares go on from.
 
         periods  (rule, start, end) of each period, in ns, half-open
         before   the run that is being worked out: where it was booked already, only what was

@@ -281,7 +281,8 @@ class Bill:
                 total_key = key.subscriber, rule.id, periods[0]
                 before = totals.get(total_key)
                 if before is None:
-                    before = prior.get((str(key.subscriber), record.account, rule.id, periods[0]), 0)
+                    who = str(key.subscriber), record.account
+                    before = prior.get((*who, rule.id, periods[0]), 0)
                 after = totals[total_key] = before + self.cells[key][periods]
                 for split, start, old, new in zip(
                         rule.splits, periods[1:], shares(rule, before), shares(rule, after),
