@@ -166,6 +166,27 @@ cdef class Meter:
         self.current = at
         return True
 
+    def absorb(self, Meter other not None):
+        """Add what another worker counted; any order of workers gives the same counters.
+
+        Raises MemoryError where the counters of both find no room.
+        """
+        cdef uint32_t[::1] numbers = np.zeros(max(1, other.subscribers.count), np.uint32)
+        cdef uint32_t i
+        cdef bint done
+        cdef uint64_t *mine = <uint64_t *>&self.totals
+        cdef const uint64_t *theirs = <const uint64_t *>&other.totals
+        with nogil:
+            done = True
+            for i in range(other.subscribers.count):
+                numbers[i] = self.subscribers.number(&other.subscribers.known[i])
+                done = done and numbers[i] != 0xFFFFFFFFU
+            done = done and self.table.merge(other.table, &numbers[0])
+        if not done:
+            raise MemoryError
+        for i in range(sizeof(totals_s) // sizeof(uint64_t)):
+            mine[i] += theirs[i]
+
     def rows(self, frames):
         """PACKET[n] of (octets, timestamp_ns, original, link_type, ingress) frames, not counted.
 

@@ -49,3 +49,5 @@ cdef class Table:
     cdef bint spill(self, const hot_s *entry) noexcept nogil
     cdef object order(self, uint64_t total)
     cdef bint add(self, const counter_s *delta) noexcept nogil
+    cdef bint put(self, const counter_s *delta) noexcept nogil
+    cdef bint merge(self, Table other, const uint32_t *numbers) noexcept nogil

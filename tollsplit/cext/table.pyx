@@ -288,6 +288,70 @@ cdef class Table:
         begin(entry, key, row, since)
         return True
 
+    cdef bint put(self, const counter_s *delta) noexcept nogil:
+        """Add a counter where it fits, hot or cold; False: no room."""
+        cdef uint64_t first, last, key, hashed, slot
+        cdef hot_s *entry
+        cdef hot_s small
+        if not self.begun:
+            self.epoch_ns = delta.first_ns - min(delta.first_ns, EARLIER_NS)
+            self.begun = True
+        first = delta.first_ns - self.epoch_ns
+        last = delta.last_ns - self.epoch_ns
+        if (delta.flags or delta.cell >> 16 or (first | last) >> 48
+                or (delta.uplink_packets | delta.downlink_packets) >> 16
+                or (delta.uplink_octets | delta.downlink_octets) >> 32
+                or self.hot_count >= self.hot_room - 1):
+            return self.add(delta)
+        key = cold_key(delta)
+        hashed = key * self.hot_multiplier
+        slot = self.search(key, hashed)
+        if slot >= self.hot_room + SLACK:
+            return self.add(delta)
+        narrow(delta, key, first, last, &small)
+        entry = &self.hot[slot]
+        if not self.marks[slot]:
+            self.hot_count += 1
+            self.marks[slot] = <uint8_t>mark_of(hashed, self.hot_shift)
+            entry[0] = small
+            return True
+        return join_hot(entry, &small) or self.add(delta)
+
+    cdef bint merge(self, Table other, const uint32_t *numbers) noexcept nogil:
+        """Add another table's counters; False: no room.
+
+        numbers    what the other's interned subscribers are called here
+        """
+        cdef counter_s batch[AHEAD]
+        cdef uint64_t i, n = 0, hot_slots = other.hot_room + SLACK
+        cdef uint64_t slots = hot_slots + other.room
+        cdef uint64_t j, home
+        for i in range(slots + 1):
+            if i < hot_slots:
+                if not other.marks[i]:
+                    continue
+                widen(&other.hot[i], other.epoch_ns, &batch[n])
+            elif i < slots:
+                if not other.slots[i - hot_slots].used:
+                    continue
+                batch[n] = other.slots[i - hot_slots]
+            if i < slots:
+                if batch[n].interned:
+                    batch[n].subscriber = numbers[batch[n].subscriber]
+                home = (cold_key(&batch[n]) * self.hot_multiplier) >> self.hot_shift
+                tollsplit_prefetch(&self.marks[home])
+                tollsplit_prefetch(&self.hot[home])
+                n += 1
+            if n == AHEAD or i == slots:
+                while (self.hot_count + n > self.hot_room - (self.hot_room >> 3)
+                        and self.grow_hot()):
+                    pass
+                for j in range(n):
+                    if not self.put(&batch[j]):
+                        return False
+                n = 0
+        return True
+
     def counters(self):
         """COUNTER[n], sorted by (cell, subscriber, rule, none last, interned).
 
@@ -483,6 +547,43 @@ cdef inline void widen(const hot_s *entry, uint64_t epoch_ns, counter_s *counter
     counter.downlink_octets = entry.downlink_octets
     counter.first_ns = epoch_ns + (<uint64_t>entry.first_hi << 32 | entry.first_lo)
     counter.last_ns = epoch_ns + (<uint64_t>entry.last_hi << 32 | entry.last_lo)
+
+
+cdef inline void narrow(
+    const counter_s *counter, uint64_t key, uint64_t first, uint64_t last, hot_s *entry
+) noexcept nogil:
+    """A counter that is small enough, in the hot form."""
+    entry.key = key
+    entry.uplink_octets = <uint32_t>counter.uplink_octets
+    entry.downlink_octets = <uint32_t>counter.downlink_octets
+    entry.uplink_packets = <uint16_t>counter.uplink_packets
+    entry.downlink_packets = <uint16_t>counter.downlink_packets
+    entry.first_hi = <uint16_t>(first >> 32)
+    entry.first_lo = <uint32_t>first
+    entry.last_hi = <uint16_t>(last >> 32)
+    entry.last_lo = <uint32_t>last
+
+
+cdef inline bint join_hot(hot_s *entry, const hot_s *other) noexcept nogil:
+    """Add one hot counter to another; False, and nothing done, where it would overflow."""
+    if (<uint32_t>entry.uplink_packets + other.uplink_packets > 0xFFFF
+            or <uint32_t>entry.downlink_packets + other.downlink_packets > 0xFFFF
+            or entry.uplink_octets + other.uplink_octets < other.uplink_octets
+            or entry.downlink_octets + other.downlink_octets < other.downlink_octets):
+        return False
+    entry.uplink_packets += other.uplink_packets
+    entry.downlink_packets += other.downlink_packets
+    entry.uplink_octets += other.uplink_octets
+    entry.downlink_octets += other.downlink_octets
+    if (<uint64_t>other.first_hi << 32 | other.first_lo) < (
+            <uint64_t>entry.first_hi << 32 | entry.first_lo):
+        entry.first_hi = other.first_hi
+        entry.first_lo = other.first_lo
+    if (<uint64_t>other.last_hi << 32 | other.last_lo) > (
+            <uint64_t>entry.last_hi << 32 | entry.last_lo):
+        entry.last_hi = other.last_hi
+        entry.last_lo = other.last_lo
+    return True
 
 
 cdef uint64_t[::1] sort(uint64_t[::1] words, uint64_t[::1] scratch, int low, int high):

@@ -110,7 +110,9 @@ def meter(
         _run(meters[0], sources, progress)
     else:
         _run_all(meters, sources, progress)
-    return tally(rules, compiled, cells, meters, prior, Provenance(source, epoch, dissect.layer))
+    for other in meters[1:]:
+        meters[0].absorb(other)
+    return tally(rules, compiled, cells, meters[0], prior, Provenance(source, epoch, dissect.layer))
 
 
 def _run(
@@ -159,22 +161,19 @@ def tally(
     rules: RuleSet,
     compiled: Compiled,
     cells: Cells,
-    meters: Sequence[Meter],
+    counted: Meter,
     prior: Callable[[Cells], tuple[Prior, Spent]] | None,
     provenance: Provenance,
 ) -> Tally:
-    """The figures of all workers together."""
+    """The figures of what was counted."""
     keys, rows = gather(
-        compiled, cells, [(m.table.counters(), m.subscribers.subscribers()) for m in meters]
+        compiled, cells, counted.table.counters(), counted.subscribers.subscribers()
     )
     booked: tuple[Prior, Spent] = prior(cells) if prior else ({}, {})
     usage = Usage(
         rules, cells, Subscribers(rules, compiled, keys), rows, provenance, *booked
     )
-    sums: dict[str, Volume] = {}
-    for worker in meters:
-        for name, (packets, octets) in worker.sums().items():
-            sums[name] = sums.get(name, Volume()) + Volume(packets, octets)
+    sums = {name: Volume(packets, octets) for name, (packets, octets) in counted.sums().items()}
     return Tally(
         seen=sums["seen"],
         metered=Volume(int(usage.packets().sum()), int(usage.octets().sum())),

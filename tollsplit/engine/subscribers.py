@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
@@ -90,28 +89,20 @@ def changes(*columns: np.ndarray) -> np.ndarray:
 
 
 def unify(
-    compiled: Compiled, parts: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Give every worker's subscribers common numbers, in order.
+    compiled: Compiled, counters: np.ndarray, interned: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring interned subscribers and plain addresses into one order.
 
-    parts    (COUNTER[n], SUBSCRIBER[m]) of each worker
-    Returns SUBSCRIBER[k], sorted, and for each worker i8[n], the number of each counter's.
+    counters, interned   COUNTER[n], SUBSCRIBER[m]
+    Returns SUBSCRIBER[k], sorted, and i8[n], the position of each counter's.
     """
-    tables, keys = [], []
-    for counters, interned in parts:
-        direct = counters["interned"] == 0
-        addresses = np.sort(counters["subscriber"][direct])
-        addresses = addresses[changes(addresses)]
-        tables += [plain(compiled, addresses), interned]
-        key = counters["subscriber"].astype(np.int64) + len(addresses)
-        key[direct] = np.searchsorted(addresses, counters["subscriber"][direct])
-        keys.append(key)
-    joined = np.concatenate(tables)
+    direct = counters["interned"] == 0
+    addresses = np.sort(counters["subscriber"][direct])
+    addresses = addresses[changes(addresses)]
+    key = counters["subscriber"].astype(np.int64) + len(addresses)
+    key[direct] = np.searchsorted(addresses, counters["subscriber"][direct])
+    joined = np.concatenate((plain(compiled, addresses), interned))
     order = np.lexsort([joined[f] for f in ("tenure", "pool", "lo", "hi", "kind")])
-    ordered = joined[order]
-    new = changes(*(ordered[f] for f in ("kind", "hi", "lo", "pool", "tenure")))
-    number = np.empty(len(joined), np.int64)
-    number[order] = np.cumsum(new) - 1
-    sizes = [len(t) for t in tables]
-    starts = np.cumsum([0, *(a + b for a, b in zip(sizes[::2], sizes[1::2], strict=True))])
-    return ordered[new], [number[key + start] for key, start in zip(keys, starts, strict=False)]
+    position = np.empty(len(joined), np.int64)
+    position[order] = np.arange(len(joined))
+    return joined[order], position[key]

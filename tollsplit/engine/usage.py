@@ -375,28 +375,26 @@ def _merge(rows: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 
 def gather(
-    compiled: Compiled, cells: Cells, parts: Sequence[tuple[np.ndarray, np.ndarray]]
+    compiled: Compiled, cells: Cells, rows: np.ndarray, interned: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The counters of all workers as one: SUBSCRIBER[k], and COUNTER[n] sorted, none twice.
+    """What was counted, by position instead of number: SUBSCRIBER[k], and COUNTER[n] sorted.
 
-    parts   (COUNTER[n], SUBSCRIBER[m]) of each worker; the arrays are used up
-    In the result `subscriber` and `cell` are positions in the subscribers' and cells' order.
+    rows, interned   COUNTER[n] and SUBSCRIBER[m] as the core gives them; rows is used up
+    In the result `subscriber` and `cell` are positions in the subscribers' and cells' order,
+    and no key comes twice.
     """
-    rows = parts[0][0] if len(parts) == 1 else np.concatenate([c for c, _ in parts])
     starts = [c.start_ns for c in cells.known]
-    ordered = len(parts) == 1 and len(starts) <= 1 << 16 and starts == sorted(starts)
+    ordered = len(starts) <= 1 << 16 and not len(interned)
     if starts != sorted(starts):
         ranks = np.empty(len(starts), np.uint32)
         ranks[np.argsort(starts, kind="stable")] = np.arange(len(starts))
         rows["cell"] = ranks[rows["cell"]]
-    subscribers = None
-    if any(len(interned) for _, interned in parts):
-        subscribers, numbers = unify(compiled, parts)
-        rows["subscriber"] = np.concatenate(numbers)
         ordered = False
+    if len(interned):
+        subscribers, rows["subscriber"] = unify(compiled, rows, interned)
     if not ordered:
         rows = rows[_order_of(rows, len(starts))]
-    if subscribers is None:  # plain IPv4 addresses: their order is their numbers'
+    if not len(interned):  # plain IPv4 addresses: their order is their numbers'
         addresses = np.ascontiguousarray(rows["subscriber"])
         if len(starts) == 1:
             new = changes(addresses)
