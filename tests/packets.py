@@ -471,6 +471,11 @@ case("GTP-U in the first fragment of a longer packet", ETHERNET,
      / gtp(0x30, 255, set_octets(U4, 2, b"\x05\xaa")),
      inside(0, of(UDP4, 1450, payload_octets=1422), gtp_teid=0xBEEF),
      outermost(84, 17, 56, **GTP, flags=("fragment", "tunnelled")))
+case("a jumbogram claimed inside a first fragment is no packet", ETHERNET,
+     ETH / IP(src=OUT, dst=IN, flags="MF", proto=41)
+     / IPv6(src=A6, dst=B6, plen=0) / IPv6ExtHdrHopByHop(options=[Jumbo(jumboplen=4_000_000_000)])
+     / UDP() / TEXT,
+     outermost(96, 41, 76, flags=("fragment",), **ALONE))
 case("a later fragment is never a tunnel", ETHERNET,
      ETH / IP(src=OUT, dst=IN, frag=100, proto=17) / Raw(bytes(UDP(dport=2152)) + b"x" * 40),
      outermost(68, 17, 48, flags=("fragment", "later_fragment"), **ALONE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -41,6 +42,7 @@ from tollsplit.capture import file, open_capture
 from tollsplit.capture.compression import Decompressed, find_compression
 from tollsplit.capture.file import CaptureFile
 from tollsplit.errors import CaptureError
+from tollsplit.limits import TIMESTAMP_NS_MAX
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda octets: gzip.compress(octets, mtime=0),
@@ -216,6 +218,63 @@ def test_compression_bounds_what_a_bomb_brings(name: str) -> None:
     assert octets == 60_000_024
     assert not stream.ends_early
     assert peak < (80 << 20 if name == "zstd" else 16 << 20)
+
+
+@pytest.mark.parametrize("name", [None, *COMPRESS])
+def test_capture_digest_is_that_of_the_capture(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "STREAM_CHUNK_OCTETS", 1000)
+    octets = octets_of(SOME)
+    digest = f"sha256:{hashlib.sha256(octets).hexdigest()}"
+    source = open_capture(stored(tmp_path, COMPRESS[name](octets) if name else octets))
+    assert source.digest() == digest
+    assert read(source) == frames_of(SOME)
+    source.expect_unchanged()
+
+
+@compressions
+def test_capture_digest_leaves_broken_streams_to_the_meter(name: str, tmp_path: Path) -> None:
+    packed = COMPRESS[name](octets_of(SOME))
+    for broken in (packed[:-9], packed[: len(packed) // 2], packed[:40] + b"\xff" * 40,
+                   packed + b"rubbish"):
+        source = open_capture(stored(tmp_path, broken))
+        assert source.digest().startswith("sha256:")
+
+
+@pytest.mark.parametrize("change", ["longer", "touched", "replaced", "gone"])
+def test_capture_knows_that_it_has_changed(change: str, tmp_path: Path) -> None:
+    path = stored(tmp_path, octets_of(SOME))
+    source = open_capture(path)
+    source.digest()
+    status = path.stat()
+    if change == "longer":
+        path.write_bytes(path.read_bytes() + SOME[1].octets)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "touched":
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    elif change == "replaced":
+        other = stored(tmp_path, octets_of(SOME), "other.pcap")
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        other.replace(path)
+    else:
+        path.unlink()
+    message = "No such file" if change == "gone" else "changed while it was read"
+    with pytest.raises(CaptureError, match=rf"campus\.pcap: {message}"):
+        source.expect_unchanged()
+
+
+@parallel_or_not
+def test_capture_progress_keeps_up_with_the_reader(
+    parallel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "WINDOW_OCTETS", 5_000)
+    monkeypatch.setattr(file, "WORKER_WINDOW_OCTETS", 5_000)
+    source = open_capture(stored(tmp_path, octets_of(SOME)))
+    for reader in source.chunks(parallel):
+        reader.frames(1_000_000)
+        assert source.done >= reader.position
+    assert source.done == source.size
 
 
 def pipe(octets: bytes) -> io.TextIOWrapper:
@@ -409,9 +468,9 @@ def test_compression_is_told_by_content() -> None:
 # What tshark and the formats see differently, and why.
 #   simple packet blocks carry no time: tshark has none, we give 0
 #   one packet's count of microseconds is a negative number in 64 bits: it is held at the last
-#   nanosecond that 64 bits can tell
+#   instant that we know
 UNTIMED = {"05_hadrielk__le_basic_test010.pcapng", "07_hadrielk__be_advanced_test102.pcapng"}
-LAST_NS = 2**64 - 1
+LAST_NS = TIMESTAMP_NS_MAX
 
 
 @parallel_or_not

@@ -9,6 +9,8 @@ CAPTURED_OCTETS_MAX = 262_144
 BLOCK_OCTETS_MAX = 16 * 1024 * 1024
 # Interfaces per pcapng section: mergecap reaches thousands, a hostile file would reach memory.
 INTERFACES_MAX = 65_535
+# 2262-01-01: later timestamps are held there, so that windows end before 2^63 ns.
+TIMESTAMP_NS_MAX = 9_214_646_400_000_000_000
 # How much of a decompressed stream is held at once; several records always fit.
 STREAM_CHUNK_OCTETS = 4 * 1024 * 1024
 

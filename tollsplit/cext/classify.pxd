@@ -55,7 +55,7 @@ cdef class Classifier:
     cdef int attribute(
         self, const frame_s *frames, packet_s *rows, int count, Subscribers subscribers
     ) noexcept nogil
-    cdef int decide(self, packet_s *rows, int count) noexcept nogil
+    cdef int decide(self, packet_s *rows, int count, uint64_t *where) noexcept nogil
     cdef void look_up(
         self, const packet_s *rows, int count, uint32_t *sources, uint32_t *destinations
     ) noexcept nogil

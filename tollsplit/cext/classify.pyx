@@ -296,12 +296,12 @@ cdef class Classifier:
                 high = middle
         return self.segment_tenure[low - 1] if low > self.group_at[group] else 0
 
-    cdef int decide(self, packet_s *rows, int count) noexcept nogil:
+    cdef int decide(self, packet_s *rows, int count, uint64_t *where) noexcept nogil:
         """Set each metered row's rule: the first, by precedence, whose conditions all hold.
 
+        where    room for count × `words`; what expressions say of the rows
         Budget: 1 ns where class and direction decide; else one AND of `words` a field.
         """
-        cdef uint64_t where[COUNT_MAX * WORDS_MAX]
         cdef bint asked = False
         cdef int i
         cdef packet_s *row

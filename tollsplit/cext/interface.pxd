@@ -1,6 +1,6 @@
 # What a capture says of an interface, and what follows for its frames: link type and time.
 
-from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from tollsplit.cext.layout cimport (
     LINK_C_HDLC, LINK_ETHERNET, LINK_IPV4, LINK_IPV6, LINK_LINUX_SLL, LINK_LINUX_SLL2, LINK_LOOP,
@@ -8,7 +8,13 @@ from tollsplit.cext.layout cimport (
     LINK_RAW_BSD, LINK_RAW_OPENBSD, LINK_SKIPPED)
 
 cdef extern from *:
+    """
+    #define TOLLSPLIT_TIMESTAMP_NS_MAX 9214646400000000000ULL
+    """
     ctypedef long long int128 "__int128"
+    # 2262-01-01, where later times are held: a window around it still ends before 2^63 ns,
+    # which is as far as ledgers, Arrow and NumPy go. tollsplit.limits has the same number.
+    uint64_t TIMESTAMP_NS_MAX "TOLLSPLIT_TIMESTAMP_NS_MAX"
 
 # What a record has to know of the interface it came from; a pcap file has exactly one.
 cdef struct interface_s:
@@ -57,14 +63,14 @@ cdef inline void set_resolution(interface_s* interface, uint8_t resolution) noex
         interface.divisor = power_of_ten(-power)
     else:
         interface.multiplier = power_of_ten(power)
-        interface.ticks_max = UINT64_MAX // interface.multiplier
+        interface.ticks_max = TIMESTAMP_NS_MAX // interface.multiplier
 
 
 cdef inline uint64_t nanoseconds_exactly(const interface_s* interface,
                                          uint64_t ticks) noexcept nogil:
     cdef int128 time = <int128>ticks
     cdef int128 offset = <int128>interface.offset_s
-    cdef int128 latest = <int128>UINT64_MAX
+    cdef int128 latest = <int128>TIMESTAMP_NS_MAX
     if interface.multiplier:
         time = time * <int128>interface.multiplier
     elif interface.divisor:
@@ -74,11 +80,11 @@ cdef inline uint64_t nanoseconds_exactly(const interface_s* interface,
     time = time + offset * 1_000_000_000
     if time < 0:
         return 0
-    return UINT64_MAX if time > latest else <uint64_t>time
+    return TIMESTAMP_NS_MAX if time > latest else <uint64_t>time
 
 
 cdef inline uint64_t nanoseconds(const interface_s* interface, uint64_t ticks) noexcept nogil:
-    """Ticks as nanoseconds since 1970, rounded down, held inside 0..2^64-1."""
+    """Ticks as nanoseconds since 1970, rounded down, held inside 0..TIMESTAMP_NS_MAX."""
     if ticks <= interface.ticks_max and interface.multiplier != 0 and interface.offset_s == 0:
         return ticks * interface.multiplier
     return nanoseconds_exactly(interface, ticks)

@@ -43,6 +43,7 @@ cdef class Meter:
     cdef readonly Table table
     cdef readonly Subscribers subscribers
     cdef totals_s totals
+    cdef uint64_t *where         # [2 × BATCH][words]
     cdef object cell_at
     cdef cell_s *cells           # known so far, by start
     cdef uint32_t cell_count

@@ -4,7 +4,7 @@ import numpy as np
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from tollsplit.cext.classify cimport Classifier
@@ -18,7 +18,7 @@ from tollsplit.cext.table cimport Table
 cdef enum:
     CELL_NONE = 0xFFFFFFFF       # CELLS_MAX reached
 
-assert FAULT_KINDS == FAULTS == len(FAULT_NAMES) and BUCKETS == len(BUCKET_NAMES)
+assert <int>FAULT_KINDS == <int>FAULTS == len(FAULT_NAMES) and BUCKETS == len(BUCKET_NAMES)
 
 
 cdef class Meter:
@@ -36,9 +36,13 @@ cdef class Meter:
         self.table = Table()
         self.subscribers = Subscribers()
         memset(&self.totals, 0, sizeof(totals_s))
+        self.where = <uint64_t *>malloc(2 * BATCH * classifier.words * sizeof(uint64_t))
+        if self.where == NULL:
+            raise MemoryError
 
     def __dealloc__(self):
         free(self.cells)
+        free(self.where)
 
     def run(self, Reader reader not None, uint64_t limit=0xFFFFFFFFFFFFFFFF):
         """Account a reader's region to its end, or `limit` frames of it. Returns how many.
@@ -66,7 +70,7 @@ cdef class Meter:
         cdef int i, total
         dissect_batch(frames, rows, count, &self.dissection.meter)
         total = self.classifier.attribute(frames, rows, count, self.subscribers)
-        self.classifier.decide(rows, total)
+        self.classifier.decide(rows, total, self.where)
         for i in range(total):
             if rows[i].bucket == BUCKET_METERED:
                 if not start_ns <= rows[i].timestamp_ns < end_ns:
@@ -208,7 +212,7 @@ cdef class Meter:
             frame.ingress = ingress
             dissect_batch(&frame, rows, 1, &self.dissection.meter)
             count = self.classifier.attribute(&frame, rows, 1, self.subscribers)
-            self.classifier.decide(rows, count)
+            self.classifier.decide(rows, count, self.where)
             result = np.zeros(count, PACKET)
             view = result
             memcpy(&view[0], rows, count * sizeof(packet_s))

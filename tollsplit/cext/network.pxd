@@ -75,6 +75,7 @@ cdef inline fault_e ipv4(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
     row.dscp = p[1] >> 2
     row.ttl = p[8]
     row.ip_octets = total
+    bound(c, total)
     fragment = be16(p + 6)
     if fragment & 0x3FFF:  # offset or more fragments
         row.flags |= FLAG_FRAGMENT
@@ -83,7 +84,6 @@ cdef inline fault_e ipv4(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
         else:
             c.fragment = True
     row.payload_octets = total - header
-    bound(c, total)
     c.at += header
     return FAULT_NONE
 
@@ -92,6 +92,7 @@ cdef inline void bound(cursor_s *c, uint32_t length) noexcept nogil:
     """What the cursor may see ends with this packet: padding behind it is nobody's."""
     if length > c.wire - c.at:
         return
+    c.fragment = False
     c.wire = c.at + length
     if c.captured > c.wire:
         c.captured = c.wire
@@ -122,6 +123,8 @@ cdef inline fault_e ipv6(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
         if total == 40 and left > 46:  # offload; up to 46 octets are Ethernet's padding
             total = left
             row.flags |= FLAG_COALESCED
+    if c.fragment and total > 40 + 65535:  # RFC 2675 §4: no jumbogram in a fragment
+        return FAULT_IP_LENGTH
     if total > left and not c.fragment:
         if not trust or row.depth or total + c.at > 0xFFFFFFFFU:
             return FAULT_IP_EXCEEDS_WIRE

@@ -6,6 +6,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from tollsplit.cext.interface cimport (
+    TIMESTAMP_NS_MAX,
     interface_s, link_handed_out, nanoseconds, set_resolution)
 from tollsplit.cext.layout cimport LINK_SKIPPED, frame_s
 
@@ -25,6 +26,7 @@ BOUNDS = {
     "CAPTURED_OCTETS_MAX": CAPTURED_OCTETS_MAX,
     "BLOCK_OCTETS_MAX": BLOCK_OCTETS_MAX,
     "INTERFACES_MAX": INTERFACES_MAX,
+    "TIMESTAMP_NS_MAX": TIMESTAMP_NS_MAX,
 }
 
 # Magic numbers as this machine reads them from a file of its own byte order.
@@ -196,7 +198,8 @@ cdef inline int walk_pcap(Reader self, frame_s* frames, int count, bint swapped,
         # A fraction of a second and more carries over.
         frame.timestamp_ns = <uint64_t>seconds * 1_000_000_000 + fraction * multiplier
         frame.captured_octets = held_octets(captured, original)
-        frame.original_octets = original
+        # some writers leave it 0: what was captured was on the wire
+        frame.original_octets = original if original else captured
         frame.link_type = link_type
         frame.ingress = ingress
         frame.reserved = 0
@@ -525,7 +528,8 @@ cdef class Reader:
         frame.timestamp_ns = (0 if kind == BLOCK_PACKET_SIMPLE
                               else nanoseconds(interface, ticks))
         frame.captured_octets = held_octets(captured, original)
-        frame.original_octets = original
+        # some writers leave it 0: what was captured was on the wire
+        frame.original_octets = original if original else captured
         frame.link_type = interface.link_type
         frame.ingress = interface.ingress
         frame.reserved = 0

@@ -18,7 +18,7 @@ from tollsplit.rules.rule import Period, RuleSet
 
 SECOND_NS = 1_000_000_000
 END_NS = 2**64 - 1  # after every timestamp
-MIDNIGHT = timedelta(0)
+SECOND = timedelta(seconds=1)
 
 
 class Schedule(Protocol):
@@ -88,44 +88,70 @@ def span(schedule: Schedule, zone: ZoneInfo, instant_s: int) -> tuple[int, int]:
     A boundary is an instant whose wall time the schedule names; where clocks jump over it, the
     jump is the boundary.
     """
-    times = None if schedule.repeats else 1
-    start_wall = schedule.floor(_wall(zone, instant_s))
-    start = max(i for i in _instants(zone, start_wall)[:times] if i <= instant_s)
-    end = min(
-        i
-        for wall in (start_wall, schedule.after(start_wall))
-        for i in _instants(zone, wall)[:times]
-        if i > instant_s
+    if schedule.repeats:
+        return _begin(schedule, zone, instant_s), _end(schedule, zone, instant_s)
+    today = schedule.floor(_wall(zone, instant_s))
+    tomorrow = schedule.after(today)
+    walls = (schedule.floor(today - SECOND), today, tomorrow, schedule.after(tomorrow))
+    begins = [_first(zone, wall) for wall in walls]
+    return (
+        max(begin for begin in begins if begin <= instant_s),
+        min(begin for begin in begins if begin > instant_s),
     )
-    if schedule.repeats and _offset(zone, start) != _offset(zone, end - 1):
-        change = _change(zone, start, end - 1)
-        wall = _wall(zone, change)
-        if schedule.floor(wall) == wall:
-            return (start, change) if instant_s < change else (change, end)
-    return start, end
+
+
+def _begin(schedule: Schedule, zone: ZoneInfo, instant_s: int) -> int:
+    """The last boundary up to an instant."""
+    offset_s = _offset_s(zone, instant_s)
+    wall = schedule.floor(_wall(zone, instant_s))
+    begin = _read(wall, offset_s)
+    if _offset_s(zone, begin) == offset_s:
+        return begin
+    change = _change(zone, begin, instant_s)  # clocks were changed since
+    if wall >= _wall(zone, change - 1) + SECOND:  # they jumped over the boundary, or to it
+        return change
+    return _begin(schedule, zone, change - 1)
+
+
+def _end(schedule: Schedule, zone: ZoneInfo, instant_s: int) -> int:
+    """The first boundary after an instant."""
+    offset_s = _offset_s(zone, instant_s)
+    end = _read(schedule.after(schedule.floor(_wall(zone, instant_s))), offset_s)
+    if _offset_s(zone, end) == offset_s:
+        return end
+    change = _change(zone, instant_s, end)  # clocks are changed at the boundary or before
+    return change if _begin(schedule, zone, change) == change else _end(schedule, zone, change)
 
 
 def _wall(zone: ZoneInfo, instant_s: int) -> datetime:
     return datetime.fromtimestamp(instant_s, zone).replace(tzinfo=None)
 
 
-def _offset(zone: ZoneInfo, instant_s: int) -> timedelta:
-    return datetime.fromtimestamp(instant_s, zone).utcoffset() or MIDNIGHT
+def _offset_s(zone: ZoneInfo, instant_s: int) -> int:
+    offset = datetime.fromtimestamp(instant_s, zone).utcoffset()
+    return int(offset.total_seconds()) if offset else 0
 
 
-def _instants(zone: ZoneInfo, wall: datetime) -> list[int]:
-    """When the wall clock shows a time: twice where clocks go back; or the jump over it."""
-    found = sorted({int(wall.replace(tzinfo=zone, fold=fold).timestamp()) for fold in (0, 1)})
-    shown = [i for i in found if _wall(zone, i) == wall]
-    return shown or [_change(zone, found[0], found[-1])]
+def _read(wall: datetime, offset_s: int) -> int:
+    """The instant at which clocks with an offset show a time."""
+    return int(wall.replace(tzinfo=UTC).timestamp()) - offset_s
+
+
+def _first(zone: ZoneInfo, wall: datetime) -> int:
+    """When clocks first show a time; where they jump over it, the jump."""
+    early, late = sorted(int(wall.replace(tzinfo=zone, fold=fold).timestamp()) for fold in (0, 1))
+    for instant_s in (early, late):
+        if _wall(zone, instant_s) == wall:
+            return instant_s
+    return _change(zone, early, late)
 
 
 def _change(zone: ZoneInfo, low: int, high: int) -> int:
     """The first instant in (low, high] at which the zone's offset is that of `high`."""
-    offset = _offset(zone, high)
+    offset_s = _offset_s(zone, high)
     while high - low > 1:
         middle = (low + high) // 2
-        if _offset(zone, middle) == offset:
+        if _offset_s(zone, middle) == offset_s:
             high = middle
         else:
             low = middle
@@ -160,6 +186,7 @@ class Cells:
         self.days = Steps(86_400) if "day" in periods or daily else None
         self.months = Months() if "month" in periods else None
         self.bands = Times(bands) if bands else None
+        self.bounded = any((self.window, self.days, self.months, self.bands))
         self.known: list[Cell] = []
         self._numbers: dict[int, int] = {}
         self._lock = threading.Lock()

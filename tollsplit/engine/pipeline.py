@@ -61,8 +61,7 @@ class Tally:
         return (
             self.seen == Volume(out.packets - twice.packets, out.octets - twice.octets)
             and self.subscriber_octets + sum(self.sponsor_octets.values()) == self.metered.octets
-            and self.subscriber_octets >= 0
-            and all(octets >= 0 for octets in self.sponsor_octets.values())
+            and bool((self.usage.paid >= 0).all() and (self.usage.subscriber_octets() >= 0).all())
         )
 
 

@@ -37,9 +37,9 @@ class Subscribers:
         self.rules = rules
         self.rows = rows
         self._tenures = compiled.tenures
-        # where a pool's tenures end, the core has told the holder apart already
+        # elsewhere the core has told the holders apart already
         self._holders = [
-            holders(p) if p.tenures and not p.timed else None for p in rules.pools
+            holders(p) if p.tenures and not p.held_by_packet else None for p in rules.pools
         ]
 
     def __len__(self) -> int:

@@ -153,7 +153,7 @@ class Usage:
         records = range(len(self._rows)) if self._record_of is None else self._record_of
         for row, paid, record in zip(self._rows, self._paid, records, strict=True):
             rule = self.rules.rules[int(row["rule"]) - 1] if row["rule"] else None
-            start = self._ordered[int(row["cell"])].start_ns or None
+            start = self._ordered[int(row["cell"])].start_ns if self._cells.bounded else None
             left = int(row["uplink_octets"]) + int(row["downlink_octets"])
             own = rule.tariff if rule else None
             for split, octets in zip(rule.splits if rule else (), paid, strict=False):

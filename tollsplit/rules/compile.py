@@ -195,12 +195,16 @@ def _pools(
     for pool in pools:
         first = len(tenures) + 1
         tenures.extend(pool.tenures)
+        # tenures of one account share a number: who holds an address twice is one subscriber
+        numbers: dict[str, int] = {}
+        for number, tenure in enumerate(pool.tenures, first):
+            numbers.setdefault(tenure.account, number)
         tries: dict[int, Trie | None] = {4: None, 6: None}
-        if pool.timed:
+        if pool.held_by_packet:
             for version, bits in ((4, 32), (6, 128)):
                 tries[version] = Trie(
                     bits,
-                    list(_groups(pool.tenures, first, version, bits, timelines.append,
+                    list(_groups(pool.tenures, numbers, version, bits, timelines.append,
                                  lambda: len(timelines))),
                 )  # fmt: skip
         compiled.append((KINDS[pool.key], pool.ipv4_key, pool.ipv6_key, tries[4], tries[6]))
@@ -213,7 +217,7 @@ def _pools(
 
 def _groups(
     tenures: tuple[Tenure, ...],
-    first: int,
+    numbers: Mapping[str, int],
     version: int,
     bits: int,
     add: Callable[[list[tuple[int, int]]], None],
@@ -231,11 +235,13 @@ def _groups(
         line = [*(above[-1][1] if above else ()), *own[prefix]]
         above.append((prefix.value | ((1 << (bits - prefix.length)) - 1), line))
         group = count()
-        add(_timeline(tenures, line, first))
+        add(_timeline(tenures, line, numbers))
         yield prefix.value, prefix.length, group
 
 
-def _timeline(tenures: tuple[Tenure, ...], line: list[int], first: int) -> list[tuple[int, int]]:
+def _timeline(
+    tenures: tuple[Tenure, ...], line: list[int], numbers: Mapping[str, int]
+) -> list[tuple[int, int]]:
     """(start_ns, tenure number) segments; the innermost prefix's tenure goes first."""
     instants = {0}
     for index in line:
@@ -251,7 +257,7 @@ def _timeline(tenures: tuple[Tenure, ...], line: list[int], first: int) -> list[
             if (tenure.valid_from_ns or 0) <= instant and (
                 tenure.valid_to_ns is None or instant < tenure.valid_to_ns
             ):
-                holder = first + index  # later in the line: a longer prefix
+                holder = numbers[tenure.account]  # later in the line: a longer prefix
         if not result or result[-1][1] != holder:
             result.append((instant, holder))
     return result

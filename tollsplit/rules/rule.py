@@ -47,9 +47,15 @@ class Pool:
     tariff: str | None = None
 
     @property
-    def timed(self) -> bool:
-        """Whether some address changes hands at some instant."""
-        return any(t.valid_from_ns is not None or t.valid_to_ns is not None for t in self.tenures)
+    def held_by_packet(self) -> bool:
+        """Whether the holder is looked up for each packet, by its address and its time.
+
+        Otherwise the subscriber's key says who holds it, and one look-up a subscriber will do.
+        """
+        return bool(self.tenures) and (
+            self.key != "address"
+            or any(t.valid_from_ns is not None or t.valid_to_ns is not None for t in self.tenures)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,14 +143,20 @@ def key_of(pool: Pool, row: Row, address: int, mac: bytes) -> tuple[int, tuple[i
 
 
 def holder(pool: Pool, version: int, address: int, timestamp_ns: int) -> int:
-    """Who holds an address at an instant: the number of the longest prefix that is valid then."""
+    """Who holds an address at an instant: the longest prefix that is valid then; 0: nobody.
+
+    The number is that of the account's first tenure: who comes back is the same subscriber.
+    """
     valid = [
         (t.prefix.length, number) for number, t in enumerate(pool.tenures, 1)
         if inside(version, address, (t.prefix,))
         and (t.valid_from_ns is None or t.valid_from_ns <= timestamp_ns)
         and (t.valid_to_ns is None or timestamp_ns < t.valid_to_ns)
     ]
-    return max(valid)[1] if valid else 0
+    if not valid:
+        return 0
+    account = pool.tenures[max(valid)[1] - 1].account
+    return 1 + [t.account for t in pool.tenures].index(account)
 
 
 def holds(match: Match, row: Row, rules: RuleSet, *, server: bool = True) -> bool:

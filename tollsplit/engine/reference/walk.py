@@ -271,7 +271,8 @@ class Walk:
         if header.plen == 0:
             jumbo = self.jumbo(at + 40, end) if header.nxt == 0 else None
             if jumbo is not None:
-                if jumbo <= 0xFFFF:  # RFC 2675 §3 asks for more
+                # RFC 2675 asks for more (§3), and for no fragmentation (§4)
+                if jumbo <= 0xFFFF or (self.packets and self.packets[-1].flags & FRAGMENT):
                     raise Nonsense("ip_length")
                 octets = 40 + jumbo
             elif header.nxt != NO_NEXT_HEADER and end - at > ETHERNET_PAYLOAD_MIN:
