@@ -20,7 +20,7 @@ import pytest
 
 from tollsplit import account, run
 from tollsplit.cli import main, output, progress
-from tollsplit.cli.demo.example import write_example
+from tollsplit.cli.demo.example import RULES, write_example
 from tollsplit.cli.table import money, size
 from tollsplit.engine import Tally
 from tollsplit.errors import TollsplitError, UsageError
@@ -444,6 +444,25 @@ def test_demo_tells_the_story_and_books_once(
     assert "Statement of sponsor:video-co, 2026-11" in first.out
     assert main(["demo"]) == 0
     assert "already booked" in capsys.readouterr().out
+    assert len([*Path("demo").glob("*.db")]) == 1
+
+
+def test_demo_ignores_books_of_an_older_example(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def older(directory: Path) -> None:
+        write_example(directory)
+        with open(directory / RULES, "a", encoding="utf-8") as rules:
+            rules.write("# older\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tollsplit.cli.demo.example.write_example", older)
+        assert main(["demo"]) == 0
+    assert main(["demo"]) == 0
+    printed = capsys.readouterr()
+    assert "already booked" not in printed.out and printed.err == ""
 
 
 def test_demo_capture_is_the_same_everywhere(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
+import dpkt
 import pytest
 from bookings import (
     DAY3,
@@ -24,10 +26,12 @@ from bookings import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tollsplit
+from tollsplit.cli.demo.example import write_example
 from tollsplit.errors import IdentityError, LedgerError
-from tollsplit.ledger import Ledger, Receipt, Run, open_ledger
+from tollsplit.ledger import Ledger, Receipt, Run, open_ledger, rate
 from tollsplit.ledger.store import instant_ns
-from tollsplit.model import Charge, UsageRecord
+from tollsplit.model import Charge, Quantity, Tariff, Tier, TimeBand, UsageRecord
 
 
 @pytest.fixture
@@ -118,7 +122,7 @@ def test_ledger_refuses_other_contents_under_the_same_key(
         ([record(i, uplink_octets=2**62, subscriber_octets=2**62 - 100) for i in range(3)], [],
          LedgerError, "overflow"),
         ([record(subscriber="\udcff")], [], LedgerError, "not valid Unicode"),
-        ([record()], [charge(rated_octets=1)], LedgerError, "CHECK"),
+        ([record()], [charge(rated_octets=-1)], LedgerError, "CHECK"),
     ],
 )  # fmt: skip
 def test_ledger_books_all_or_nothing(
@@ -318,6 +322,107 @@ def test_ledger_spent_sums_what_a_sponsor_paid(ledger: Ledger) -> None:
     assert ledger.spent("nobody", None, None, before=None) == 0
 
 
+NOON = DAY3 + 12 * HOUR
+
+
+def test_ledger_rated_sums_by_account_tariff_and_start(ledger: Ledger) -> None:
+    for epoch in ("e1", "e2"):
+        ledger.post(run_of(epoch), [], [
+            charge(), charge(period_start=NOON), charge(tariff="other", currency="EUR"),
+            charge(account="bob", rated_octets=0), charge(period_start=None),
+        ])  # fmt: skip
+    day, noon = instant_ns(DAY3), instant_ns(NOON)
+    asked = {("alice", "standard", day), ("alice", "standard", noon), ("alice", "other", day),
+             ("bob", "standard", noon), ("alice", "none", day)}  # fmt: skip
+    for before, octets in ((run_of("e2"), 300), (run_of("e3"), 600), (None, 600)):
+        assert ledger.rated(asked, before=before) == {
+            ("alice", "standard", day): octets,
+            ("alice", "standard", noon): octets,
+            ("alice", "other", day): octets,
+        }
+    assert ledger.rated(asked, before=run_of("e1")) == {}
+
+
+def test_ledger_refuses_a_run_whose_day_another_rated_meanwhile(
+    ledger: Ledger, path: Path
+) -> None:
+    asked = {("alice", "standard", instant_ns(DAY3))}
+    ledger.rated(asked, before=run_of("e2"))
+    with open_ledger(f"sqlite:///{path}") as other:
+        other.post(run_of("e0"), [], [charge(account="bob"), charge(period_start=NOON)])
+        ledger.post(run_of("e1"), [], [charge()])  # other accounts and days do no harm
+        ledger.rated(asked, before=run_of("e2"))
+        other.post(run_of("e3"), [], [charge()])
+    with pytest.raises(LedgerError, match=r"days of a tariff meanwhile; .* run it again"):
+        ledger.post(run_of("e2"), [], [charge()])
+    assert rows(path, "SELECT count(*) FROM runs") == [(3,)]
+
+
+TIERS = (Tier(700, Fraction(2, 3)), Tier(None, Fraction(1, 7)))
+NIGHT = TimeBand(22 * 3600, 6 * 3600, (Tier(None, Fraction(1, 9)),))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.sampled_from(["alice", "bob"]), st.integers(0, 30),
+                                   st.integers(1, 900)), max_size=4), max_size=4),
+       st.sampled_from([(), (NIGHT,)]))  # fmt: skip
+def test_ledger_a_day_costs_the_same_in_any_number_of_runs(
+    tmp_path_factory: pytest.TempPathFactory,
+    runs: list[list[tuple[str, int, int]]], bands: tuple[TimeBand, ...],
+) -> None:  # fmt: skip
+    """The operator's revenue, to the micro-unit; each account pays at most one less a charge."""
+    tariffs = {"standard": Tariff("standard", "CNY", TIERS, 250, "day", bands)}
+    books = []
+    for parts in (runs, runs[::-1], [[item for part in runs for item in part]]):
+        path = tmp_path_factory.mktemp("law") / "ledger.db"
+        with open_ledger(f"sqlite:///{path}") as ledger:
+            for number, part in enumerate(parts):
+                run = run_of(f"e{number}")
+                charges = rate(
+                    (Quantity(who, "standard", i, instant_ns(DAY3 + hour * HOUR), octets)
+                     for i, (who, hour, octets) in enumerate(part)),
+                    tariffs, "UTC", partial(ledger.rated, before=run),
+                )  # fmt: skip
+                assert ledger.post(run, [], charges).booked
+            assert ledger.verify().findings == ()
+            books.append(held(ledger).get(("operator:revenue", MONEY), 0))
+    assert books[0] == books[1] == books[2]
+
+
+TWO_RUNS = """
+[meter]
+window = "1h"
+tunnel_endpoints = []
+[[pools]]
+prefixes = ["10.20.0.0/16", "2001:db8:20::/48"]
+[tariffs.standard]
+currency = "CNY"
+price = "0.29 CNY / MiB"
+increment = "1 MiB"
+rounding_per = "day"
+"""
+
+
+def test_account_books_the_halves_of_a_day_for_the_price_of_the_day(tmp_path: Path) -> None:
+    write_example(tmp_path)
+    (tmp_path / "rules.toml").write_text(TWO_RUNS)
+    with open(tmp_path / "capture.pcap", "rb") as whole:
+        packets = list(dpkt.pcap.Reader(whole))
+    for half in (0, 1):
+        with open(tmp_path / f"half{half}.pcap", "wb") as file:
+            dpkt.pcap.Writer(file, snaplen=65535).writepkts(packets[half::2])
+    rules, owed = tmp_path / "rules.toml", []
+    for name, runs in (("one", [["half0.pcap", "half1.pcap"]]),
+                       ("two", [["half0.pcap"], ["half1.pcap"]])):  # fmt: skip
+        url = f"sqlite:///{tmp_path}/{name}.db"
+        for captures in [*runs, runs[0]]:  # the first one again: it is known
+            tollsplit.account([tmp_path / c for c in captures], rules, ledger=url)
+        with open_ledger(url) as ledger:
+            assert ledger.verify().holds
+            owed.append(held(ledger))
+    assert owed[0] == owed[1]
+
+
 def test_ledger_refuses_a_run_whose_quota_another_used_meanwhile(
     ledger: Ledger, path: Path
 ) -> None:
@@ -327,7 +432,7 @@ def test_ledger_refuses_a_run_whose_quota_another_used_meanwhile(
         ledger.post(run_of("e1"), [record()], [])  # another rule's octets do no harm
         ledger.prior([TODAY], before=run_of("e2"))
         other.post(run_of("e3"), [record(epoch="e3")], [])
-    with pytest.raises(LedgerError, match=r"against the same quotas .* run it again"):
+    with pytest.raises(LedgerError, match=r"against the same quotas, .* run it again"):
         ledger.post(run_of("e2"), [record(epoch="e2")], [])
     assert rows(path, "SELECT count(*) FROM runs") == [(3,)]
 

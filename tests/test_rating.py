@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Set
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from zoneinfo import ZoneInfo
@@ -43,6 +45,29 @@ def rated(
     return [(c.amount_micros, c.remainder, c.rated_octets) for c in charges]
 
 
+class Book:
+    """What earlier runs rated, as a ledger would answer it."""
+
+    def __init__(self, tariffs: dict[str, Tariff], zone: str = SHANGHAI) -> None:
+        self._tariffs, self._zone = tariffs, zone
+        self._rated: dict[tuple[str, str, int], int] = defaultdict(int)
+        self.exact: dict[str, Fraction] = defaultdict(Fraction)
+        self.rated_octets: dict[str, int] = defaultdict(int)
+
+    def run(self, quantities: list[Quantity]) -> list[Charge]:
+        charges = rate(quantities, self._tariffs, self._zone, self._prior)
+        for c in charges:
+            if c.period_start is not None:
+                start = int(c.period_start.timestamp()) * 10**9
+                self._rated[c.account, c.tariff, start] += c.octets
+            self.exact[c.account] += c.amount_micros + Fraction(*c.remainder)
+            self.rated_octets[c.account] += c.rated_octets
+        return charges
+
+    def _prior(self, asked: Set[tuple[str, str, int]]) -> dict[tuple[str, str, int], int]:
+        return {key: self._rated[key] for key in asked if key in self._rated}
+
+
 def test_rating_worked_example() -> None:
     """The example in the documentation of tollsplit.ledger.rating, to the micro-unit."""
     tiers = (Tier(2_000_000, Fraction(3, 10)), Tier(None, Fraction(1, 10)))
@@ -50,19 +75,21 @@ def test_rating_worked_example() -> None:
     tariff = Tariff(
         "evening", "CNY", tiers, 1000, "day", (TimeBand(22 * 3600, 6 * 3600, night),)
     )
-    charges = rate(
-        [
-            used(1_500_000, "2026-11-03T09:00", tariff="evening"),
-            used(600_001, "2026-11-03T23:00", tariff="evening"),
-            used(1, "2026-11-04T00:30", tariff="evening"),
-        ],
-        {"evening": tariff},
-        SHANGHAI,
-    )
-    first, second = (datetime(2026, 11, d, tzinfo=ZoneInfo(SHANGHAI)) for d in (3, 4))
-    assert charges == [
-        Charge("10.0.0.7", "CNY", 530_050, "evening", 2_100_001, 2_101_000, first, (0, 1)),
-        Charge("10.0.0.7", "CNY", 150, "evening", 1, 1000, second, (0, 1)),
+    book = Book({"evening": tariff})
+    night, day = (datetime(2026, 11, 3, hour, tzinfo=ZoneInfo(SHANGHAI)) for hour in (0, 6))
+    assert book.run([
+        used(1_500_000, "2026-11-03T09:00", tariff="evening"),
+        used(600_001, "2026-11-03T18:00", tariff="evening"),
+        used(1, "2026-11-03T23:00", tariff="evening"),
+    ]) == [
+        Charge("10.0.0.7", "CNY", 150, "evening", 1, 1000, night, (0, 1)),
+        Charge("10.0.0.7", "CNY", 610_100, "evening", 2_100_001, 2_101_000, day, (0, 1)),
+    ]  # fmt: skip
+    assert book.run([used(499, "2026-11-03T01:00", tariff="evening")]) == [
+        Charge("10.0.0.7", "CNY", 0, "evening", 499, 0, night, (0, 1)),
+    ]
+    assert book.run([used(1, "2026-11-04T00:30", tariff="evening")]) == [
+        Charge("10.0.0.7", "CNY", 150, "evening", 1, 1000, night.replace(day=4), (0, 1)),
     ]
 
 
@@ -130,6 +157,59 @@ def test_rating_octets_added_by_rounding_cost_what_holds_then() -> None:
     # 100 octets at 3 fill the first tier; rounding adds 50 from the second, at 2.
     tariff = Tariff("standard", "CNY", TIERED, 150)
     assert rated(tariff, [used(100)]) == [(400, (0, 1), 150)]
+
+
+def test_rating_a_day_goes_on_from_run_to_run() -> None:
+    """Two captures of 1000 octets cost one increment of 1 MiB, however they are booked."""
+    book = Book({"standard": flat(CNY_029_PER_MIB, increment_octets=MIB, rounding_per="day")})
+    first, second = (book.run([used(1000, f"2026-11-03T{h}:00")]) for h in ("10", "09"))
+    assert [(c.amount_micros, c.octets, c.rated_octets) for c in first + second] == [
+        (290_000, 1000, MIB), (0, 1000, 0),
+    ]  # fmt: skip
+    (more,) = book.run([used(MIB, "2026-11-03T08:00")])
+    assert (more.amount_micros, more.rated_octets) == (290_000, MIB)
+    (tomorrow,) = book.run([used(1, "2026-11-04T08:00")])
+    assert tomorrow.amount_micros == 290_000
+
+
+@pytest.mark.parametrize(
+    ("per", "amounts"),
+    [("day", [300, 400, 1]), ("record", [300, 500, 3]), ("session", [300, 500, 3])],
+)
+def test_rating_tiers_go_on_from_run_to_run_by_day_only(per: str, amounts: list[int]) -> None:
+    book = Book({"standard": Tariff("standard", "CNY", TIERED, 1, per)})  # type: ignore[arg-type]
+    runs = [used(octets, "2026-11-03T09:00") for octets in (100, 200, 1)]
+    assert [book.run([quantity])[0].amount_micros for quantity in runs] == amounts
+
+
+def test_rating_bands_have_tiers_and_increments_of_their_own() -> None:
+    bands = (TimeBand(18 * 3600, 22 * 3600, TIERED),)
+    for per, starts in (("day", [0, 18]), ("record", [0]), ("session", [None])):
+        tariff = Tariff("standard", "CNY", TIERED, 60, per, bands)  # type: ignore[arg-type]
+        charges = rate(
+            [used(90, "2026-11-03T17:00"), used(90, "2026-11-03T19:00"),
+             used(1, "2026-11-03T23:00")], {"standard": tariff}, SHANGHAI,
+        )  # fmt: skip
+        # 91 and 90 octets, each rounded up to 120: 100 at 3, 20 at 2.
+        assert sum(c.amount_micros for c in charges) == 2 * 340, per
+        assert sum(c.rated_octets for c in charges) == 240, per
+        assert [c.period_start and c.period_start.hour for c in charges] == starts, per
+
+
+def test_rating_a_band_whose_beginning_the_clock_skips_begins_behind_the_gap() -> None:
+    """Berlin, 29 March 2026: 02:00 to 03:00 does not exist. No two bands begin at one instant."""
+    berlin = "Europe/Berlin"
+    price = (Tier(None, Fraction(1)),)
+    bands = [(1, 30, 2, 10), (2, 10, 2, 50), (2, 50, 3, 10), (3, 10, 3, 20), (23, 0, 0, 30)]
+    tariff = Tariff("standard", "EUR", price, 100, "day", tuple(
+        TimeBand(a * 3600 + b * 60, c * 3600 + d * 60, price) for a, b, c, d in bands))  # fmt: skip
+    midnight = ns("2026-03-29T00:00", berlin)
+    quantities = [Quantity("a", "standard", 0, midnight + m * 60 * 10**9, 1)
+                  for m in range(0, 23 * 60, 10)]  # fmt: skip
+    charges = rate(quantities, {"standard": tariff}, berlin)
+    assert [(f"{c.period_start:%H:%M}", c.octets) for c in charges if c.period_start] == [
+        ("00:00", 3 + 6), ("00:30", 6 + 118), ("01:30", 3), ("03:00", 1), ("03:10", 1),
+    ]  # fmt: skip
 
 
 EVENING = Tariff(
@@ -250,24 +330,24 @@ quantity_lists = st.lists(
 def slow(tariff: Tariff, quantities: list[Quantity]) -> dict[str, Fraction]:
     """What each account owes, octet by octet: no code shared with the one under test."""
     zone = ZoneInfo(SHANGHAI)
-    periods: dict[tuple[str, object], list[tuple[datetime, int]]] = defaultdict(list)
+    periods: dict[tuple[str, object, int | None], int] = defaultdict(int)
     for q in quantities:
         assert q.start_ns is not None
         wall = datetime.fromtimestamp(q.start_ns / 10**9, zone)
         period = {"record": q.record, "session": 0, "day": wall.date()}[tariff.rounding_per]
-        periods[q.account, period].append((wall, q.octets))
+        number = None
+        for i, band in enumerate(tariff.bands):
+            hour, first, last = wall.hour, band.from_s // 3600, band.to_s // 3600
+            if hour in (range(first, last) if first < last
+                        else [*range(first, 24), *range(last)]):  # fmt: skip
+                number = i
+        periods[q.account, period, number] += q.octets
     owed: dict[str, Fraction] = defaultdict(Fraction)
-    for (account, _), cells in periods.items():
-        walls = [wall for wall, octets in sorted(cells) for _ in range(octets)]
-        while len(walls) % tariff.increment_octets:
-            walls.append(walls[-1])
-        for position, wall in enumerate(walls):
-            tiers = tariff.tiers
-            for band in tariff.bands:
-                hour, first, last = wall.hour, band.from_s // 3600, band.to_s // 3600
-                if hour in (range(first, last) if first < last
-                            else [*range(first, 24), *range(last)]):  # fmt: skip
-                    tiers = band.tiers
+    for (account, _, number), octets in periods.items():
+        tiers = tariff.tiers if number is None else tariff.bands[number].tiers
+        while octets % tariff.increment_octets:
+            octets += 1
+        for position in range(octets):
             owed[account] += next(
                 t.price for t in tiers if t.up_to_octets is None or position < t.up_to_octets
             )
@@ -283,7 +363,7 @@ def test_rating_is_exact(tariff: Tariff, quantities: list[Quantity]) -> None:
         remainder = Fraction(*charge.remainder)
         assert 0 <= remainder < 1
         exact[charge.account] += charge.amount_micros + remainder
-        assert charge.rated_octets >= charge.octets > 0
+        assert charge.rated_octets >= charge.octets > 0  # nothing was rated before
     expected = {a: v for a, v in slow(tariff, quantities).items() if v}
     assert {a: v for a, v in exact.items() if v} == expected
     octets = sum(c.octets for c in rate(quantities, {"standard": tariff}, SHANGHAI))
@@ -298,3 +378,22 @@ def test_rating_does_not_depend_on_order(
     before = rate(quantities, {"standard": tariff}, SHANGHAI)
     random.shuffle(quantities)  # type: ignore[attr-defined]
     assert rate(quantities, {"standard": tariff}, SHANGHAI) == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(tariffs(), st.lists(quantity_lists, max_size=4), st.randoms(use_true_random=False))
+def test_rating_by_day_does_not_depend_on_how_it_is_cut_into_runs(
+    tariff: Tariff, runs: list[list[Quantity]], random: object
+) -> None:
+    """Any partition into booked runs, in any order, costs the same; with bands too."""
+    by_day = {"standard": replace(tariff, rounding_per="day")}
+    whole, cut, shuffled = Book(by_day), Book(by_day), Book(by_day)
+    whole.run([quantity for run in runs for quantity in run])
+    for run in runs:
+        cut.run(run)
+    random.shuffle(runs)  # type: ignore[attr-defined]
+    for run in runs:
+        shuffled.run(run)
+    for book in (cut, shuffled):
+        assert book.exact == whole.exact
+        assert book.rated_octets == whole.rated_octets

@@ -77,6 +77,29 @@ def test_report_entries_are_those_of_the_records(report: Report) -> None:
     assert list(usage_entries(report.usage)) == [usage_entry(record) for record in report.usage]
 
 
+def test_report_records_have_a_source_only_where_they_are_booked(
+    report: Report, example: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    ledger = f"sqlite:///{tmp_path}/books.db"
+    booked = tollsplit.account(example / CAPTURE, example / RULES, ledger=ledger)
+    for found, sourced in ((report, False), (booked, True)):
+        entries = [(entry["source"], entry["epoch"]) for entry in found.document()["usage"]]
+        lines = [(line["source"], line["epoch"])
+                 for line in csv.DictReader(io.StringIO(found.to_csv()))
+                 if line["line"] == "usage"]
+        metadata = found.usage.to_arrow().schema.metadata
+        if sourced:
+            [(source, epoch)] = set(entries)
+            assert source.startswith("sha256:") and epoch == "0"
+            assert set(lines) == {(source, epoch)}
+            assert metadata[b"source"] == source.encode()
+        else:
+            assert set(entries) == {(None, None)}
+            assert set(lines) == {("", "")}
+            assert (metadata[b"source"], metadata[b"epoch"]) == (b"", b"")
+
+
 def test_report_json_text_is_the_document(report: Report) -> None:
     assert json.loads(report.to_json()) == report.document()
 

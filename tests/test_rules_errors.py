@@ -198,6 +198,29 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         ],
     ),
     (
+        "a subscriber who is cut in two by pools",
+        '[[pools]]\nprefixes = ["10.0.0.0/16"]\nipv4_key = 24\n'
+        '[[pools]]\nprefixes = ["10.0.0.128/25", "10.0.1.128/25"]\nipv4_key = 24',
+        {},
+        [
+            'rules.toml:5: pool 2: key "prefixes": 10.0.0.128/25 is less than one subscriber, who '
+            "is 10.0.0.0/24 (ipv4_key = 24), and 10.0.0.0/16 of pool 1 holds the rest or some of "
+            "it: that would be two subscribers of one name; set ipv4_key = 25, or put both "
+            "prefixes into one pool",
+        ],
+    ),
+    (
+        "a subscriber of whom two pools have a part each",
+        '[[pools]]\nprefixes = ["2001:db8::1"]\n[[pools]]\nprefixes = ["2001:db8::2"]',
+        {},
+        [
+            'rules.toml:2: pool 1: key "prefixes": 2001:db8::1/128 is less than one subscriber, '
+            "who is 2001:db8::/64 (ipv6_key = 64), and 2001:db8::2/128 of pool 2 holds the rest or "
+            "some of it: that would be two subscribers of one name; set ipv6_key = 128, or put "
+            "both prefixes into one pool",
+        ],
+    ),
+    (
         "a directory that is not there",
         '[[pools]]\nprefixes = ["10.0.0.0/8"]\ndirectory = "who.csv"',
         {},

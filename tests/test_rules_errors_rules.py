@@ -181,6 +181,19 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         ],
     ),
     (
+        "claims that only a server condition of everybody backs",
+        rule('match = { dscp = 46, server = ["192.0.2.0/24", "::/0"], where = "flow_label > 0" }'),
+        {},
+        [
+            'rules.toml:4: rule "video": key "dscp": users can write dscp themselves, and "server" '
+            "holds ::/0, which is everybody; list the sponsor's own servers, or add an \"ingress\" "
+            "that is trusted, or unverified = true to the rule",
+            'rules.toml:4: rule "video": key "where": users can write flow_label themselves, and '
+            '"server" holds ::/0, which is everybody; list the sponsor\'s own servers, or add an '
+            '"ingress" that is trusted, or unverified = true to the rule',
+        ],
+    ),
+    (
         "unknown ingress",
         '[ingress.core]\ninterface = "gi0"\n' + rule('match = { ingress = "cor" }'),
         {},

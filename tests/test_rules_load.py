@@ -232,6 +232,22 @@ def test_rules_come_in_order_of_precedence(tmp_path: Path) -> None:
     assert [(r.id, r.line) for r in found.rules] == [("r1", 7), ("r2", 11), ("r3", 3)]
 
 
+def test_pools_that_each_hold_whole_subscribers_may_nest(tmp_path: Path) -> None:
+    """A prefix below the key is refused only where another pool has some of that subscriber."""
+    document = (
+        '[[pools]]\nprefixes = ["10.0.0.0/8", "2001:db8::/32"]\nipv4_key = 24\n'
+        '[[pools]]\nprefixes = ["10.1.0.0/16", "10.1.0.128/25", "10.2.0.0/24"]\nipv4_key = 24\n'
+        '[[pools]]\nprefixes = ["10.1.0.7"]\nkey = "gtp_teid"\nipv4_key = 24\n'
+        '[[pools]]\nprefixes = ["192.0.2.128/25"]\nipv4_key = 24\n'
+    )
+    assert len(load(tmp_path, document).pools) == 4
+
+
+def test_no_tunnel_endpoints_is_an_answer(tmp_path: Path) -> None:
+    found = load(tmp_path, '[meter]\ntunnel_endpoints = []\n[[pools]]\nprefixes = ["10.0.0.0/8"]')
+    assert (found.meter.tunnel_endpoints, found.warnings) == ((), ())
+
+
 VERSIONED = '[[pools]]\nprefixes = "a.txt"\n'
 
 
@@ -306,11 +322,15 @@ WARNED = [
         [],
     ),
     (
+        "tunnels that anybody can make, with nobody's split",
+        '[meter]\n',
+        ["1: " + ENDPOINTS],
+    ),
+    (
         "servers that are subscribers, protocols without ports, a quota without a period",
         '[sponsors.a]\n[[rules]]\nid = "r"\nprecedence = 1\nsplit = { sponsor = "a", quota = 9 }\n'
         'match = { server = ["10.1.0.0/16"], port = 1, protocol = ["tcp", "icmp"] }\n',
         [
-            "1: " + ENDPOINTS,
             '2: rule "r": every server lies inside a pool and is a subscriber itself',
             '2: rule "r": "protocol" lists some that have no ports: they never match',
             '5: rule "r": a "quota" without "per" holds for each window anew',
@@ -333,6 +353,7 @@ WARNED = [
 )
 def test_odd_rules_are_warned_of(document: str, expected: list[str], tmp_path: Path) -> None:
     document += '[[pools]]\nprefixes = ["10.0.0.0/8"]\n'
+    document += "" if "[meter]" in document else "[meter]\ntunnel_endpoints = []\n"
     found = load(tmp_path, document, who="prefix,account\n11.0.0.1,x\n")
     assert list(found.warnings) == [f"{tmp_path / 'rules.toml'}:{text}" for text in expected]
 

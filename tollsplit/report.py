@@ -224,7 +224,7 @@ def usage_entries(usage: Usage) -> Iterator[dict[str, Any]]:
     rule alone comes from one record; the rest from columns, some rows at a time.
     """
     fields = ("cell", "rule", "subscriber", "flags", "first_ns", "last_ns", *_SUMS)
-    columns = [*(usage.records[name] for name in fields), usage.subscriber_octets()]
+    columns = [*(usage.records[name] for name in fields), usage.subscriber_octets]
     own = (*_SUMS, "subscriber_octets")
     common: dict[tuple[int, int], dict[str, Any]] = {}
     flags: dict[int, list[str]] = {}
@@ -264,8 +264,8 @@ def _shares(usage: Usage, rule: int, paid: list[int]) -> dict[str, int]:
 def usage_entry(record: UsageRecord) -> dict[str, Any]:
     """One usage record as the document has it."""
     return {
-        "source": record.source,
-        "epoch": record.epoch,
+        "source": record.source or None,  # only what is booked has one
+        "epoch": record.epoch or None,
         "sequence": record.sequence,
         "window_start": _instant(record.window_start),
         "window_end": _instant(record.window_end),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -27,7 +28,7 @@ from .engine.pipeline import dissection
 from .engine.split import paid, parts
 from .engine.subscribers import Subscribers
 from .engine.usage import Prior, Spent
-from .errors import CaptureError, UsageError
+from .errors import CaptureError, RulesError, UsageError
 from .ledger import Ledger, Run, open_ledger, rate
 from .model import Direction
 from .report import Report
@@ -41,7 +42,6 @@ Progress = Callable[[int, int | None], None]
 
 # A file has one life: what it holds does not go on under the same name after a restart.
 EPOCH = "0"
-NO_SOURCE = "unbooked"
 COPY_OCTETS = 1024 * 1024
 
 
@@ -59,7 +59,8 @@ def account(
 ) -> Report:
     """Say who pays for which octets of some captures.
 
-    captures         paths; "-" is standard input; together they count as one input
+    captures         paths; "-" is standard input; together they count as one input; no file
+                     may be named twice
     rules            path of a rules file, or what `rules.load` made of it
     ledger           URL of a ledger to book into ("sqlite:///path")
     workers          threads that meter; the result does not depend on it
@@ -70,22 +71,30 @@ def account(
 
     Raises CaptureError, RulesError, LedgerError, UsageError. A capture that ends inside a record
     is no exception: `report.truncated` says so, and nothing is booked. Nor are books that do not
-    balance: see `report.identity_holds`; nothing is booked then either.
+    balance: see `report.identity_holds`; nothing is booked then either. With a ledger, a file that
+    changes while it is read is a CaptureError, and a quota, share or budget that runs over less
+    than a window a RulesError.
     """
     since = time.perf_counter()
     names = _names(captures)
     rule_set = rules if isinstance(rules, RuleSet) else load(rules)
     rule_set = _overridden(rule_set, layer, at)
+    if ledger:
+        _expect_bookable(rule_set)
     with ExitStack() as stack:
         book = stack.enter_context(open_ledger(ledger)) if ledger else None
         sources, run = stack.enter_context(_inputs(names, rule_set, skip_links, book is not None))
         tally = meter(
             sources, rule_set, workers=workers, trust_ip_length=trust_ip_length,
             prior=_prior(book, run, rule_set) if book and run else None,
-            source=run.source if run else NO_SOURCE, epoch=EPOCH,
+            source=run.source if run else "", epoch=EPOCH if run else "",
             progress=_reporting(sources, progress))
+        if run is not None:
+            for source in sources:
+                source.expect_unchanged()
         charges = tuple(
-            rate(tally.usage.quantities(), rule_set.tariffs, rule_set.meter.zone)
+            rate(tally.usage.quantities(), rule_set.tariffs, rule_set.meter.zone,
+                 partial(book.rated, before=run) if book and run else None)
             if rule_set.tariffs else ())
         report = Report(
             rules_version=rule_set.version, layer=rule_set.meter.layer, at=rule_set.meter.at,
@@ -101,10 +110,23 @@ def _names(captures: Name | Iterable[Name]) -> list[str]:
     names = [os.fspath(name) for name in several]
     if not names:
         raise UsageError("no capture was named")
+    known: dict[object, str] = {}
     for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{name}: named twice; its octets would be billed twice")
+        file = _file(name)
+        if file in known:
+            also = "" if known[file] == name else f", also as {known[file]}"
+            raise UsageError(f"{name}: named twice{also}; its octets would be billed twice")
+        known[file] = name
     return names
+
+
+def _file(name: str) -> object:
+    """What all names of one file have in common."""
+    try:
+        status = os.fstat(sys.stdin.fileno()) if name == "-" else os.stat(name)
+    except OSError:
+        return name  # open_capture says it better
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else name
 
 
 def _overridden(rules: RuleSet, layer: Layer | None, at: At | None) -> RuleSet:
@@ -192,6 +214,25 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
 # --- what earlier runs used up ---------------------------------------------------------
 
 
+def _expect_bookable(rules: RuleSet) -> None:
+    """Raise RulesError where a running total ends inside a window.
+
+    The ledger keeps records by window: what a day used up of a month's record is not in it.
+    """
+    totals: list[tuple[str, str | None]] = [
+        (f'rule "{rule.id}"', rule.per) for rule in rules.rules if rule.splits]
+    totals += [(f'sponsor "{name}"', sponsor.budget.per)
+               for name, sponsor in rules.sponsors.items() if sponsor.budget]
+    month = rules.meter.window_month
+    window = "1mo" if month else "all"
+    for place, per in totals:
+        if rules.meter.window_s is None and (per == "day" or (per == "month" and not month)):
+            raise RulesError(
+                f'{rules.path}: {place}: key "per": a total per {per} goes on over booked runs '
+                f'only if no window is longer than a {per}, got "{window}"; set '
+                f'window = "{"1d" if per == "day" else "1mo"}" or shorter, or leave out the ledger')
+
+
 def _prior(
     book: Ledger, run: Run, rules: RuleSet
 ) -> Callable[[Cells], tuple[Prior, Spent]]:
@@ -261,9 +302,7 @@ def _inputs(
         sources = _opened(paths, rules, skip_links)
         for source, name in zip(sources, names, strict=True):
             source.name = "standard input" if name == "-" else name
-        digests = [(source.name, _digest(path))
-                   for source, path in zip(sources, paths, strict=True)]
-        yield sources, _run(digests, rules)
+        yield sources, _run([(source.name, source.digest()) for source in sources], rules)
 
 
 def _opened(names: Sequence[str], rules: RuleSet, skip_links: bool) -> list[CaptureFile]:
@@ -313,8 +352,3 @@ def _copied(name: str) -> Iterator[str]:
                 f"{name}: cannot be copied to {copy.name}: {error.strerror}; TMPDIR names "
                 "another folder") from error
         yield copy.name
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import stat
@@ -65,8 +66,6 @@ def open_capture(
 class Regions(Protocol):
     """A capture's octets, piece by piece."""
 
-    done: int
-
     def advance(self, consumed: int) -> tuple[memoryview, bool]:
         """The octets from `consumed` further on, and whether nothing comes after them.
 
@@ -84,20 +83,20 @@ class Mapped:
         self._advise(mmap.MADV_SEQUENTIAL, 0, self._size)
         self._window = window
         self._kept = kept * window
-        self._mapped = 0
+        self._start = 0
         self._released = 0
-        self.done = 0
+        self.done = 0  # up to the end of what was handed out
 
     def advance(self, consumed: int) -> tuple[memoryview, bool]:
-        self.done += consumed
-        end = min(self.done + self._window, self._size)
-        while end <= self._mapped < self._size:
+        self._start += consumed
+        end = min(self._start + self._window, self._size)
+        while end <= self.done < self._size:
             end = min(end + self._window, self._size)
-        self._advise(mmap.MADV_DONTNEED, self._released, self.done - self._kept)
-        self._released = max(self._released, self.done - self._kept)
-        self._advise(MADV_POPULATE_READ, self._mapped, end)
-        self._mapped = end
-        return self._octets[self.done : end], end == self._size
+        self._advise(mmap.MADV_DONTNEED, self._released, self._start - self._kept)
+        self._released = max(self._released, self._start - self._kept)
+        self._advise(MADV_POPULATE_READ, self.done, end)
+        self.done = end
+        return self._octets[self._start : end], end == self._size
 
     def _advise(self, advice: int, start: int, end: int) -> None:
         """Tells the kernel about the whole pages between two offsets; it may decline."""
@@ -120,10 +119,8 @@ class Streamed:
         self._fresh = fresh
         self._buffer = bytearray(STREAM_CHUNK_OCTETS)
         self._filled = 0
-        self.done = 0
 
     def advance(self, consumed: int) -> tuple[memoryview, bool]:
-        self.done += consumed
         left = bytes(memoryview(self._buffer)[consumed : self._filled])
         if 2 * len(left) > len(self._buffer):
             self._buffer = bytearray(2 * len(self._buffer))
@@ -170,8 +167,9 @@ class CaptureFile:
         self.truncated: str | None = None
         self._path = name
         self._reader = reader
-        self._progress: Regions | Stored | None = None
+        self._progress: Mapped | Stored | None = None
         self._stream: Decompressed | None = None
+        self._hashed: tuple[int, ...] | None = None
 
     @property
     def done(self) -> int:
@@ -180,6 +178,41 @@ class CaptureFile:
     def fail(self, error: ValueError) -> NoReturn:
         early = f"{ends}; " if (ends := self._stream_ends()) else ""
         raise CaptureError(f"{self.name}: {early}{error.args[0]}") from error
+
+    def digest(self) -> str:
+        """The SHA-256 of the capture's octets, the same however the file stores them.
+
+        Of a compressed stream that is cut or corrupt, what can be read counts: chunks() says
+        what is wrong with it. Standard input would be used up: not for it.
+        """
+        found = hashlib.sha256()
+        view = memoryview(bytearray(STREAM_CHUNK_OCTETS))
+        self._hashed = self._state()
+        try:
+            with open(self._path, "rb") as file, suppress(ValueError):
+                head = file.read(MAGIC_OCTETS_MAX)
+                compression = find_compression(head)
+                octets: Octets = Stored(file, head)
+                if compression is not None:
+                    octets = Decompressed(octets, compression)
+                while count := octets.readinto(view):
+                    found.update(view[:count])
+        except OSError as error:
+            raise CaptureError(f"{self.name}: {error.strerror or error}") from error
+        return f"sha256:{found.hexdigest()}"
+
+    def expect_unchanged(self) -> None:
+        """Raise CaptureError where the file is no longer as digest() found it."""
+        if self._state() != self._hashed:
+            raise CaptureError(f"{self.name}: changed while it was read: account it when nothing "
+                               "writes to it any more")
+
+    def _state(self) -> tuple[int, ...]:
+        try:
+            status = os.stat(self._path)
+        except OSError as error:
+            raise CaptureError(f"{self.name}: {error.strerror}: expected a capture file") from error
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def chunks(self, parallel: bool) -> Iterator[Reader]:
         try:
@@ -229,7 +262,6 @@ class CaptureFile:
                 reader.check()
         except ValueError as error:
             self.fail(error)
-        regions.done += reader.consumed
         if reader.truncated:
             self.truncated = (
                 f"{self.name}: ends inside a record at offset {reader.position:,}, "

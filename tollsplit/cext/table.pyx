@@ -1,5 +1,6 @@
 """(subscriber, rule, cell) → counters."""
 
+import mmap
 import os
 
 import numpy as np
@@ -75,6 +76,18 @@ cdef uint64_t EARLIER_NS = 3_600_000_000_000
 cdef uint64_t odd():
     """A random odd multiplier: nobody can choose addresses that collide (multiply-shift)."""
     return int.from_bytes(os.urandom(8), "little") | 1
+
+
+def paged(count, dtype):
+    """An array in small pages: what is written once, in order, is still in cache when its page
+    was cleared; a huge page has left it by then."""
+    size = count * np.dtype(dtype).itemsize
+    if size < 1 << 20:
+        return np.empty(count, dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype)
 
 
 cdef class Table:
@@ -363,7 +376,7 @@ cdef class Table:
         cdef counter_s counter
         cdef counter_s[::1] view
         cdef const uint64_t[::1] slots
-        result = np.empty(total, COUNTER)
+        result = paged(total, COUNTER)
         if not total:
             return result
         view = result
@@ -394,8 +407,8 @@ cdef class Table:
         cdef uint64_t i, n = 0, first = 0, differ = 0, key, mask
         cdef uint64_t hot_slots = self.hot_room + SLACK
         cdef int slot_bits = (hot_slots + self.room - 1).bit_length()
-        cdef uint64_t[::1] keys = np.empty(total, np.uint64)
-        cdef uint64_t[::1] slots = np.empty(total, np.uint64)
+        cdef uint64_t[::1] keys = paged(total, np.uint64)
+        cdef uint64_t[::1] slots = paged(total, np.uint64)
         with nogil:
             for i in range(hot_slots + self.room):
                 if i < hot_slots:

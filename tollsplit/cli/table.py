@@ -81,7 +81,7 @@ def _print_usage(report: Report, out: Console, top: int) -> None:
     usage = report.usage
     subscriber = usage.records["subscriber"]
     totals = np.zeros(len(usage.subscribers), np.int64)
-    np.add.at(totals, subscriber, usage.octets())
+    np.add.at(totals, subscriber, usage.octets)
     largest = np.argsort(-totals, kind="stable")[:top]
     lines: dict[int, dict[str, _Line]] = {int(number): {} for number in largest}
     for index in np.flatnonzero(np.isin(subscriber, largest)):

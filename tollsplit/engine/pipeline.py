@@ -61,7 +61,7 @@ class Tally:
         return (
             self.seen == Volume(out.packets - twice.packets, out.octets - twice.octets)
             and self.subscriber_octets + sum(self.sponsor_octets.values()) == self.metered.octets
-            and bool((self.usage.paid >= 0).all() and (self.usage.subscriber_octets() >= 0).all())
+            and bool((self.usage.paid >= 0).all() and (self.usage.subscriber_octets >= 0).all())
         )
 
 
@@ -175,7 +175,7 @@ def tally(
     sums = {name: Volume(packets, octets) for name, (packets, octets) in counted.sums().items()}
     return Tally(
         seen=sums["seen"],
-        metered=Volume(int(usage.packets().sum()), int(usage.octets().sum())),
+        metered=Volume(int(usage.packets.sum()), int(usage.octets.sum())),
         metered_twice=sums["metered_twice"],
         unattributed=sums["unattributed"],
         non_ip=sums["non_ip"],
@@ -185,7 +185,7 @@ def tally(
         coalesced=sums["coalesced"],
         mismatch=sums["mismatch"],
         tunnel_overhead_octets=sums["tunnel"].octets,
-        subscriber_octets=int(usage.subscriber_octets().sum()),
+        subscriber_octets=int(usage.subscriber_octets.sum()),
         sponsor_octets=usage.sponsor_totals(),
         usage=usage,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,19 +86,23 @@ class Usage:
         """Numbers of every record by name; times in ns, `subscriber` a number, `rule` from 1."""
         result = {name: self.records[name] for name in ("subscriber", "rule", *SUMS, "flags",
                                                         "first_ns", "last_ns")}  # fmt: skip
-        result["subscriber_octets"] = self.subscriber_octets()
+        result["subscriber_octets"] = self.subscriber_octets
         return result
 
+    @cached_property
     def octets(self) -> np.ndarray:
         """i8[records], uplink and downlink."""
         return _sum(self.records, "uplink_octets", "downlink_octets")
 
+    @cached_property
     def packets(self) -> np.ndarray:
+        """i8[records], uplink and downlink."""
         return _sum(self.records, "uplink_packets", "downlink_packets")
 
+    @cached_property
     def subscriber_octets(self) -> np.ndarray:
         """i8[records], what is left for the subscriber."""
-        result: np.ndarray = self.octets() - self.paid.sum(axis=1)
+        result: np.ndarray = self.octets - self.paid.sum(axis=1)
         return result
 
     def sponsor_totals(self) -> dict[str, int]:
@@ -202,7 +207,7 @@ class Usage:
             "sponsor_identity": by("rule", [s and s.identity for s in sponsors], pa.string()),
             "asp_identity": by("rule", [s and s.asp_identity for s in sponsors], pa.string()),
             **{name: pa.array(rows[name].astype(np.int64)) for name in SUMS},
-            "subscriber_octets": pa.array(self.subscriber_octets()),
+            "subscriber_octets": pa.array(self.subscriber_octets),
             **{f"sponsor_octets.{s}": pa.array(self._paid_by(s)) for s in self.rules.sponsors},
             "first_packet": pa.array(rows["first_ns"].astype(np.int64), utc),
             "last_packet": pa.array(rows["last_ns"].astype(np.int64), utc),

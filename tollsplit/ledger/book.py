@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
@@ -87,6 +87,25 @@ class Ledger:
         ((octets,),) = self._store.rows(_SPENT, sponsor, start, end, self._limit(before))
         return int(octets)
 
+    def rated(
+        self, charges: Set[tuple[str, str, int]], *, before: Run | None
+    ) -> dict[tuple[str, str, int], int]:
+        """Octets rated per account, tariff and start of a charge in ns, where there are some: what
+        the increments and tiers of a day go on from. `before` as for `prior`.
+        """
+        return self._ask(partial(self._rated, charges, before))
+
+    def _rated(
+        self, charges: Set[tuple[str, str, int]], before: Run | None
+    ) -> dict[tuple[str, str, int], int]:
+        limit = self._limit(before)
+        return {
+            (account, tariff, start): octets
+            for tariff, start in sorted({charge[1:] for charge in charges})
+            for account, octets in self._store.rows(_RATED, tariff, start, limit)
+            if (account, tariff, start) in charges
+        }
+
     def _limit(self, before: Run | None) -> int:
         """Runs below this number count."""
         booked = None if before is None else self._booked(before)
@@ -108,8 +127,8 @@ class Ledger:
         for asked_at, ask, answer in self._asked:
             if asked_at != head and ask() != answer:
                 raise LedgerError(
-                    f"{self.url}: another run was booked against the same quotas or budgets "
-                    "meanwhile; nothing was booked, run it again"
+                    f"{self.url}: another run was booked against the same quotas, budgets or "
+                    "days of a tariff meanwhile; nothing was booked, run it again"
                 )
 
     # --- posting ------------------------------------------------------------------------
@@ -213,5 +232,8 @@ _SPENT = """
     FROM sponsors s JOIN usage_shares u ON u.sponsor_id = s.id
     JOIN usage_records r ON r.run_id = u.run_id AND r.sequence = u.sequence
     WHERE s.identity = ? AND r.last_packet_ns >= ? AND r.first_packet_ns < ? AND u.run_id < ?"""
+_RATED = """
+    SELECT a.name, sum(c.octets) FROM charges c JOIN accounts a ON a.id = c.account_id
+    WHERE c.tariff = ? AND c.period_start_ns = ? AND c.run_id < ? GROUP BY a.name"""
 _BALANCES = """
     SELECT name, kind, unit, balance, held, floor, state FROM accounts ORDER BY name, unit"""

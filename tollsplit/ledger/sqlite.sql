@@ -121,13 +121,17 @@ CREATE TABLE charges (
     account_id      INTEGER NOT NULL REFERENCES accounts (id),
     tariff          TEXT NOT NULL,
     octets          INTEGER NOT NULL CHECK (octets >= 0),
-    rated_octets    INTEGER NOT NULL CHECK (rated_octets >= octets),
+    -- May be fewer than octets: inside an increment that an earlier run paid for.
+    rated_octets    INTEGER NOT NULL CHECK (rated_octets >= 0),
     amount_micros   INTEGER NOT NULL,
     remainder       TEXT NOT NULL,  -- exact price - amount_micros, 'numerator/denominator'
-    period_start_ns INTEGER,  -- NULL: the whole run
+    period_start_ns INTEGER,  -- of a day, or of its band; NULL: the whole run
     PRIMARY KEY (run_id, ordinal)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX charges_of_account ON charges (account_id);
+-- A day that continues from run to run is looked up by its tariff.
+CREATE INDEX charges_of_period ON charges (period_start_ns, tariff)
+    WHERE period_start_ns IS NOT NULL;
 
 -- Fractions of a micro-unit that rounding left off, per run and currency. As soon as they make
 -- a whole one, the remainder account pays it to the operator; the rest is carried on.

@@ -156,14 +156,16 @@ class Table:
             self.error(f"key {shown(key)} is missing")
         return self.read(key, reader, fallback)
 
-    def several(self, key: str, reader: Callable[[object], T]) -> tuple[T, ...] | None:
+    def several(
+        self, key: str, reader: Callable[[object], T], may_be_empty: bool = False
+    ) -> tuple[T, ...] | None:
         """The values of an array, or the single value; None where the key is absent."""
         value = self._value(key)
         if value is None:
             return None
         found: list[T] = []
         items = value if isinstance(value, list) else [value]
-        if not items:
+        if not items and not may_be_empty:
             self.error("expected at least one, got an empty array", key)
         for index, item in enumerate(items):
             try:

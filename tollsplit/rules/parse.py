@@ -12,7 +12,14 @@ from typing import Literal, cast
 from tollsplit import limits
 from tollsplit.rules import expression, units
 from tollsplit.rules.document import Document, Table
-from tollsplit.rules.prefixes import Finding, prefix, prefix_text, read_directory, read_prefixes
+from tollsplit.rules.prefixes import (
+    Finding,
+    prefix,
+    prefix_text,
+    read_directory,
+    read_prefixes,
+    shared_subscribers,
+)
 from tollsplit.rules.pricing import named_tariff, read_tariffs, unused_tariffs, with_tariff
 from tollsplit.rules.review import review
 from tollsplit.rules.rule import (
@@ -107,7 +114,8 @@ class _Reader:
         at = table.read("at", units.choice("inner", "outer"), "inner")
         window_s, window_month = table.read("window", units.window, (None, False))
         zone = table.read("zone", units.zone, "UTC")
-        endpoints = self._prefix_list(table, "tunnel_endpoints")
+        # None at all is an answer too: the network makes no tunnels.
+        endpoints = self._prefix_list(table, "tunnel_endpoints", may_be_empty=True)
         table.close()
         return Meter(cast(Layer, layer), cast(At, at), window_s, window_month, zone, endpoints)
 
@@ -117,7 +125,18 @@ class _Reader:
         tables = root.tables("pools", lambda number, _: f"pool {number}")
         if len(tables) > limits.POOLS_MAX:
             root.error(f"expected at most {limits.POOLS_MAX} pools, got {len(tables)}", "pools")
-        return tuple(self._pool(table, meter) for table in tables)
+        pools = tuple(self._pool(table, meter) for table in tables)
+        for number, part, subscriber, other, rival in shared_subscribers(pools):
+            key = f"ipv{part.version}_key"
+            tables[number].error(
+                f"{prefix_text(part)} is less than one subscriber, who is "
+                f"{prefix_text(subscriber)} ({key} = {subscriber.length}), and "
+                f"{prefix_text(rival)} of pool {other + 1} holds the rest or some of it: that "
+                f"would be two subscribers of one name; set {key} = {part.length}, or put both "
+                "prefixes into one pool",
+                "prefixes",
+            )
+        return pools
 
     def _pool(self, table: Table, meter: Meter) -> Pool:
         if "prefixes" not in table:
@@ -251,11 +270,17 @@ class _Reader:
         protocols = match.protocol or units.PROTOCOLS_WITH_PORTS
         if match.port is not None and not protocols & units.PROTOCOLS_WITH_PORTS:
             table.error('expected "protocol" tcp, udp or another that has ports', "port")
-        is_proven = unverified or "server" in table or (ingress is not None and ingress.trusted)
+        everybody = [prefix_text(item) for item in match.server or () if item.length == 0]
+        is_server = "server" in table and not everybody
+        is_proven = unverified or is_server or (ingress is not None and ingress.trusted)
+        found, remedy = "", 'add "server",'
+        if everybody:
+            found = f', and "server" holds {everybody[0]}, which is everybody'
+            remedy = "list the sponsor's own servers, or add"
         for claim in match.claims if not is_proven else ():
             key = claim if claim in table else "where"
             table.error(
-                f'users can write {claim} themselves; add "server", an "ingress" that is '
+                f'users can write {claim} themselves{found}; {remedy} an "ingress" that is '
                 "trusted, or unverified = true to the rule",
                 key,
             )
@@ -300,12 +325,14 @@ class _Reader:
 
     # --- prefixes ------------------------------------------------------------------------
 
-    def _prefix_list(self, table: Table, key: str) -> tuple[Prefix, ...] | None:
+    def _prefix_list(
+        self, table: Table, key: str, may_be_empty: bool = False
+    ) -> tuple[Prefix, ...] | None:
         """The prefixes of an array, or those of the file that a string names."""
         if isinstance(table.peek(key), str):
             found = table.read(key, self._prefix_file, ())
         else:
-            several = table.several(key, prefix)
+            several = table.several(key, prefix, may_be_empty)
             if several is None:
                 return None
             found = tuple(dict.fromkeys(several))

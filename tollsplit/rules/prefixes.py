@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from tollsplit.rules.rule import Prefix, Tenure
+from tollsplit.rules.rule import Pool, Prefix, Tenure
 from tollsplit.rules.units import nearest, shown
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -123,6 +123,47 @@ class Cover:
 def shortened(item: Prefix, length: int) -> Prefix:
     """The prefix of that length that `item` lies inside of."""
     return Prefix(item.version, item.value & ~_HOST_MASKS[item.version][length], length)
+
+
+def shared_subscribers(
+    pools: Sequence[Pool],
+) -> Iterator[tuple[int, Prefix, Prefix, int, Prefix]]:
+    """Subscribers of whom two pools have a part each; they would be metered as two.
+
+    Index of a pool, its prefix that is longer than its key, the subscriber that the prefix is a
+    part of, index of the other pool and its prefix; every two pools once.
+    """
+    owners = {
+        item: number
+        for number, pool in enumerate(pools)
+        for item in (pool.prefixes if pool.key == "address" else ())
+    }
+    parts: dict[Prefix, dict[int, Prefix]] = {}  # subscriber → pool → prefix
+    for item, number in owners.items():
+        pool = pools[number]
+        key = pool.ipv4_key if item.version == 4 else pool.ipv6_key
+        if item.length > key:
+            parts.setdefault(shortened(item, key), {}).setdefault(number, item)
+    rivals: dict[Prefix, list[Prefix]] = {}
+    for subscriber in parts:
+        # Of the prefixes around the whole subscriber the longest has what the parts leave.
+        around = (shortened(subscriber, n) for n in range(subscriber.length, -1, -1))
+        rivals[subscriber] = [item for item in around if item in owners][:1]
+    lengths = {(subscriber.version, subscriber.length) for subscriber in parts}
+    for item in owners:
+        for version, length in lengths:
+            if version == item.version and length < item.length:
+                subscriber = shortened(item, length)
+                if subscriber in rivals:
+                    rivals[subscriber].append(item)
+    seen = set()
+    for subscriber, several in parts.items():
+        for number, part in several.items():
+            for rival in rivals[subscriber]:
+                pair = frozenset((number, owners[rival]))
+                if len(pair) == 2 and pair not in seen:
+                    seen.add(pair)
+                    yield number, part, subscriber, owners[rival], rival
 
 
 def read_directory(

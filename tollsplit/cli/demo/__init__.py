@@ -27,16 +27,19 @@ def demo(directory: Path) -> int:
     Example:
       tollsplit demo --directory /tmp/tollsplit-demo
     """
+    from ...rules import load
     from .. import invoke
     from .example import CAPTURE, RULES, write_example
 
     capture, rules = str(directory / CAPTURE), str(directory / RULES)
-    ledger = f"sqlite:///{directory / 'ledger.db'}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_example(directory)
     except OSError as error:
         raise click.ClickException(f"{error.filename or directory}: {error.strerror}") from error
+    # Books of other rules refuse this capture: each version of the example has its own.
+    version = load(rules).version.removeprefix("sha256:")[:8]
+    ledger = f"sqlite:///{directory / f'ledger-{version}.db'}"
     click.echo(f"1. An example of traffic, rules and subscribers, written to {directory}")
     story = (
         ("The rules are checked", ("rules", "check", rules)),
