@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
@@ -233,6 +234,7 @@ def period_start(cell: Cell, per: Period) -> int:
     return 0
 
 
+@lru_cache(maxsize=1024)
 def moment(timestamp_ns: int) -> datetime:
     """An instant as a UTC datetime, microseconds kept."""
     return datetime.fromtimestamp(timestamp_ns // SECOND_NS, UTC) + timedelta(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
@@ -41,15 +42,18 @@ class Subscribers:
         self._holders = [
             holders(p) if p.tenures and not p.held_by_packet else None for p in rules.pools
         ]
+        # the records of one subscriber follow each other
+        self.name = lru_cache(maxsize=1024)(self._name)
+        self.account = lru_cache(maxsize=1024)(self._account)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def name(self, index: int) -> str:
+    def _name(self, index: int) -> str:
         row = self.rows[index]
         return name(row, self.rules.pools[int(row["pool"]) - 1])
 
-    def account(self, index: int) -> str:
+    def _account(self, index: int) -> str:
         """Who held the subscriber's address; the subscriber itself where nobody did."""
         row = self.rows[index]
         if row["tenure"]:

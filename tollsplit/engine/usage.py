@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUMS = ("uplink_packets", "uplink_octets", "downlink_packets", "downlink_octets")
+COLUMNS = ("cell", "subscriber", "rule", *SUMS, "flags", "first_ns", "last_ns")
+BLOCK_RECORDS = 4096
+# The flags that each value of a counter's octet names.
+FLAG_SETS = tuple(
+    tuple(name for bit, name in enumerate(FLAG_NAMES) if value >> bit & 1) for value in range(16)
+)
 # (subscriber, account, rule, start of the period in ns) → octets booked before this run
 Prior = Mapping[tuple[str, str, str, int], int]
 # (sponsor identity, start of the period in ns; 0: the campaign) → octets booked before
@@ -77,8 +83,19 @@ class Usage:
         return len(self.records)
 
     def __iter__(self) -> Iterator[UsageRecord]:
-        for index in range(len(self.records)):
-            yield self.record(index)
+        for start in range(0, len(self.records), BLOCK_RECORDS):
+            yield from self._block(start, start + BLOCK_RECORDS)
+
+    def record(self, index: int) -> UsageRecord:
+        """One record."""
+        return next(self._block(index, index + 1))
+
+    def _block(self, start: int, stop: int) -> Iterator[UsageRecord]:
+        """Records from `start` up to `stop`, their numbers made Python's at once."""
+        columns = [self.records[name][start:stop].tolist() for name in COLUMNS]
+        rows = zip(*columns, self.paid[start:stop].tolist(), strict=True)
+        for sequence, row in enumerate(rows, start):
+            yield self._record(sequence, *row)
 
     # --- columns -----------------------------------------------------------------------
 
@@ -115,21 +132,32 @@ class Usage:
                     totals[split.sponsor] += int(octets)
         return totals
 
-    def record(self, index: int) -> UsageRecord:
-        """One record, ready to be printed or booked."""
-        row = self.records[index]
-        rule = self.rules.rules[int(row["rule"]) - 1] if row["rule"] else None
-        window = self._ordered[int(row["cell"])].window
+    def _record(
+        self,
+        sequence: int,
+        cell: int,
+        who: int,
+        number: int,
+        uplink_packets: int,
+        uplink_octets: int,
+        downlink_packets: int,
+        downlink_octets: int,
+        flags: int,
+        first_ns: int,
+        last_ns: int,
+        paid: list[int],
+    ) -> UsageRecord:
+        """The columns of one record, ready to be printed or booked."""
+        rule = self.rules.rules[number - 1] if number else None
+        window = self._ordered[cell].window
         sponsor = self.rules.sponsors[rule.splits[0].sponsor] if rule and rule.splits else None
         by_sponsor: dict[str, int] = {}
-        for split, octets in zip(rule.splits if rule else (), self.paid[index], strict=False):
-            by_sponsor[split.sponsor] = by_sponsor.get(split.sponsor, 0) + int(octets)
-        octets = int(row["uplink_octets"]) + int(row["downlink_octets"])
-        who = int(row["subscriber"])
+        for split, octets in zip(rule.splits if rule else (), paid, strict=False):
+            by_sponsor[split.sponsor] = by_sponsor.get(split.sponsor, 0) + octets
         return UsageRecord(
             source=self.provenance.source,
             epoch=self.provenance.epoch,
-            sequence=index,
+            sequence=sequence,
             window_start=moment(window[0]) if window else None,
             window_end=moment(window[1]) if window else None,
             subscriber=self.subscribers.name(who),
@@ -140,15 +168,15 @@ class Usage:
             sponsor_identity=sponsor.identity if sponsor else None,
             asp_identity=sponsor.asp_identity if sponsor else None,
             layer=self.provenance.layer,
-            uplink_packets=int(row["uplink_packets"]),
-            uplink_octets=int(row["uplink_octets"]),
-            downlink_packets=int(row["downlink_packets"]),
-            downlink_octets=int(row["downlink_octets"]),
-            subscriber_octets=octets - sum(by_sponsor.values()),
+            uplink_packets=uplink_packets,
+            uplink_octets=uplink_octets,
+            downlink_packets=downlink_packets,
+            downlink_octets=downlink_octets,
+            subscriber_octets=uplink_octets + downlink_octets - sum(by_sponsor.values()),
             sponsor_octets=by_sponsor,
-            first_packet_ns=int(row["first_ns"]),
-            last_packet_ns=int(row["last_ns"]),
-            flags=tuple(n for bit, n in enumerate(FLAG_NAMES) if row["flags"] >> bit & 1),
+            first_packet_ns=first_ns,
+            last_packet_ns=last_ns,
+            flags=FLAG_SETS[flags],
         )
 
     def quantities(self) -> Iterator[Quantity]:
@@ -211,9 +239,7 @@ class Usage:
             **{f"sponsor_octets.{s}": pa.array(self._paid_by(s)) for s in self.rules.sponsors},
             "first_packet": pa.array(rows["first_ns"].astype(np.int64), utc),
             "last_packet": pa.array(rows["last_ns"].astype(np.int64), utc),
-            "flags": pa.array(
-                [",".join(n for b, n in enumerate(FLAG_NAMES) if f >> b & 1) for f in range(16)]
-            ).take(pa.array(rows["flags"].astype(np.int64))),
+            "flags": by("flags", [",".join(names) for names in FLAG_SETS], pa.string()),
         }
         return pa.table(
             columns,
