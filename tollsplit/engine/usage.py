@@ -183,23 +183,31 @@ class Usage:
         """What each payer has to pay for in each record and time cell; nothing without tariffs."""
         if not self.rules.tariffs:
             return
-        records = range(len(self._rows)) if self._record_of is None else self._record_of
-        for row, paid, record in zip(self._rows, self._paid, records, strict=True):
-            rule = self.rules.rules[int(row["rule"]) - 1] if row["rule"] else None
-            start = self._ordered[int(row["cell"])].start_ns if self._cells.bounded else None
-            left = int(row["uplink_octets"]) + int(row["downlink_octets"])
-            own = rule.tariff if rule else None
-            for split, octets in zip(rule.splits if rule else (), paid, strict=False):
-                if octets:
-                    sponsor = self.rules.sponsors[split.sponsor]
-                    tariff = self._tariff(own or sponsor.tariff)
-                    yield Quantity(sponsor.account, tariff, int(record), start, int(octets))
-                    left -= int(octets)
-            if left:
-                who = int(row["subscriber"])
-                tariff = self._tariff(own or self.subscribers.tariff(who))
-                account = self.subscribers.account(who)
-                yield Quantity(account, tariff, int(record), start, left)
+        starts = [c.start_ns if self._cells.bounded else None for c in self._ordered]
+        for first in range(0, len(self._rows), BLOCK_RECORDS):
+            rows = self._rows[first : first + BLOCK_RECORDS]
+            paid = self._paid[first : first + BLOCK_RECORDS].tolist()
+            records = (
+                np.arange(first, first + len(rows)) if self._record_of is None
+                else self._record_of[first : first + len(rows)]
+            ).tolist()  # fmt: skip
+            columns = [rows[name].tolist() for name in ("cell", "subscriber", "rule")]
+            octets = _sum(rows, "uplink_octets", "downlink_octets").tolist()
+            for cell, who, number, left, shares, record in zip(
+                *columns, octets, paid, records, strict=True
+            ):
+                rule = self.rules.rules[number - 1] if number else None
+                own = rule.tariff if rule else None
+                for split, share in zip(rule.splits if rule else (), shares, strict=False):
+                    if share:
+                        sponsor = self.rules.sponsors[split.sponsor]
+                        tariff = self._tariff(own or sponsor.tariff)
+                        yield Quantity(sponsor.account, tariff, record, starts[cell], share)
+                        left -= share
+                if left:
+                    tariff = self._tariff(own or self.subscribers.tariff(who))
+                    account = self.subscribers.account(who)
+                    yield Quantity(account, tariff, record, starts[cell], left)
 
     def _tariff(self, named: str | None) -> str:
         if named is not None:
