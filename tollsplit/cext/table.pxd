@@ -1,24 +1,11 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from tollsplit.cext.counter cimport hot_s
 from tollsplit.cext.layout cimport counter_s, packet_s
 
 cdef enum:
     COUNT_MAX = 256              # rows of one add_batch
-
-
-# The counter of one (subscriber, rule, cell) while it is small. 32 octets, two a cache line.
-# Times are offsets from the table's epoch in 48 bits of nanoseconds: 78 hours.
-cdef struct hot_s:
-    uint64_t key                 # subscriber << 32 | rule << 17 | interned << 16 | cell
-    uint32_t uplink_octets
-    uint32_t downlink_octets
-    uint16_t uplink_packets
-    uint16_t downlink_packets
-    uint16_t first_hi
-    uint16_t last_hi
-    uint32_t first_lo
-    uint32_t last_lo
 
 
 @cython.final

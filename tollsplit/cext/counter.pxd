@@ -1,0 +1,157 @@
+# Counters and their small form: what adding to them means.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from tollsplit.cext.layout cimport *
+
+# The counter of one (subscriber, rule, cell) while it is small. 32 octets, two a cache line.
+# Times are offsets from the table's epoch in 48 bits of nanoseconds: 78 hours.
+cdef struct hot_s:
+    uint64_t key                 # subscriber << 32 | rule << 17 | interned << 16 | cell
+    uint32_t uplink_octets
+    uint32_t downlink_octets
+    uint16_t uplink_packets
+    uint16_t downlink_packets
+    uint16_t first_hi
+    uint16_t last_hi
+    uint32_t first_lo
+    uint32_t last_lo
+
+
+cdef inline bint same(const counter_s *one, const counter_s *other) noexcept nogil:
+    """Whether two counters count the same key."""
+    return (one.subscriber == other.subscriber and one.rule == other.rule
+            and one.cell == other.cell and one.interned == other.interned)
+
+
+cdef inline void join(counter_s *counter, const counter_s *delta) noexcept nogil:
+    """Add one counter to another."""
+    counter.flags |= delta.flags
+    counter.first_ns = min(counter.first_ns, delta.first_ns)
+    counter.last_ns = max(counter.last_ns, delta.last_ns)
+    counter.uplink_packets += delta.uplink_packets
+    counter.uplink_octets += delta.uplink_octets
+    counter.downlink_packets += delta.downlink_packets
+    counter.downlink_octets += delta.downlink_octets
+
+
+cdef inline uint64_t key_of(const packet_s *row, uint32_t cell) noexcept nogil:
+    return (<uint64_t>row.subscriber << 32 | <uint64_t>row.rule << 17
+            | <uint64_t>row.interned << 16 | (cell & 0xFFFF))
+
+
+cdef inline uint64_t cold_key(const counter_s *counter) noexcept nogil:
+    return (<uint64_t>counter.subscriber << 32 | <uint64_t>counter.rule << 17
+            | <uint64_t>counter.interned << 16 | (counter.cell & 0xFFFF))
+
+
+cdef inline uint64_t sort_key(uint64_t key) noexcept nogil:
+    """cell, subscriber, rule (none becomes the last), interned."""
+    return (key << 48 | key >> 32 << 16
+            | ((key >> 17) - 1 & 0x7FFF) << 1 | (key >> 16 & 1))
+
+
+cdef inline void begin(
+    hot_s *entry, uint64_t key, const packet_s *row, uint64_t since
+) noexcept nogil:
+    """Start a hot counter with one packet."""
+    cdef bint uplink = row.direction == DIRECTION_UPLINK
+    entry.key = key
+    entry.uplink_packets = uplink
+    entry.downlink_packets = not uplink
+    entry.uplink_octets = row.octets if uplink else 0
+    entry.downlink_octets = 0 if uplink else row.octets
+    entry.first_hi = entry.last_hi = <uint16_t>(since >> 32)
+    entry.first_lo = entry.last_lo = <uint32_t>since
+
+
+cdef inline bint count_in(hot_s *entry, const packet_s *row, uint64_t since) noexcept nogil:
+    """Add one packet to a hot counter; False, and nothing done, where it would overflow."""
+    if row.direction == DIRECTION_UPLINK:
+        if entry.uplink_packets == 0xFFFF or entry.uplink_octets + row.octets < row.octets:
+            return False
+        entry.uplink_packets += 1
+        entry.uplink_octets += row.octets
+    else:
+        if entry.downlink_packets == 0xFFFF or entry.downlink_octets + row.octets < row.octets:
+            return False
+        entry.downlink_packets += 1
+        entry.downlink_octets += row.octets
+    if since > (<uint64_t>entry.last_hi << 32 | entry.last_lo):
+        entry.last_hi = <uint16_t>(since >> 32)
+        entry.last_lo = <uint32_t>since
+    elif since < (<uint64_t>entry.first_hi << 32 | entry.first_lo):
+        entry.first_hi = <uint16_t>(since >> 32)
+        entry.first_lo = <uint32_t>since
+    return True
+
+
+cdef inline void one(const packet_s *row, uint32_t cell, counter_s *delta) noexcept nogil:
+    """A single packet as a counter."""
+    memset(delta, 0, sizeof(counter_s))
+    delta.subscriber = row.subscriber
+    delta.rule = row.rule
+    delta.interned = row.interned
+    delta.flags = <uint8_t>(row.flags & FLAGS_KEPT)
+    delta.cell = cell
+    delta.first_ns = delta.last_ns = row.timestamp_ns
+    if row.direction == DIRECTION_UPLINK:
+        delta.uplink_packets = 1
+        delta.uplink_octets = row.octets
+    else:
+        delta.downlink_packets = 1
+        delta.downlink_octets = row.octets
+
+
+cdef inline void widen(const hot_s *entry, uint64_t epoch_ns, counter_s *counter) noexcept nogil:
+    """A hot counter in full."""
+    counter.subscriber = <uint32_t>(entry.key >> 32)
+    counter.rule = <uint16_t>(entry.key >> 17 & 0x7FFF)
+    counter.interned = <uint8_t>(entry.key >> 16 & 1)
+    counter.flags = 0
+    counter.cell = <uint32_t>(entry.key & 0xFFFF)
+    counter.used = 1
+    counter.uplink_packets = entry.uplink_packets
+    counter.uplink_octets = entry.uplink_octets
+    counter.downlink_packets = entry.downlink_packets
+    counter.downlink_octets = entry.downlink_octets
+    counter.first_ns = epoch_ns + (<uint64_t>entry.first_hi << 32 | entry.first_lo)
+    counter.last_ns = epoch_ns + (<uint64_t>entry.last_hi << 32 | entry.last_lo)
+
+
+cdef inline void narrow(
+    const counter_s *counter, uint64_t key, uint64_t first, uint64_t last, hot_s *entry
+) noexcept nogil:
+    """A counter that is small enough, in the hot form."""
+    entry.key = key
+    entry.uplink_octets = <uint32_t>counter.uplink_octets
+    entry.downlink_octets = <uint32_t>counter.downlink_octets
+    entry.uplink_packets = <uint16_t>counter.uplink_packets
+    entry.downlink_packets = <uint16_t>counter.downlink_packets
+    entry.first_hi = <uint16_t>(first >> 32)
+    entry.first_lo = <uint32_t>first
+    entry.last_hi = <uint16_t>(last >> 32)
+    entry.last_lo = <uint32_t>last
+
+
+cdef inline bint join_hot(hot_s *entry, const hot_s *other) noexcept nogil:
+    """Add one hot counter to another; False, and nothing done, where it would overflow."""
+    if (<uint32_t>entry.uplink_packets + other.uplink_packets > 0xFFFF
+            or <uint32_t>entry.downlink_packets + other.downlink_packets > 0xFFFF
+            or entry.uplink_octets + other.uplink_octets < other.uplink_octets
+            or entry.downlink_octets + other.downlink_octets < other.downlink_octets):
+        return False
+    entry.uplink_packets += other.uplink_packets
+    entry.downlink_packets += other.downlink_packets
+    entry.uplink_octets += other.uplink_octets
+    entry.downlink_octets += other.downlink_octets
+    if (<uint64_t>other.first_hi << 32 | other.first_lo) < (
+            <uint64_t>entry.first_hi << 32 | entry.first_lo):
+        entry.first_hi = other.first_hi
+        entry.first_lo = other.first_lo
+    if (<uint64_t>other.last_hi << 32 | other.last_lo) > (
+            <uint64_t>entry.last_hi << 32 | entry.last_lo):
+        entry.last_hi = other.last_hi
+        entry.last_lo = other.last_lo
+    return True
