@@ -488,7 +488,11 @@ def test_cli_interrupt_is_clean(example: Path) -> None:
     os.mkfifo("slow.pcap")
     command = [*COMMAND, "account", "slow.pcap", "--rules", "rules.toml"]
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # who runs the tests in the background may have had it ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process,
         open("slow.pcap", "wb") as stream,  # opens once the other end reads
     ):
         stream.write(Path("capture.pcap").read_bytes()[:1000])
