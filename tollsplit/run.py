@@ -20,13 +20,13 @@ import numpy as np
 from . import __version__
 from .capture import Source, open_capture
 from .capture.file import CaptureFile
-from .cext.layout import BUCKET_NAMES, FAULT_NAMES, FLAG_NAMES, SUBSCRIBER
+from .cext.layout import BUCKET_NAMES, FAULT_NAMES, FLAG_NAMES
 from .cext.meter import Meter
 from .engine import meter
 from .engine.cells import SECOND_NS, Cells, period_start, span
 from .engine.pipeline import dissection
 from .engine.split import paid, parts
-from .engine.subscribers import Subscribers
+from .engine.subscribers import Subscribers, plain
 from .engine.usage import Prior, Spent
 from .errors import CaptureError, RulesError, UsageError
 from .ledger import Ledger, Run, open_ledger, rate
@@ -194,11 +194,9 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
     octets = int(row["octets"])
     splits = rule.splits if rule else ()
     shares = np.diff(paid(np.array([before, before + octets]), parts(splits)), axis=1)
-    known = np.zeros(1, SUBSCRIBER)
-    if row["interned"]:
-        known[0] = core.subscribers.subscribers()[row["subscriber"]]
-    else:
-        known["lo"], known["pool"] = row["subscriber"], row["pool"]
+    number = int(row["subscriber"])
+    known = (core.subscribers.subscribers()[number : number + 1] if row["interned"]
+             else plain(compiled, np.array([number], np.uint32)))
     subscribers = Subscribers(rules, compiled, known)
     return Side(
         subscriber=subscribers.name(0), account=subscribers.account(0),
@@ -207,8 +205,7 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
         before=before,
         sponsor_octets=tuple((split.sponsor, int(share))
                              for split, (share,) in zip(splits, shares, strict=True)),
-        mismatch="mismatch" in [name for bit, name in enumerate(FLAG_NAMES)
-                                if row["flags"] >> bit & 1])
+        mismatch=bool(row["flags"] >> FLAG_NAMES.index("mismatch") & 1))
 
 
 # --- what earlier runs used up ---------------------------------------------------------

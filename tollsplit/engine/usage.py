@@ -63,8 +63,7 @@ class Usage:
         self.subscribers = subscribers
         self.provenance = provenance
         self._cells = cells
-        self._order = np.argsort([c.start_ns for c in cells.known], kind="stable")
-        self._ordered = [cells.known[i] for i in self._order]
+        self._ordered = sorted(cells.known, key=lambda cell: cell.start_ns)
         self._rows = rows
         self._width = max((len(r.splits) for r in rules.rules), default=0)
         self._rows_of = _by_rule(rows, rules)
@@ -101,8 +100,7 @@ class Usage:
 
     def columns(self) -> dict[str, np.ndarray]:
         """Numbers of every record by name; times in ns, `subscriber` a number, `rule` from 1."""
-        result = {name: self.records[name] for name in ("subscriber", "rule", *SUMS, "flags",
-                                                        "first_ns", "last_ns")}  # fmt: skip
+        result = {name: self.records[name] for name in COLUMNS if name != "cell"}
         result["subscriber_octets"] = self.subscriber_octets
         return result
 
@@ -261,13 +259,19 @@ class Usage:
         )
 
     def _paid_by(self, sponsor: str) -> np.ndarray:
+        """i8[records], what one sponsor pays."""
         result = np.zeros(len(self.records), np.int64)
+        for number, column in self._splits_of(sponsor):
+            mine = self._records_of[number]
+            result[mine] += self.paid[mine, column]
+        return result
+
+    def _splits_of(self, sponsor: str) -> Iterator[tuple[int, int]]:
+        """Where a sponsor pays: (number of the rule, column of `paid`)."""
         for number, rule in enumerate(self.rules.rules, 1):
             for column, split in enumerate(rule.splits):
                 if split.sponsor == sponsor:
-                    mine = self._records_of[number]
-                    result[mine] += self.paid[mine, column]
-        return result
+                    yield number, column
 
     # --- how it is made ----------------------------------------------------------------
 
@@ -340,11 +344,9 @@ class Usage:
             if budget is None:
                 continue
             demand = np.zeros(self._paid.shape, np.int64)
-            for number, rule in enumerate(self.rules.rules, 1):
-                for column, split in enumerate(rule.splits):
-                    if split.sponsor == sponsor.identity:
-                        mine = self._rows_of[number]
-                        demand[mine, column] = self._paid[mine, column]
+            for number, column in self._splits_of(sponsor.identity):
+                mine = self._rows_of[number]
+                demand[mine, column] = self._paid[mine, column]
             asked = demand.sum(axis=1)
             granted = self._grant(asked, budget.per, budget.octets, sponsor.identity, spent)
             for column in range(self._width):
