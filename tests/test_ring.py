@@ -53,10 +53,11 @@ class Packet:
 
 def block(packets: Sequence[Packet], *, status: int = USER, count: int | None = None,
           first: int = 48, filled: int | None = None, size: int = BLOCK) -> bytes:
-    content = b"".join(packet.packed(packet is packets[-1]) for packet in packets)
+    content = b"".join(
+        packet.packed(last=number == len(packets)) for number, packet in enumerate(packets, 1))
     header = struct.pack("=6IQ4I", 2, 48, status, len(packets) if count is None else count, first,
                          48 + len(content) if filled is None else filled, 1, 0, 0, 0, 0)
-    return (header + content).ljust(size, b"\xdd")
+    return (header + content).ljust(size, b"\xdd")[:size]
 
 
 def ring(*blocks: bytes, link: int = ETHERNET, segments: bool = False) -> tuple[Ring, bytearray]:
@@ -199,7 +200,7 @@ NONSENSE = [
 
 @pytest.mark.parametrize("bad", [row[1] for row in NONSENSE], ids=[row[0] for row in NONSENSE])
 def test_ring_packet_that_leads_astray_is_a_fault_with_all_behind_it(bad: Packet) -> None:
-    found, memory = ring(block([GOOD, bad, GOOD], filled=BLOCK)[:BLOCK], block([GOOD]))
+    found, memory = ring(block([GOOD, bad, GOOD], filled=BLOCK), block([GOOD]))
     assert octets_of(found.frames(9)) == [GOOD.octets, GOOD.octets]
     assert (found.handed_out, found.faults) == (2, 2)
     assert status(memory, 0) == KERNEL
@@ -222,6 +223,17 @@ def test_ring_block_that_makes_no_sense_is_a_fault(options: dict[str, int]) -> N
     assert octets_of(found.frames(9)) == [GOOD.octets]
     assert (found.handed_out, found.faults) == (1, 2)
     assert status(memory, 0) == KERNEL
+
+
+@pytest.mark.parametrize("first", [40, 52])
+def test_ring_frame_where_none_can_be_is_a_fault(first: int) -> None:
+    """In the block's own header, or not aligned; the frame itself is as good as any."""
+    misplaced = bytearray(block([GOOD], first=first, filled=BLOCK))
+    packed = GOOD.packed(last=True)
+    misplaced[first : first + len(packed)] = packed
+    found, _ = ring(bytes(misplaced), block([GOOD]))
+    assert octets_of(found.frames(9)) == [GOOD.octets]
+    assert (found.handed_out, found.faults) == (1, 1)
 
 
 def test_ring_frames_announced_and_not_there_are_faults() -> None:

@@ -98,11 +98,12 @@ class Lab:
         self._started: list[subprocess.Popen[str]] = []
         try:
             self.add(GATEWAY)
+            with self.inside(GATEWAY):
+                for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding",
+                               "ipv6/conf/all/keep_addr_on_down"):
+                    Path("/proc/sys/net", switch).write_text("1")
             for end in ENDS:
                 self._connect(end)
-            with self.inside(GATEWAY):
-                for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-                    Path("/proc/sys/net", switch).write_text("1")
             self._count()
         except BaseException:
             self.close()
