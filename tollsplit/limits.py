@@ -15,18 +15,18 @@ TIMESTAMP_NS_MAX = 9_214_646_400_000_000_000
 STREAM_CHUNK_OCTETS = 4 * 1024 * 1024
 
 # --- live capture ----------------------------------------------------------------------
-# A block is handed over as a whole: small enough to be walked while it is still in a cache.
-RING_BLOCK_OCTETS = 256 * 1024
+# A block is handed over as a whole, and waking up for it costs as much as some thousand frames.
+RING_BLOCK_OCTETS = 1024 * 1024
 # Contiguous kernel memory; beyond it the kernel has to map page by page anyway.
 RING_BLOCK_OCTETS_MAX = 16 * 1024 * 1024
 # 64 MiB for each worker: a quarter of a second of 1.3 million smallest frames a second.
-RING_BLOCKS = 256
+RING_BLOCKS = 64
 # With one block, whatever arrives while it is walked is lost.
 RING_BLOCKS_MIN = 2
 # The kernel's memory, never swapped: more is a mistake in a unit.
 RING_OCTETS_MAX = 4 * 1024 * 1024 * 1024
 # How long a block that is not full may wait. The kernel looks about as often, so below 10 it
-# works for nothing; above 60 a rate that suddenly rises finds blocks of stale waiting time.
+# works for nothing.
 RING_RETIRE_MS = 20
 RING_RETIRE_MS_MIN = 1
 RING_RETIRE_MS_MAX = 1_000

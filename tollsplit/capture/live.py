@@ -30,6 +30,8 @@ from tollsplit.limits import RING_RETURNS_MAX, RING_WORKERS_MAX
 INTERFACE_COUNTERS = Path("/proc/thread-self/net/dev")
 RTMGRP_LINK = 1
 INTERFACE_NAME_OCTETS_MAX = 15
+# How often a ring that is about to end is looked at.
+ENDING_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Lane:
         self._lock = threading.Lock()
         self._sockets: list[PacketSocket] = []
         self._wake = wake_descriptor()
+        self._changed = True  # there is more to see to than frames
         self._stopping = False
         self._handed_out = 0  # by rings that are closed, as are these faults
         self._faults = 0
@@ -160,6 +163,7 @@ class Lane:
 
     def wake(self) -> None:
         """Ends the turn that waits, from any thread."""
+        self._changed = True
         os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
@@ -175,37 +179,52 @@ class Lane:
 
         Each is to be walked until its next_batch gives 0 before the next turn is asked for.
         """
-        while True:
-            with self._lock:
-                sockets = list(self._sockets)
-                stopping = self._stopping
-            ready = [one.ring for one in sockets if one.ring.ready()]
-            if ready:
+        while (sockets := self._current()) is not None:
+            # Between two waits this is all that Python does for a few thousand frames.
+            rings = [one.ring for one in sockets]
+            poll = self._poll_of(sockets)
+            timeout_ms = (ENDING_S if self._changed else timeout_s) * 1000
+            while True:
+                ready = [ring for ring in rings if ring.ready()]
+                if not ready:
+                    for descriptor, events in poll.poll(timeout_ms):
+                        self._heed(descriptor, events, sockets)
+                    ready = [ring for ring in rings if ring.ready()]
                 yield ready
-                continue
-            ended = [one for one in sockets if one.drained and not one.ring.ready()]
-            for one in ended:
-                self._retire(one)
-            if ended:
-                continue
-            if stopping and not sockets:
-                return
-            self._wait(sockets, min(timeout_s, 0.02) if stopping else timeout_s)
-            ready = [one.ring for one in sockets if one.ring.ready()]
-            yield ready
+                if self._changed:
+                    break
 
-    def _wait(self, sockets: Sequence[PacketSocket], timeout_s: float) -> None:
+    def _current(self) -> list[PacketSocket] | None:
+        """The sockets to go on with; those that are done with are closed. None: that was all.
+
+        As long as one is about to end, something has changed: it has to be looked at again.
+        """
+        # Before the look: what changes after it is seen at the next.
+        self._changed = False
+        for one in [one for one in self._sockets if one.drained and not one.ring.ready()]:
+            self._retire(one)
+        with self._lock:
+            if any(one.ending for one in self._sockets):
+                self._changed = True
+            return list(self._sockets) if self._sockets or not self._stopping else None
+
+    def _poll_of(self, sockets: Sequence[PacketSocket]) -> select.poll:
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        by_descriptor = {one.fileno(): one for one in sockets}
-        for descriptor in by_descriptor:
-            poll.register(descriptor, select.POLLIN)
-        for descriptor, events in poll.poll(timeout_s * 1000):
-            if descriptor == self._wake:
-                with suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-            elif events & select.POLLERR:
-                by_descriptor[descriptor].clear_error()
+        for one in sockets:
+            poll.register(one.fileno(), select.POLLIN)
+        return poll
+
+    def _heed(self, descriptor: int, events: int, sockets: Sequence[PacketSocket]) -> None:
+        if descriptor == self._wake:
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+        elif events & select.POLLERR:
+            # The interface went down, or is gone.
+            for one in sockets:
+                if one.fileno() == descriptor:
+                    one.clear_error()
+            self._changed = True
 
     def _retire(self, ended: PacketSocket) -> None:
         with self._lock:

@@ -287,6 +287,10 @@ class PacketSocket:
         return self._ends_s is not None and time.monotonic() >= self._ends_s
 
     @property
+    def ending(self) -> bool:
+        return self._ends_s is not None
+
+    @property
     def closed(self) -> bool:
         return self._socket.fileno() < 0
 

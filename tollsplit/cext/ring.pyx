@@ -16,7 +16,6 @@ cdef extern from *:
     uint32_t acquire "TOLLSPLIT_ACQUIRE"(const void*) nogil
     void release_to "TOLLSPLIT_RELEASE"(void*, uint32_t) nogil
     uint16_t swap16 "__builtin_bswap16"(uint16_t) nogil
-    void prefetch "__builtin_prefetch"(const void*) nogil
 
 # linux/if_packet.h. Flattened: the header's unions add no octets.
 cdef struct block_header_s:
@@ -203,13 +202,12 @@ cdef class Ring:
     cdef int walk(self, frame_s* frames, int count) noexcept nogil:
         """Points `frames` at the block's next frames. Returns how many.
 
-        Budget: 5 ns a frame of 64 octets. The block was written on another core: every line of
-        it is a miss, so it is prefetched in a straight line, as the Reader does with a file.
-        The kernel's offsets and lengths are compared with what the kernel says it filled of
-        the block; one that leads out of it ends the block there, and what is left of it is
-        counted in `faults`. Guarded by benchmarks/bench_live.py.
+        Budget: 10 ns a frame of 64 octets, which another core has just written. Frames lie one
+        behind the other, so the processor fetches ahead by itself: prefetching in software
+        changed nothing here. The kernel's offsets and lengths are compared with what it says it
+        filled of the block; one that leads out of it ends the block there, and what is left of
+        it is counted in `faults`. Guarded by benchmarks/bench_live.py.
         """
-        cdef const uint8_t* ahead
         cdef packet_header_s* header
         cdef frame_s* frame
         cdef uint8_t* octets
@@ -221,7 +219,6 @@ cdef class Ring:
             mac_min += VIRTIO_HEADER_OCTETS
         if self.link_type == LINK_ETHERNET:
             mac_min += VLAN_TAG_OCTETS
-        ahead = self.block + at + 1024
         while taken < count and self.frames_left:
             room = self.filled - at if at < self.filled else 0
             header = <packet_header_s*>(self.block + at)
@@ -232,9 +229,6 @@ cdef class Ring:
                 self.faults += self.frames_left
                 self.frames_left = 0
                 break
-            while ahead < <const uint8_t*>header + 1024:
-                prefetch(ahead)
-                ahead += 64
             octets = <uint8_t*>header + header.tp_mac
             status = header.tp_status
             frame = frames + taken
