@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -181,3 +183,23 @@ def test_bench_account_runs_at_smoke_size(tmp_path: Path) -> None:
     assert found["results"]["floor B"]["ratio_to_b"] == 1.0
     for name in found["results"]:
         assert name in done.stdout
+
+
+def test_bench_live_accounts_for_every_frame_at_smoke_size(tmp_path: Path) -> None:
+    """What was sent is what was seen and what was lost; the benchmark itself fails otherwise."""
+    if os.geteuid() != 0 or shutil.which("ip") is None or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs root, ip (apt-get install iproute2) and two cores")
+    results = tmp_path / "results.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bench_live", "--smoke", "--results", str(results)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(results.read_text())["results"]
+    for name in ("bare", "ring", "overrun"):
+        row = found[name]
+        assert row["sent"] == row["seen"] + row["lost"] + row["interface_lost"] == 50_000
+        assert f"\n{name} " in done.stdout
+    assert found["bare"]["lost"] == found["ring"]["lost"] == 0
+    assert found["overrun"]["lost"] > 0
+    assert found["bare"]["checksum"] == found["ring"]["checksum"]
