@@ -79,6 +79,25 @@ endef
 
 # --- tests -----------------------------------------------------------------------------
 
+# What the lab of network namespaces is built with. Only root can build it; for others, and where
+# nothing can be installed, those tests skip and say what they need.
+define REQUIRE_LAB
+missing=(); \
+command -v ip >/dev/null || missing+=(iproute2); \
+command -v nft >/dev/null || missing+=(nftables); \
+command -v ethtool >/dev/null || missing+=(ethtool); \
+ldconfig -p | grep -q 'libpcap\.so' || missing+=(libpcap0.8); \
+if (( $${#missing[@]} && ! EUID )) && command -v apt-get >/dev/null; then \
+    apt-get update -q && \
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}" \
+    || echo "the tests of live capture will skip: no $${missing[*]}" >&2; \
+fi
+endef
+
+$(VENV)/.lab: | $(VENV)/.created
+	@$(REQUIRE_LAB)
+	touch $@
+
 lint: $(VENV)/.testable build
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -97,7 +116,7 @@ sanitize: $(VENV)/.testable build/sanitizer/.built
 	PYTHONMALLOC=malloc TOLLSPLIT_FUZZ=10000 $(BIN)/pytest -q -m core
 
 # The main run comes last, so that its closing line is the last thing printed.
-test: lint checked sanitize
+test: lint checked sanitize $(VENV)/.lab
 	$(BIN)/pytest
 
 # --- the rest --------------------------------------------------------------------------
@@ -105,6 +124,7 @@ test: lint checked sanitize
 bench: $(VENV)/.testable build
 	mkdir -p $(BENCH_SCRATCH)
 	$(BIN)/python -m benchmarks.bench_account --scratch $(BENCH_SCRATCH)
+	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; fi
 
 clean:
 	rm -rf build dist $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
