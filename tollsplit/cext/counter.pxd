@@ -5,10 +5,13 @@ from libc.string cimport memset
 
 from tollsplit.cext.layout cimport *
 
+cdef enum:
+    RANK_NONE = 0x7FFF
+
 # The counter of one (subscriber, rule, cell) while it is small. 32 octets, two a cache line.
 # Times are offsets from the table's epoch in 48 bits of nanoseconds: 78 hours.
 cdef struct hot_s:
-    uint64_t key                 # subscriber << 32 | rule << 17 | interned << 16 | cell
+    uint64_t key                 # subscriber << 32 | rank << 17 | interned << 16 | cell
     uint32_t octets[2]           # by direction_e, as are the packets
     uint16_t packets[2]
     uint16_t first_hi
@@ -34,20 +37,29 @@ cdef inline void join(counter_s *counter, const counter_s *delta) noexcept nogil
     counter.downlink_octets += delta.downlink_octets
 
 
+cdef inline uint64_t rank_of(uint16_t rule) noexcept nogil:
+    """A rule's place by precedence, from 1 on; no rule is the last. So no key is ever 0."""
+    return rule if rule else RANK_NONE
+
+
+cdef inline uint16_t rule_of(uint64_t key) noexcept nogil:
+    cdef uint16_t rank = key >> 17 & RANK_NONE
+    return 0 if rank == RANK_NONE else rank
+
+
 cdef inline uint64_t key_of(const packet_s *row, uint32_t cell) noexcept nogil:
-    return (<uint64_t>row.subscriber << 32 | <uint64_t>row.rule << 17
+    return (<uint64_t>row.subscriber << 32 | rank_of(row.rule) << 17
             | <uint64_t>row.interned << 16 | (cell & 0xFFFF))
 
 
 cdef inline uint64_t cold_key(const counter_s *counter) noexcept nogil:
-    return (<uint64_t>counter.subscriber << 32 | <uint64_t>counter.rule << 17
+    return (<uint64_t>counter.subscriber << 32 | rank_of(counter.rule) << 17
             | <uint64_t>counter.interned << 16 | (counter.cell & 0xFFFF))
 
 
 cdef inline uint64_t sort_key(uint64_t key) noexcept nogil:
-    """cell, subscriber, rule (none becomes the last), interned."""
-    return (key << 48 | key >> 32 << 16
-            | ((key >> 17) - 1 & 0x7FFF) << 1 | (key >> 16 & 1))
+    """cell, subscriber, rank, interned."""
+    return key << 48 | key >> 16
 
 
 cdef inline void begin(
@@ -104,7 +116,7 @@ cdef inline void one(const packet_s *row, uint32_t cell, counter_s *delta) noexc
 cdef inline void widen(const hot_s *entry, uint64_t epoch_ns, counter_s *counter) noexcept nogil:
     """A hot counter in full."""
     counter.subscriber = <uint32_t>(entry.key >> 32)
-    counter.rule = <uint16_t>(entry.key >> 17 & 0x7FFF)
+    counter.rule = rule_of(entry.key)
     counter.interned = <uint8_t>(entry.key >> 16 & 1)
     counter.flags = 0
     counter.cell = <uint32_t>(entry.key & 0xFFFF)

@@ -12,8 +12,11 @@ from tollsplit.cext.layout import PACKET
 from tollsplit.cext.link cimport *
 from tollsplit.cext.lpm cimport Trie, trie_s
 from tollsplit.cext.network cimport *
-from tollsplit.cext.plain cimport plain
+from tollsplit.cext.plain cimport PLAIN, PLAIN_GTPU, plain, plain_e, plain_gtpu
 from tollsplit.cext.tunnel cimport *
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void*) nogil
 
 # tollsplit.limits gives the reason; tests/test_layout.py holds them equal.
 cdef enum:
@@ -239,10 +242,16 @@ cdef void dissect_batch(
     cdef int i
     cdef packet_s *row
     cdef const frame_s *frame
+    cdef plain_e found
+    cdef size_t ahead = frames[count - 1].octets - frames[0].octets + 128 if count else 0
     for i in range(count):
         frame = &frames[i]
         row = &rows[i]
-        if not plain(frame, <uint32_t>i, row, described, meter):
+        prefetch(frame.octets + ahead)
+        found = plain(frame, <uint32_t>i, row, described)
+        if found == PLAIN_GTPU and not described:
+            found = plain(frame, <uint32_t>i, row, True)
+        if found != PLAIN and not (found == PLAIN_GTPU and plain_gtpu(frame, row, meter)):
             dissect(frame, <uint32_t>i, row, meter)
         if meter.layer == LAYER_FRAME:
             row.octets = frame.original_octets

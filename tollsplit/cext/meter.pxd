@@ -53,6 +53,7 @@ cdef class Meter:
     cdef uint64_t start_ns       # of the cell that the last packet lay in; at first of none
     cdef uint64_t end_ns
     cdef uint32_t number
+    cdef bint same_cell          # cells_of_batch holds `number` throughout
 
     cdef int batch(self, const frame_s *frames, int count) except -1 nogil
     cdef int place(self, packet_s *rows, int count) except -1 nogil

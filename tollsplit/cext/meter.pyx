@@ -87,9 +87,8 @@ cdef class Meter:
         cdef uint64_t outside = 0
         cdef int i
         for i in range(count):
-            cells[i] = self.number
             outside |= rows[i].timestamp_ns - start_ns >= length_ns
-        if not outside:
+        if not outside and self.same_cell:
             return 0
         for i in range(count):
             if rows[i].bucket != BUCKET_METERED:
@@ -100,6 +99,10 @@ cdef class Meter:
             if self.number == CELL_NONE:
                 rows[i].bucket = BUCKET_FAULT
                 rows[i].fault = FAULT_CELLS_FULL
+        self.same_cell = not outside
+        if not outside:
+            for i in range(2 * BATCH):
+                cells[i] = self.number
         return 0
 
     cdef void settle(self, packet_s *rows, int count, int total) noexcept nogil:
