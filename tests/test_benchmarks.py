@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ from typing import Any
 import dpkt
 import pytest
 
+from benchmarks import guard
 from benchmarks.bench_shapes import SHAPES
 from benchmarks.contenders import floors, naive, tollsplit
 from benchmarks.network import MIX
@@ -260,3 +262,81 @@ def test_bench_shapes_runs_at_smoke_size(tmp_path: Path) -> None:
     assert checksums["plain"] == checksums["vlan"] == checksums["qinq"] == checksums["gtpu"]
     assert checksums["plain"] == checksums["dscp"] != checksums["server and port"]
     assert len(set(checksums.values())) > 12
+
+
+# --- the guard ---------------------------------------------------------------------------
+
+needs_valgrind = pytest.mark.skipif(not shutil.which("valgrind"), reason="no valgrind")
+COUNTS = {"plain": {"cext.dissect": 100.0, "cext.lpm": 4.0}}
+
+
+@pytest.mark.parametrize(
+    ("dissect", "lpm", "grown"),
+    [
+        (104.9, 4.0, []),
+        (105.1, 4.0, ["plain: cext.dissect: 100.0 → 105.1 instructions per packet"]),
+        (100.0, 5.9, []),  # many percent, few instructions
+        (100.0, 6.1, ["plain: cext.lpm: 4.0 → 6.1 instructions per packet"]),
+        (50.0, 4.0, []),
+        (104.5, 5.5, ["plain: in all: 104.0 → 110.0 instructions per packet"]),
+    ],
+)
+def test_guard_names_what_grew(dissect: float, lpm: float, grown: list[str]) -> None:
+    assert guard.growths(COUNTS, {"plain": {"cext.dissect": dissect, "cext.lpm": lpm}}) == grown
+
+
+def test_guard_names_a_new_part() -> None:
+    found = {"plain": COUNTS["plain"] | {"cext.new": 3.0}}
+    assert guard.growths(COUNTS, found) == [
+        "plain: cext.new: 0.0 → 3.0 instructions per packet"]
+
+
+def test_guard_leaves_out_what_calls_repeat() -> None:
+    profile = """\
+ob=(1) /place/tollsplit/cext/table.cpython-311-x86_64-linux-gnu.so
+fn=(1) add_batch
+12 500
++2 30
+cob=(2) /lib/x86_64-linux-gnu/libc.so.6
+cfn=(2) memset
+calls=3 0
+* 9000
+-4 1
+ob=(2)
+fn=(2)
+7 40
+ob=(1)
+fn=(3) grow
+8 2
+"""
+    assert guard.instructions(profile.splitlines()) == {"cext.table": 533, "libraries": 40}
+
+
+@needs_valgrind
+def test_guard_counts_are_the_same_twice() -> None:
+    first, second = guard.count(["plain"]), guard.count(["plain"])
+    assert first["plain"]["cext.dissect"] > 10
+    assert guard.growths(first, second) == guard.growths(second, first) == []
+
+
+@needs_valgrind
+def test_guard_instructions_have_not_grown(capsys: pytest.CaptureFixture[str]) -> None:
+    code = guard.check(guard.RECORDED)
+    printed = capsys.readouterr().out
+    if printed.startswith("nothing compared"):
+        pytest.skip(printed.strip())
+    assert code == 0, printed
+
+
+@needs_valgrind
+def test_guard_fails_where_more_was_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "instructions.json"
+    path.write_text(json.dumps({"environment": guard.environment(), "instructions": COUNTS}))
+    assert guard.check(path, lambda names: COUNTS) == 0
+    assert guard.check(path, lambda names: {"plain": {"cext.dissect": 120.0}}) == 1
+    assert "cext.dissect: 100.0 → 120.0" in capsys.readouterr().out
+    path.write_text(json.dumps({"environment": {"gcc": "1.0"}, "instructions": COUNTS}))
+    assert guard.check(path, lambda names: pytest.fail("compared")) == 0
+    assert capsys.readouterr().out.startswith("nothing compared: ")
