@@ -26,7 +26,7 @@ captured_octets    16 u4
 original_octets    20 u4
 link_type          24 u2
 ingress            26 u2
-reserved           28 u4
+segment_octets     28 u4
 """
 
 PACKET_FIELDS = """

@@ -11,7 +11,12 @@ cdef struct frame_s:
     uint32_t original_octets     # how many were on the wire
     uint16_t link_type           # LINKTYPE_* (see link_e)
     uint16_t ingress             # 0: none; else 1 + index into the rule set's ingresses
-    uint32_t reserved
+    uint32_t segment_octets      # payload of each segment of a coalesced packet; 0: one packet
+
+# The segment_octets of a packet that the kernel says is coalesced, but not of what segments:
+# it holds any payload, so the packet is metered as one.
+cdef enum:
+    SEGMENT_UNKNOWN = 0xFFFFFFFF
 
 # LINKTYPE_ values (tcpdump.org/linktypes.html)
 cdef enum link_e:

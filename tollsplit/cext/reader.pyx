@@ -199,7 +199,7 @@ cdef inline int walk_pcap(Reader self, frame_s* frames, int count, bint swapped,
         frame.original_octets = original if original else captured
         frame.link_type = link_type
         frame.ingress = ingress
-        frame.reserved = 0
+        frame.segment_octets = 0
         taken += 1
         at += header_octets + captured
         left -= header_octets + captured
@@ -529,7 +529,7 @@ cdef class Reader:
         frame.original_octets = original if original else captured
         frame.link_type = interface.link_type
         frame.ingress = interface.ingress
-        frame.reserved = 0
+        frame.segment_octets = 0
         return True
 
     cdef interface_s* add_interface(self, uint16_t link, uint32_t snap) noexcept nogil:
