@@ -23,16 +23,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.bench_account import commit, cpu_name, versions
+from benchmarks import results
 from tollsplit.limits import RING_BLOCK_OCTETS, RING_BLOCKS, RING_SNAP_OCTETS
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results.jsonl"
 SENDER, READER = "load0", "load1"
 OVERRUN_BLOCK_OCTETS, OVERRUN_BLOCKS = 4096, 2
 SMOKE_PACKETS = 50_000
@@ -76,7 +73,7 @@ def read_ring(block_octets: int, blocks: int) -> dict[str, int]:
 def compile_load(folder: Path) -> Path:
     program = folder / "load"
     subprocess.run(["gcc", "-O3", "-Wall", "-Wextra", "-Werror",
-                    str(ROOT / "benchmarks" / "load.c"), "-o", str(program)], check=True)
+                    str(results.ROOT / "benchmarks" / "load.c"), "-o", str(program)], check=True)
     return program
 
 
@@ -116,8 +113,8 @@ def measure(
     if contender == "bare":
         reader_command = [str(program), "count", READER, *sizes]
     cores = sorted(os.sched_getaffinity(0))
-    with subprocess.Popen([*enter, *on_core(cores[0]), *reader_command], cwd=ROOT, text=True,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+    with subprocess.Popen([*enter, *on_core(cores[0]), *reader_command], cwd=results.ROOT,
+                          text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
         try:
             assert reader.stdout is not None
             if reader.stdout.readline() != "ready\n":
@@ -202,24 +199,13 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def line(figures: dict[str, Any], arguments: argparse.Namespace) -> str:
+def append(target: Path | None, figures: dict[str, Any], arguments: argparse.Namespace) -> None:
     traffic = {name: getattr(arguments, name)
                for name in ("packets", "octets", "block_octets", "blocks")}
     words = ["python", "-m", "benchmarks.bench_live", "--rounds", str(arguments.rounds)]
     for name, value in traffic.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    return json.dumps({
-        "benchmark": "live",
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "kernel": os.uname().release.split("-")[0],
-        "versions": versions(),
-        "traffic": traffic,
-        "command": shlex.join(words),
-        "results": figures,
-    })
+    results.append(target, "live", shlex.join(words), traffic, results=figures)
 
 
 def parse() -> argparse.Namespace:
@@ -249,10 +235,7 @@ def main() -> None:
         raise SystemExit("bench_live: needs root, for a network namespace of its own")
     figures = summary(interleave(arguments))
     print(table(figures))
-    target = arguments.results or (None if arguments.smoke else RESULTS)
-    if target:
-        with target.open("a") as file:
-            file.write(line(figures, arguments) + "\n")
+    append(arguments.results or (None if arguments.smoke else results.RESULTS), figures, arguments)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ class Lab:
                     Path("/proc/sys/net", switch).write_text("1")
             for end in ENDS:
                 self._connect(end)
+            self._await_routes()
             self._count()
         except BaseException:
             self.close()
@@ -141,6 +142,25 @@ class Lab:
     def _connect(self, end: End) -> None:
         self.add(end.name)
         self.connect(end)
+
+    def _await_routes(self) -> None:
+        """Until each end reaches each other one: a refused connection is an answer."""
+        until = time.monotonic() + TIMEOUT_S
+        for near in ENDS:
+            for far in ENDS:
+                for family, address in ((socket.AF_INET, far.ipv4), (socket.AF_INET6, far.ipv6)):
+                    while near is not far and not self._reaches(near, family, address):
+                        assert time.monotonic() < until, f"{near.name} does not reach {address}"
+
+    def _reaches(self, near: End, family: int, address: str) -> bool:
+        with self.socket(near.name, family, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect((address, 9))
+            except ConnectionRefusedError:
+                return True
+            except OSError:
+                return False
+        return True
 
     def _count(self) -> None:
         """A counter for each pair of a subscriber and a server, address family and direction."""
