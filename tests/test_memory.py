@@ -29,12 +29,12 @@ print(report.seen.packets, len(report.usage),
 def account(packets: int, folder: Path) -> tuple[int, int]:
     """Usage records and peak resident octets of a process that accounts so many packets."""
     traffic = Traffic("memory", packets, subscribers=1_000, prefixes=10, rules=2)
-    capture, rules, _ = generate(traffic, folder)
+    case = generate(traffic, folder)
     done = subprocess.run(
-        [sys.executable, "-c", ACCOUNT, capture, rules],
+        [sys.executable, "-c", ACCOUNT, case.capture, case.rules],
         stdout=subprocess.PIPE, text=True, check=True,
     )
-    capture.unlink()
+    case.capture.unlink()
     seen, records, resident = map(int, done.stdout.split())
     assert seen == packets
     return records, resident
