@@ -11,7 +11,10 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 # Named, not globbed: a source that goes missing stops the build.
-MODULES = ("layout", "reader", "dissect", "lpm", "classify", "subscribers", "table", "meter")
+MODULES = (
+    "layout", "reader", "dissect", "lpm", "classify", "subscribers", "table", "meter", "columns",
+    "shares",
+)
 
 SANITIZE = "-fsanitize=address,undefined"
 # build: compiler arguments, linker arguments, are bounds checked

@@ -46,12 +46,6 @@ cdef inline uint64_t cold_key(const counter_s *counter) noexcept nogil:
             | <uint64_t>counter.interned << 16 | (counter.cell & 0xFFFF))
 
 
-cdef inline uint64_t sort_key(uint64_t key) noexcept nogil:
-    """cell, subscriber, rule (none becomes the last), interned."""
-    return (key << 48 | key >> 32 << 16
-            | ((key >> 17) - 1 & 0x7FFF) << 1 | (key >> 16 & 1))
-
-
 cdef inline void begin(
     hot_s *entry, uint64_t key, const packet_s *row, uint64_t since
 ) noexcept nogil:

@@ -61,7 +61,7 @@ class Tally:
         return (
             self.seen == Volume(out.packets - twice.packets, out.octets - twice.octets)
             and self.subscriber_octets + sum(self.sponsor_octets.values()) == self.metered.octets
-            and bool((self.usage.paid >= 0).all() and (self.usage.subscriber_octets >= 0).all())
+            and self.usage.owes_nobody
         )
 
 
@@ -165,17 +165,14 @@ def tally(
     provenance: Provenance,
 ) -> Tally:
     """The figures of what was counted."""
-    keys, rows = gather(
-        compiled, cells, counted.table.counters(), counted.subscribers.subscribers()
-    )
+    columns = gather(rules, compiled, cells, counted)
     booked: tuple[Prior, Spent] = prior(cells) if prior else ({}, {})
-    usage = Usage(
-        rules, cells, Subscribers(rules, compiled, keys), rows, provenance, *booked
-    )
+    subscribers = Subscribers(rules, compiled, columns.subscribers)
+    usage = Usage(rules, cells, subscribers, columns, provenance, *booked)
     sums = {name: Volume(packets, octets) for name, (packets, octets) in counted.sums().items()}
     return Tally(
         seen=sums["seen"],
-        metered=Volume(int(usage.packets.sum()), int(usage.octets.sum())),
+        metered=usage.metered,
         metered_twice=sums["metered_twice"],
         unattributed=sums["unattributed"],
         non_ip=sums["non_ip"],
@@ -185,7 +182,7 @@ def tally(
         coalesced=sums["coalesced"],
         mismatch=sums["mismatch"],
         tunnel_overhead_octets=sums["tunnel"].octets,
-        subscriber_octets=int(usage.subscriber_octets.sum()),
+        subscriber_octets=usage.subscriber_total,
         sponsor_octets=usage.sponsor_totals(),
         usage=usage,
     )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 import numpy as np
 
+from tollsplit.cext.columns import order_of
 from tollsplit.cext.layout import SUBSCRIBER
 from tollsplit.rules.compile import Compiled, holders
 from tollsplit.rules.rule import Pool, RuleSet
 
 KIND_IPV4, KIND_IPV6, KIND_GTP_TEID, KIND_VLAN, KIND_PPPOE, KIND_MAC = range(6)
+BEHIND_ADDRESSES = 1 << 33  # an address and the interned keys before it: less than 2^32 + 2^31
 
 
 def name(subscriber: np.void, pool: Pool) -> str:
@@ -92,21 +95,32 @@ def changes(*columns: np.ndarray) -> np.ndarray:
     return result
 
 
-def unify(
-    compiled: Compiled, counters: np.ndarray, interned: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bring interned subscribers and plain addresses into one order.
+class Interned(NamedTuple):
+    """Interned subscribers in order, and where they stand among plain addresses.
 
-    counters, interned   COUNTER[n], SUBSCRIBER[m]
-    Returns SUBSCRIBER[k], sorted, and i8[n], the position of each counter's.
+    A plain address stands at address + how many breaks are at most 2 × address. An interned IPv4
+    key stands beside the address that it is, all other keys behind every address.
     """
-    direct = counters["interned"] == 0
-    addresses = np.sort(counters["subscriber"][direct])
-    addresses = addresses[changes(addresses)]
-    key = counters["subscriber"].astype(np.int64) + len(addresses)
-    key[direct] = np.searchsorted(addresses, counters["subscriber"][direct])
-    joined = np.concatenate((plain(compiled, addresses), interned))
-    order = np.lexsort([joined[f] for f in ("tenure", "pool", "lo", "hi", "kind")])
-    position = np.empty(len(joined), np.int64)
-    position[order] = np.arange(len(joined))
-    return joined[order], position[key]
+
+    rows: np.ndarray  # SUBSCRIBER[m]
+    values: np.ndarray  # u8[m], where each stands, ascending
+    value_of: np.ndarray  # u8[m], the same by number
+    breaks: np.ndarray  # u8[j], ascending
+
+
+def intern(compiled: Compiled, interned: np.ndarray) -> Interned:
+    """SUBSCRIBER[m] by number, put in order by kind, key, pool and tenure.
+
+    Of an interned IPv4 key and the plain address that equals it, the lower pool comes first.
+    """
+    order = order_of(interned)
+    rows = interned[order]
+    addresses = int(np.searchsorted(rows["kind"], KIND_IPV4, "right"))
+    keys = np.ascontiguousarray(rows["lo"][:addresses])
+    behind = compiled.pools_of(keys.astype(np.uint32)) <= rows["pool"][:addresses]
+    values = np.arange(len(rows), dtype=np.uint64)
+    values[:addresses] += keys + behind
+    values[addresses:] += np.uint64(BEHIND_ADDRESSES)
+    value_of = np.empty_like(values)
+    value_of[order] = values
+    return Interned(rows, values, value_of, keys * np.uint64(2) + behind)
