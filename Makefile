@@ -6,6 +6,7 @@
 #   make checked    the tests that reach the core, with bounds checks compiled in
 #   make sanitize   the same, and 10,000 mutated captures, under ASan and UBSan
 #   make bench      the benchmarks at full size (minutes, and 2 GB of scratch space)
+#   make bench-check   instructions per packet against those on record (valgrind)
 #   make clean      remove everything that was built, .venv too
 
 SHELL := /bin/bash
@@ -17,7 +18,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 SOURCES := setup.py $(wildcard tollsplit/cext/*.pyx tollsplit/cext/*.pxd)
 BENCH_SCRATCH ?= build/bench
 
-.PHONY: demo test build checked sanitize bench lint clean
+.PHONY: demo test build checked sanitize bench bench-check bench-record lint clean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -44,6 +45,12 @@ fi; \
 $(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 endef
 
+# $(call INSTALL,packages): those of them that are missing, where that is possible.
+INSTALL = missing=($$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(1) 2>/dev/null \
+    | awk '$$1 == "installed" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(1) | sort))); \
+    (( ! $${\#missing[@]} )) || { (( ! EUID )) && apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+    apt-get install -q -y --no-install-recommends "$${missing[@]}"; }
+
 $(VENV)/.created: pyproject.toml
 	@$(REQUIRE)
 	$(PYTHON3) -m venv $(VENV)
@@ -58,6 +65,7 @@ $(VENV)/.installed: $(VENV)/.created
 
 $(VENV)/.testable: $(VENV)/.installed
 	TOLLSPLIT_BUILD=none $(PIP) install --no-build-isolation --editable '.[test]'
+	@$(call INSTALL,valgrind) || echo "no valgrind: the tests will skip what counts instructions"
 	touch $@
 
 # --- builds ----------------------------------------------------------------------------
@@ -105,6 +113,13 @@ test: lint checked sanitize
 bench: $(VENV)/.testable build
 	mkdir -p $(BENCH_SCRATCH)
 	$(BIN)/python -m benchmarks.bench_account --scratch $(BENCH_SCRATCH)
+
+# Timing fails nothing; instructions per packet that grow beyond 5 % do.
+bench-check: $(VENV)/.testable build
+	$(BIN)/python -m benchmarks.guard
+
+bench-record: $(VENV)/.testable build
+	$(BIN)/python -m benchmarks.guard --record
 
 clean:
 	rm -rf build dist $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

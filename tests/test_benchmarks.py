@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dpkt
 import pytest
 
-from benchmarks.bench_account import compile_floors, measure_floor
-from benchmarks.traffic import TRAFFIC, Traffic, generate
+from benchmarks import guard
+from benchmarks.bench_shapes import SHAPES
+from benchmarks.contenders import floors, naive, tollsplit
+from benchmarks.network import MIX
+from benchmarks.traffic import TRAFFIC, Case, Traffic, generate
 
 SMOKE = replace(TRAFFIC["min64"], name="smoke", packets=20_000, subscribers=2_000)
 
@@ -94,21 +99,20 @@ def test_traffic_truth_is_what_dpkt_counts(smoke: Path) -> None:
 
 
 def test_traffic_is_the_same_for_the_same_seed(tmp_path: Path, smoke: Path) -> None:
-    again, _, _ = generate(SMOKE, tmp_path)
-    assert again.read_bytes() == smoke.read_bytes()
-    other, _, _ = generate(replace(SMOKE, seed=2), tmp_path)
-    assert other.read_bytes() != smoke.read_bytes()
+    assert generate(SMOKE, tmp_path).capture.read_bytes() == smoke.read_bytes()
+    other = generate(replace(SMOKE, seed=2), tmp_path)
+    assert other.capture.read_bytes() != smoke.read_bytes()
 
 
 def test_traffic_imix_has_sizes_seven_to_four_to_one(tmp_path: Path) -> None:
     imix = replace(TRAFFIC["imix"], packets=6_000, subscribers=100)
-    capture, _, truth = generate(imix, tmp_path)
-    frames = [frame for _, frame in packets(capture)]
+    case = generate(imix, tmp_path)
+    frames = [frame for _, frame in packets(case.capture)]
     sizes = Counter(map(len, frames))
     assert set(sizes) == {60, 572, 1496}
     assert sizes[60] / 6_000 == pytest.approx(7 / 12, abs=0.03)
     assert sizes[572] / 6_000 == pytest.approx(4 / 12, abs=0.03)
-    assert truth.ip_octets == sum(metered(frame).len for frame in frames)
+    assert case.truth.ip_octets == sum(metered(frame).len for frame in frames)
     for frame in frames[:200]:
         ip = metered(frame)
         assert ip.len == len(frame) - 14
@@ -118,32 +122,70 @@ def test_traffic_imix_has_sizes_seven_to_four_to_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("encapsulation", "captured", "octets"),
-    [("ipv6", 80, 66), ("vlan", 64, 46), ("gtpu", 96, 46)],
+    [("ipv6", 80, 66), ("vlan", 64, 46), ("qinq", 68, 46), ("gtpu", 96, 46)],
 )
 def test_traffic_encapsulations_parse(
     tmp_path: Path, encapsulation: str, captured: int, octets: int
 ) -> None:
     traffic = Traffic(encapsulation, 500, subscribers=50, encapsulation=encapsulation)
-    capture, rules, truth = generate(traffic, tmp_path)
-    assert truth.ip_octets == 500 * octets
-    sponsored = 0
+    case = generate(traffic, tmp_path)
+    assert case.truth.ip_octets == 500 * octets
+    frames = packets(case.capture)
+    assert {len(frame) for _, frame in frames} == {captured}
+    for _, frame in frames:
+        assert isinstance(metered(frame).data, dpkt.tcp.TCP | dpkt.udp.UDP)
+        tags = {"vlan": 1, "qinq": 2}.get(encapsulation, 0)
+        assert len(getattr(dpkt.ethernet.Ethernet(frame), "vlan_tags", [])) == tags
+    assert sponsored(case, frames) == 500 - sum(case.truth.rules[""][::2]) > 100
+
+
+def sponsored(case: Case, frames: list[tuple[float, bytes]]) -> int:
+    """Packets with an end in a server prefix of the rules file."""
     prefixes = [
         ipaddress.ip_network(text)
-        for rule in tomllib.loads(rules.read_text())["rules"]
+        for rule in tomllib.loads(case.rules.read_text())["rules"]
         for text in rule["match"]["server"]
     ]
-    for _, frame in packets(capture):
-        assert len(frame) == captured
-        ip = metered(frame)
-        assert isinstance(ip.data, dpkt.tcp.TCP | dpkt.udp.UDP)
-        ends = ipaddress.ip_address(ip.src), ipaddress.ip_address(ip.dst)
-        sponsored += any(end in prefix for prefix in prefixes for end in ends)
-    assert sponsored == 500 - sum(truth.rules[""][::2])
-    assert sponsored > 100
+    ends = [(metered(frame).src, metered(frame).dst) for _, frame in frames]
+    return sum(
+        any(ipaddress.ip_address(end) in prefix for prefix in prefixes for end in pair)
+        for pair in ends)
+
+
+def test_traffic_mixed_has_the_stated_parts(tmp_path: Path) -> None:
+    case = generate(Traffic("mixed", 3_000, subscribers=50, encapsulation="mixed"), tmp_path)
+    frames = packets(case.capture)
+    # Each of the parts has a size of its own.
+    sizes = {"ipv4": 60, "ipv6": 80, "vlan": 64, "qinq": 68, "gtpu": 96}
+    found = Counter(len(frame) for _, frame in frames)
+    assert found.keys() == set(sizes.values())
+    for encapsulation, percent in MIX.items():
+        assert found[sizes[encapsulation]] / 3_000 == pytest.approx(percent / 100, abs=0.03)
+    assert case.truth.packets == 3_000
+    assert case.truth.ip_octets == sum(
+        ip.len if isinstance(ip := metered(frame), dpkt.ip.IP) else ip.plen + 40
+        for _, frame in frames)
+    assert sponsored(case, frames) == 3_000 - sum(case.truth.rules[""][::2])
+    times = [when for when, _ in frames]
+    assert times == sorted(times)
+
+
+def test_traffic_dscp_marks_exactly_what_a_rule_holds_for(tmp_path: Path) -> None:
+    for encapsulation in ("ipv4", "ipv6"):
+        case = generate(Traffic(f"dscp-{encapsulation}", 500, subscribers=50, rules=5,
+                                encapsulation=encapsulation, conditions=("dscp",)), tmp_path)
+        marks = Counter()
+        for _, frame in packets(case.capture):
+            ip = metered(frame)
+            marks[ip.tos >> 2 if encapsulation == "ipv4" else ip.fc >> 2] += 1
+            if encapsulation == "ipv4":
+                assert dpkt.in_cksum(bytes(ip)[:20]) == 0
+        assert marks == {0: sum(case.truth.rules[""][::2])} | {
+            rule + 1: sum(case.truth.rules[f"rule-{rule}"][::2]) for rule in range(5)}
 
 
 def test_traffic_flows_are_at_most_eight_per_subscriber(tmp_path: Path) -> None:
-    capture, _, _ = generate(Traffic("flows", 5_000, subscribers=20, flows=True), tmp_path)
+    capture = generate(Traffic("flows", 5_000, subscribers=20, flows=True), tmp_path).capture
     flows: dict[bytes, set[tuple[bytes, int, int, int]]] = {}
     for _, frame in packets(capture):
         ip = metered(frame)
@@ -154,30 +196,147 @@ def test_traffic_flows_are_at_most_eight_per_subscriber(tmp_path: Path) -> None:
     assert max(map(len, flows.values())) == 8
 
 
-def test_floors_count_every_packet(tmp_path: Path, smoke: Path) -> None:
-    truth = json.loads(smoke.with_suffix(".json").read_text())["truth"]
-    program, has_pcap = compile_floors(tmp_path)
-    for mode in ("A", "B", "B-star", *(["pcap"] if has_pcap else [])):
-        result = measure_floor(program, mode, smoke)
-        assert (result["packets"], result["octets"]) == (truth["packets"], truth["wire_octets"])
-        expected = truth["word_sum"] if mode.startswith("B") else 0
-        assert result["checksum"] == f"{expected:016x}"
+def test_floors_count_every_packet(tmp_path: Path) -> None:
+    case = generate(SMOKE, tmp_path)
+    known = floors(tmp_path)
+    assert {"floor A", "floor B", "floor B-star"} <= known.keys()
+    for contender in known.values():
+        contender.run(case)
+    assert known["floor B"].measure(case)["checksum"] != f"{0:016x}"
 
 
-def test_bench_account_runs_at_smoke_size(tmp_path: Path) -> None:
-    results = tmp_path / "results.jsonl"
+def test_contenders_with_a_wrong_answer_are_refused(tmp_path: Path) -> None:
+    case = generate(SMOKE, tmp_path)
+    wrong = replace(case, truth=replace(case.truth, wire_octets=case.truth.wire_octets + 1))
+    with pytest.raises(SystemExit, match="floor B: octets: expected 1280001, got 1280000"):
+        floors(tmp_path)["floor B"].run(wrong)
+    rules = case.truth.rules | {"rule-3": [0, 0, 0, 0]}
+    with pytest.raises(SystemExit, match="tollsplit 1: rules"):
+        tollsplit(1).run(replace(case, truth=replace(case.truth, rules=rules)))
+
+
+def test_naive_has_as_many_counters_as_we_have_records(tmp_path: Path) -> None:
+    contenders = naive(tmp_path)
+    if not contenders:
+        pytest.skip("g++ is not installed")
+    case = generate(SMOKE, tmp_path)
+    counters = int(contenders[0].run(case)["checksum"], 16)
+    assert counters == tollsplit(1).run(case)["records"] > 5_000
+
+
+def bench(subject: str, *arguments: str | Path) -> tuple[str, list[dict[str, Any]]]:
+    """What a benchmark prints, and the lines that it appends."""
+    results = Path(arguments[-1])
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bench_account", "--smoke", "--results", str(results)],
+        [sys.executable, "-m", f"benchmarks.{subject}", *map(str, arguments[:-1]),
+         "--results", str(results)],
         capture_output=True, text=True, check=False,
     )
     assert done.returncode == 0, done.stderr
-    (line,) = results.read_text().splitlines()
-    found = json.loads(line)
-    assert found["command"] == "python -m benchmarks.bench_account --traffic min64 --smoke " \
-        "--workers 1,2"
-    ours = found["results"]["tollsplit 1"]
-    assert ours["checksum"] == found["results"]["tollsplit 2"]["checksum"]
-    assert ours["records"] > 10_000
-    assert found["results"]["floor B"]["ratio_to_b"] == 1.0
-    for name in found["results"]:
-        assert name in done.stdout
+    return done.stdout, [json.loads(line) for line in results.read_text().splitlines()]
+
+
+def test_bench_account_runs_at_smoke_size(tmp_path: Path) -> None:
+    printed, found = bench("bench_account", "--smoke", "--naive", "--subscribers", "2000", "9000",
+                           tmp_path / "results.jsonl")
+    assert [line["traffic"]["subscribers"] for line in found] == [2_000, 9_000]
+    assert found[0]["command"] == "python -m benchmarks.bench_account --traffic min64 --smoke " \
+        "--workers 1,2 --naive --subscribers 2000"
+    for line in found:
+        ours = line["results"]["tollsplit 1"]
+        assert ours["checksum"] == line["results"]["tollsplit 2"]["checksum"]
+        assert ours["records"] > 5_000
+        assert line["results"]["floor B"]["ratio_to_b"] == 1.0
+        for name in line["results"]:
+            assert name in printed
+
+
+def test_bench_shapes_runs_at_smoke_size(tmp_path: Path) -> None:
+    printed, [line] = bench("bench_shapes", "--smoke", tmp_path / "results.jsonl")
+    names = ["plain", *(shape.name for shape in SHAPES)]
+    assert list(line["results"]) == names
+    for name in names:
+        assert f"\n{name} " in printed
+    checksums = {name: line["results"][name]["checksum"] for name in names}
+    # What encapsulates the same packets comes to the same usage; what changes the rules does not.
+    assert checksums["plain"] == checksums["vlan"] == checksums["qinq"] == checksums["gtpu"]
+    assert checksums["plain"] == checksums["dscp"] != checksums["server and port"]
+    assert len(set(checksums.values())) > 12
+
+
+# --- the guard ---------------------------------------------------------------------------
+
+needs_valgrind = pytest.mark.skipif(not shutil.which("valgrind"), reason="no valgrind")
+COUNTS = {"plain": {"cext.dissect": 100.0, "cext.lpm": 4.0}}
+
+
+@pytest.mark.parametrize(
+    ("dissect", "lpm", "grown"),
+    [
+        (104.9, 4.0, []),
+        (105.1, 4.0, ["plain: cext.dissect: 100.0 → 105.1 instructions per packet"]),
+        (100.0, 5.9, []),  # many percent, few instructions
+        (100.0, 6.1, ["plain: cext.lpm: 4.0 → 6.1 instructions per packet"]),
+        (50.0, 4.0, []),
+        (104.5, 5.5, ["plain: in all: 104.0 → 110.0 instructions per packet"]),
+    ],
+)
+def test_guard_names_what_grew(dissect: float, lpm: float, grown: list[str]) -> None:
+    assert guard.growths(COUNTS, {"plain": {"cext.dissect": dissect, "cext.lpm": lpm}}) == grown
+
+
+def test_guard_names_a_new_part() -> None:
+    found = {"plain": COUNTS["plain"] | {"cext.new": 3.0}}
+    assert guard.growths(COUNTS, found) == [
+        "plain: cext.new: 0.0 → 3.0 instructions per packet"]
+
+
+def test_guard_leaves_out_what_calls_repeat() -> None:
+    profile = """\
+ob=(1) /place/tollsplit/cext/table.cpython-311-x86_64-linux-gnu.so
+fn=(1) add_batch
+12 500
++2 30
+cob=(2) /lib/x86_64-linux-gnu/libc.so.6
+cfn=(2) memset
+calls=3 0
+* 9000
+-4 1
+ob=(2)
+fn=(2)
+7 40
+ob=(1)
+fn=(3) grow
+8 2
+"""
+    assert guard.instructions(profile.splitlines()) == {"cext.table": 533, "libraries": 40}
+
+
+@needs_valgrind
+def test_guard_counts_are_the_same_twice() -> None:
+    first, second = guard.count(["plain"]), guard.count(["plain"])
+    assert first["plain"]["cext.dissect"] > 10
+    assert guard.growths(first, second) == guard.growths(second, first) == []
+
+
+@needs_valgrind
+def test_guard_instructions_have_not_grown(capsys: pytest.CaptureFixture[str]) -> None:
+    code = guard.check(guard.RECORDED)
+    printed = capsys.readouterr().out
+    if printed.startswith("nothing compared"):
+        pytest.skip(printed.strip())
+    assert code == 0, printed
+
+
+@needs_valgrind
+def test_guard_fails_where_more_was_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "instructions.json"
+    path.write_text(json.dumps({"environment": guard.environment(), "instructions": COUNTS}))
+    assert guard.check(path, lambda names: COUNTS) == 0
+    assert guard.check(path, lambda names: {"plain": {"cext.dissect": 120.0}}) == 1
+    assert "cext.dissect: 100.0 → 120.0" in capsys.readouterr().out
+    path.write_text(json.dumps({"environment": {"gcc": "1.0"}, "instructions": COUNTS}))
+    assert guard.check(path, lambda names: pytest.fail("compared")) == 0
+    assert capsys.readouterr().out.startswith("nothing compared: ")

@@ -6,7 +6,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from tollsplit.cext.counter cimport hot_s, join, widen
+from tollsplit.cext.counter cimport cold_key, join, rule_of, widen
 from tollsplit.cext.layout cimport KIND_IPV4, counter_s, subscriber_s
 from tollsplit.cext.layout import COUNTER, SUBSCRIBER
 from tollsplit.cext.radix cimport radix_sort, wide_t, word_t
@@ -20,7 +20,6 @@ cdef extern from *:
 
 cdef enum:
     AHEAD = 16                   # counters under way from memory at once
-    RULE_MASK = 0x7FFF
     SUBSCRIBER_FIELDS = 5
 
 # A word's fields from the top: window, subscriber, rule, cell in its window, slot. Each has as
@@ -178,14 +177,12 @@ cdef class Columns:
                 n += 1
         for i in range(table.room):
             if table.slots[i].used:
-                keys[n] = (<uint64_t>table.slots[i].subscriber << 32
-                           | <uint64_t>table.slots[i].rule << 17
-                           | <uint64_t>table.slots[i].interned << 16)
+                keys[n] = cold_key(&table.slots[i])
                 slots[n] = hot_slots + i
                 n += 1
         for i in range(total):
             key = keys[i]
-            rule = max(rule, <uint32_t>(key >> 17 & RULE_MASK))
+            rule = max(rule, rule_of(key))
             if key >> 16 & 1:
                 met = True
             else:
@@ -219,7 +216,7 @@ cdef class Columns:
             rank = self.rank[key & 0xFFFF if slot < hot_slots
                              else self.table.slots[slot - hot_slots].cell]
             window = self.window[rank]
-            rule = <uint32_t>(key >> 17 & RULE_MASK)
+            rule = rule_of(key)
             rule = rule - 1 if rule else fields.rule_none
             value = self.value_of[key >> 32] if key >> 16 & 1 else self.stands(key >> 32)
             words[i] = (<word_t>window << fields.window

@@ -1,0 +1,110 @@
+"""tollsplit's own job, from before the capture is opened until its usage records stand.
+
+    python -m benchmarks.job CAPTURE RULES --workers N
+
+Runs it in this process as the command line does, and prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import resource
+import time
+from typing import Any
+
+RULE_COLUMNS = ("uplink_packets", "uplink_octets", "downlink_packets", "downlink_octets")
+
+
+def settle_environment() -> None:
+    """Let the command line set what NumPy reads once, before anything here imports NumPy."""
+    from tollsplit.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(["--version"])
+
+
+class Stopwatch:
+    """CPU nanoseconds, all threads, spent inside named functions."""
+
+    def __init__(self) -> None:
+        self.cpu_ns: dict[str, int] = {}
+
+    def watch(self, module: Any, name: str) -> None:
+        """Time every call of module.name from now on."""
+        step = getattr(module, name)
+        self.cpu_ns[name] = 0
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            start = time.process_time_ns()
+            try:
+                return step(*arguments, **options)
+            finally:
+                self.cpu_ns[name] += time.process_time_ns() - start
+
+        setattr(module, name, timed)
+
+
+def measure(capture: str, rules: str, workers: int) -> dict[str, Any]:
+    """Account a capture in this process; where the time went, and what came out."""
+    from tollsplit import run
+    from tollsplit.engine import pipeline
+
+    watch = Stopwatch()
+    watch.watch(run, "load")
+    watch.watch(run, "meter")
+    watch.watch(pipeline, "Compiled")
+    watch.watch(pipeline, "tally")
+    cpu, wall = time.process_time_ns(), time.monotonic_ns()
+    report = run.account([capture], rules, workers=workers)
+    columns = report.usage.columns()
+    cpu, wall = time.process_time_ns() - cpu, time.monotonic_ns() - wall
+    resident_octets = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rules_cpu_ns = watch.cpu_ns["load"] + watch.cpu_ns["Compiled"]
+    packets_cpu_ns = watch.cpu_ns["meter"] - watch.cpu_ns["Compiled"] - watch.cpu_ns["tally"]
+    digest = hashlib.sha256()
+    for name in sorted(columns):
+        digest.update(name.encode() + columns[name].tobytes())
+    return {
+        "packets": report.seen.packets,
+        "octets": report.seen.octets,
+        "cpu_ns": cpu,
+        "wall_ns": wall,
+        "checksum": digest.hexdigest()[:16],
+        "identity": report.identity_holds,
+        "rules": by_rule(columns),
+        "records": len(report.usage),
+        "resident_octets": resident_octets,
+        "rules_cpu_ns": rules_cpu_ns,
+        "packets_cpu_ns": packets_cpu_ns,
+        "records_cpu_ns": cpu - rules_cpu_ns - packets_cpu_ns,
+    }
+
+
+def by_rule(columns: dict[str, Any]) -> dict[str, list[float]]:
+    """Packets and octets of each rule, as Truth.rules has them."""
+    import numpy as np
+
+    from benchmarks.agreement import rule_name
+
+    sums = [np.bincount(columns["rule"], columns[name]).tolist() for name in RULE_COLUMNS]
+    # Precedence numbers the rules; 0 is none of them.
+    return {rule_name(rule - 1): list(figures)
+            for rule, figures in enumerate(zip(*sums, strict=True)) if any(figures)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("capture")
+    parser.add_argument("rules")
+    parser.add_argument("--workers", type=int, default=1)
+    arguments = parser.parse_args()
+    settle_environment()
+    print(json.dumps(measure(arguments.capture, arguments.rules, arguments.workers)))
+
+
+if __name__ == "__main__":
+    main()
