@@ -28,7 +28,7 @@ from .engine import meter
 from .engine.cells import SECOND_NS, Cells, period_start, span
 from .engine.pipeline import dissection
 from .engine.split import parts
-from .engine.subscribers import Subscribers, plain
+from .engine.subscribers import INTERNED, Subscribers
 from .engine.usage import Prior, Spent
 from .errors import CaptureError, RulesError, UsageError
 from .ledger import Ledger, Run, open_ledger, rate
@@ -197,9 +197,8 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
     splits = rule.splits if rule else ()
     shares = np.diff(paid(np.array([before, before + octets]), parts(splits)), axis=1)
     number = int(row["subscriber"])
-    known = (core.subscribers.subscribers()[number : number + 1] if row["interned"]
-             else plain(compiled, np.array([number], np.uint32)))
-    subscribers = Subscribers(rules, compiled, known)
+    member = np.array([INTERNED + number if row["interned"] else number], np.uint64)
+    subscribers = Subscribers(rules, compiled, member, core.subscribers.subscribers())
     return Side(
         subscriber=subscribers.name(0), account=subscribers.account(0),
         direction="uplink" if row["direction"] == Direction.UPLINK else "downlink",

@@ -9,8 +9,7 @@ class Columns:
     columns: dict[str, npt.NDArray[Any]]
     pair: npt.NDArray[np.uint32] | None
     pairs: int
-    subscribers: npt.NDArray[np.void]
-    plain: npt.NDArray[np.uint32]
+    subscribers: npt.NDArray[np.uint64]
     packets: int
     octets: int
     def __init__(
@@ -19,7 +18,6 @@ class Columns:
         rank: npt.NDArray[np.uint32],
         window: npt.NDArray[np.uint32],
         first: npt.NDArray[np.uint32],
-        interned: npt.NDArray[np.void],
         values: npt.NDArray[np.uint64],
         value_of: npt.NDArray[np.uint64],
         breaks: npt.NDArray[np.uint64],

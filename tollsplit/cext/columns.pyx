@@ -4,11 +4,10 @@ import numpy as np
 
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
 
-from tollsplit.cext.counter cimport cold_key, join, rule_of, widen
-from tollsplit.cext.layout cimport KIND_IPV4, counter_s, subscriber_s
-from tollsplit.cext.layout import COUNTER, SUBSCRIBER
+from tollsplit.cext.counter cimport cold_key, hot_s, join, rule_of, widen
+from tollsplit.cext.layout cimport counter_s, subscriber_s
+from tollsplit.cext.layout import COUNTER
 from tollsplit.cext.radix cimport radix_sort, wide_t, word_t
 from tollsplit.cext.table cimport Table, hot_slots_of
 
@@ -33,19 +32,18 @@ cdef struct word_fields_s:
     uint64_t subscriber_least    # what a subscriber's field begins to count from
     uint32_t rule_none           # its place in the order, behind all rules
 
-# Where columns are written to.
-cdef struct columns_s:
+# What the counters of a table are read into, one row each. Sums and times stay as small as hot
+# counters have them until the table's memory is free.
+cdef struct rows_s:
     uint32_t *cell               # NULL: all are 0
     uint32_t *pair               # NULL: not asked for
-    uint32_t *subscriber
+    uint32_t *subscriber         # NULL: not wanted
     uint16_t *rule
-    uint8_t *flags               # zero before
-    uint64_t *uplink_packets
-    uint64_t *uplink_octets
-    uint64_t *downlink_packets
-    uint64_t *downlink_octets
-    uint64_t *first_ns
-    uint64_t *last_ns
+    uint64_t *octets             # uplink | downlink << 32
+    uint64_t *packets            # uplink | downlink << 16 | first_hi << 32 | last_hi << 48
+    uint64_t *times              # first_lo | last_lo << 32
+    counter_s *large             # what does not fit there
+    uint64_t *large_row          # and where it belongs
 
 
 def counters(Table table not None):
@@ -66,18 +64,16 @@ def counters(Table table not None):
     return result
 
 
-# A column's name and dtype; flags and cells are mostly 0.
-KINDS = {
-    "subscriber": np.uint32, "rule": np.uint16,
-    "uplink_packets": np.uint64, "uplink_octets": np.uint64,
-    "downlink_packets": np.uint64, "downlink_octets": np.uint64,
-    "first_ns": np.uint64, "last_ns": np.uint64,
-}
+LARGE = ("uplink_packets", "uplink_octets", "downlink_packets", "downlink_octets",
+         "flags", "first_ns", "last_ns")
+cdef uint64_t INTERNED = <uint64_t>1 << 32
 
 
 @cython.final
 cdef class Columns:
-    """The counters of a table in order of (window, subscriber, rule, cell), none last of rules.
+    """What a table counted, in order of (window, subscriber, rule, cell), no rule last.
+
+    The table is empty afterwards, and its memory serves the columns.
 
     Budget: 30 ns a counter at 3.4 million of them. One word stands for a counter while they are
     sorted; each counter is then read once and written once, as columns. Guarded by
@@ -86,9 +82,8 @@ cdef class Columns:
     columns      dict of name → array[n]; `cell` and `subscriber` are positions, `rule` counts
                  from 1; octets and packets u8, times u8 in ns
     pair         u4[n], a number for each (subscriber, rule) in their order; None: not asked for
-    subscribers  SUBSCRIBER[k], those interned and the plain addresses met, in their order; the
-                 pool of a plain address is left 0
-    plain        u4[j], the positions of plain addresses among them
+    subscribers  u8[k], those interned and the plain addresses met, in their order: an address,
+                 or 2^32 + a position among those interned
     packets, octets
                  sums over all counters
     """
@@ -96,11 +91,12 @@ cdef class Columns:
     cdef readonly dict columns
     cdef readonly object pair
     cdef readonly object subscribers
-    cdef readonly object plain
     cdef readonly uint64_t pairs
     cdef readonly uint64_t packets
     cdef readonly uint64_t octets
     cdef Table table
+    cdef uint64_t larges
+    cdef uint64_t epoch_ns
     cdef word_fields_s fields
     cdef const uint32_t[::1] rank
     cdef const uint32_t[::1] window
@@ -115,7 +111,6 @@ cdef class Columns:
         const uint32_t[::1] rank not None,
         const uint32_t[::1] window not None,
         const uint32_t[::1] first not None,
-        interned not None,
         const uint64_t[::1] values not None,
         const uint64_t[::1] value_of not None,
         const uint64_t[::1] breaks not None,
@@ -125,8 +120,7 @@ cdef class Columns:
         rank       u4[cells], a cell's position in order of time, by its number
         window     u4[cells], the window of a cell, by its position; ascending
         first      u4[windows], the position of a window's first cell
-        interned   SUBSCRIBER[m] in their order
-        values     u8[m], where each of them stands among all subscribers, ascending; a plain
+        values     u8[m], where each interned subscriber stands among all, ascending; a plain
                    address stands at address + how many breaks are at most 2 × address
         value_of   u8[m], the same by an interned subscriber's number
         breaks     u8[j], ascending
@@ -139,9 +133,10 @@ cdef class Columns:
         self.values = values
         self.value_of = value_of
         self.breaks = breaks
-        self.read(interned, paired)
+        self.read(paired)
+        self.table = None
 
-    cdef object read(self, interned, bint paired):
+    cdef object read(self, bint paired):
         cdef uint64_t total = self.table.hot_count + self.table.count
         cdef uint64_t[::1] keys = np.empty(total + 1, np.uint64)
         cdef uint64_t[::1] slots = np.empty(total + 1, np.uint64)
@@ -153,14 +148,14 @@ cdef class Columns:
         if self.fields.end < 64:
             with nogil:
                 self.pack[uint64_t](&keys[0], &keys[0], &slots[0], total)
-            self.finish[uint64_t](&keys[0], &slots[0], total, interned, paired)
+            self.finish[uint64_t](&keys[0], &slots[0], total, keys, slots, paired)
             return
         wide = np.empty(4 * total + 4, np.uint64)
         words = <wide_t *>&wide[0]
         scratch = words + total + 1
         with nogil:
             self.pack[wide_t](words, &keys[0], &slots[0], total)
-        self.finish[wide_t](words, scratch, total, interned, paired)
+        self.finish[wide_t](words, scratch, total, keys, slots, paired)
 
     cdef void scan(
         self, Table table, uint64_t *keys, uint64_t *slots, uint64_t total
@@ -237,66 +232,100 @@ cdef class Columns:
         return address + <uint64_t>low
 
     cdef object finish(
-        self, word_t *words, word_t *scratch, uint64_t total, interned, bint paired
+        self, word_t *words, word_t *scratch, uint64_t total, uint64_t[::1] keys,
+        uint64_t[::1] slots, bint paired,
     ):
-        """From words in any order to columns."""
+        """From words in any order to columns.
+
+        keys, slots   become columns themselves, for fresh memory is dear; they may be where the
+                      words are, for a row is written behind the words that it was read from
+        """
         cdef word_fields_s fields = self.fields
-        cdef columns_s to
+        cdef rows_s to
         cdef uint32_t[::1] who = np.empty(total + 1, np.uint32)
+        cdef uint64_t[::1] times = np.empty(total + 1, np.uint64)
         cdef word_t *other
         cdef word_t *ordered
         cdef uint64_t n
+        cdef bint several = self.rank.shape[0] > 1
         with nogil:
             ordered = radix_sort[word_t](words, scratch, total, fields.cell, fields.window)
-        self.number[word_t](ordered, total, interned, who)
+        self.number[word_t](ordered, total, &who[0])
         other = scratch if ordered == words else words
         with nogil:
             ordered = radix_sort[word_t](ordered, other, total, fields.window, fields.end)
-        names = {name: np.empty(total, kind) for name, kind in KINDS.items()}
-        # Pages that are never written are never there.
-        names["flags"] = np.zeros(total, np.uint8)
-        names["cell"] = (np.empty if self.rank.shape[0] > 1 else np.zeros)(total, np.uint32)
+        large = np.empty(self.table.count + 1, COUNTER)
+        large_row = np.empty(self.table.count + 1, np.uint64)
+        names = {"cell": np.zeros(total, np.uint32), "subscriber": np.asarray(who)}
+        names["rule"] = np.empty(total, np.uint16)
+        if several:  # or else each pair is a row, and pages that nobody writes are never there
+            names["cell"] = np.empty(total, np.uint32)
+            names["subscriber"] = np.empty(total, np.uint32)
         pair = np.empty(total if paired else 0, np.uint32)
-        to.cell = NULL if self.rank.shape[0] <= 1 else address4(names["cell"])
+        to.cell = address4(names["cell"]) if several else NULL
         to.pair = address4(pair) if paired else NULL
-        to.subscriber = address4(names["subscriber"])
+        to.subscriber = address4(names["subscriber"]) if several else NULL
         to.rule = address2(names["rule"])
-        to.flags = address1(names["flags"])
-        to.uplink_packets = address8(names["uplink_packets"])
-        to.uplink_octets = address8(names["uplink_octets"])
-        to.downlink_packets = address8(names["downlink_packets"])
-        to.downlink_octets = address8(names["downlink_octets"])
-        to.first_ns = address8(names["first_ns"])
-        to.last_ns = address8(names["last_ns"])
+        to.octets = &keys[0]
+        to.packets = &slots[0]
+        to.times = address8(times)
+        to.large = address_of_counters(large)
+        to.large_row = address8(large_row)
         with nogil:
             n = self.write[word_t](self.table, ordered, total, &who[0], &to)
+        self.table.clear()
+        names["flags"] = np.zeros(total, np.uint8)
+        names |= self.enlarge(keys, slots, times, n)
+        self.put_large(names, large[:self.larges], large_row)
         self.columns = {name: column[:n] for name, column in names.items()}
         self.pair = pair[:n] if paired else None
 
-    cdef object number(
-        self, word_t *words, uint64_t total, interned, uint32_t[::1] who
+    cdef dict enlarge(
+        self, uint64_t[::1] octets, uint64_t[::1] packets, uint64_t[::1] times, uint64_t n
     ):
+        """Columns of sums and times, u8[n + …]; three of them lie where their words were."""
+        cdef uint64_t[::1] downlink_octets = np.empty(n, np.uint64)
+        cdef uint64_t[::1] downlink_packets = np.empty(n, np.uint64)
+        cdef uint64_t[::1] last_ns = np.empty(n, np.uint64)
+        cdef uint64_t i, high, low, epoch_ns = self.epoch_ns
+        with nogil:
+            for i in range(n):
+                high = packets[i]
+                low = times[i]
+                downlink_octets[i] = octets[i] >> 32
+                octets[i] = <uint32_t>octets[i]
+                downlink_packets[i] = <uint16_t>(high >> 16)
+                packets[i] = <uint16_t>high
+                last_ns[i] = epoch_ns + (high >> 48 << 32 | low >> 32)
+                times[i] = epoch_ns + (<uint64_t><uint16_t>(high >> 32) << 32 | <uint32_t>low)
+        return {
+            "uplink_packets": np.asarray(packets), "uplink_octets": np.asarray(octets),
+            "downlink_packets": np.asarray(downlink_packets),
+            "downlink_octets": np.asarray(downlink_octets),
+            "first_ns": np.asarray(times), "last_ns": np.asarray(last_ns),
+        }
+
+    cdef object put_large(self, dict names, large, rows):
+        """Put large counters in the columns, at the rows where they belong."""
+        rows = rows[:len(large)]
+        for name in LARGE:
+            names[name][rows] = large[name]
+
+    cdef object number(self, word_t *words, uint64_t total, uint32_t *who):
         """Put a pair's number in the place of its subscriber and rule; and find all subscribers.
 
         words   sorted by subscriber and rule
         who     the position of each pair's subscriber, written here
         """
         cdef word_fields_s fields = self.fields
-        cdef uint64_t i, n = 0, pairs = 0, value, key, last = 0, last_value = 0
-        cdef uint64_t subscribers = 0
-        cdef uint64_t count = self.values.shape[0], at = 0
+        cdef uint64_t i, pairs = 0, value, key, last = 0, last_value = 0
+        cdef uint64_t count = self.values.shape[0], at = 0, n = 0
         cdef word_t low = (<word_t>1 << fields.rule) - 1
-        cdef subscriber_s[::1] known
-        cdef const subscriber_s[::1] sorted_ones
-        cdef uint32_t[::1] positions
         cdef int rule_bits = fields.subscriber - fields.rule
         cdef uint64_t mask = (<uint64_t>1 << (fields.window - fields.rule)) - 1
-        # The upper parts of both stay untouched, so they are never there.
-        rows = np.empty(total + count + 1, SUBSCRIBER)
-        places = np.empty(total + 1, np.uint32)
-        known = rows
-        positions = places
-        sorted_ones = interned if count else rows
+        # What of it stays untouched is never there.
+        members = np.empty(total + count + 1, np.uint64)
+        cdef uint64_t[::1] member = members
         with nogil:
             for i in range(total):
                 key = <uint64_t>(words[i] >> fields.rule) & mask
@@ -304,79 +333,88 @@ cdef class Columns:
                     value = (key >> rule_bits) + fields.subscriber_least
                     if i == 0 or value != last_value:
                         while at < count and self.values[at] < value:
-                            known[subscribers] = sorted_ones[at]
-                            subscribers += 1
+                            member[n] = INTERNED | at
+                            n += 1
                             at += 1
                         if at < count and self.values[at] == value:
-                            known[subscribers] = sorted_ones[at]
+                            member[n] = INTERNED | at
                             at += 1
                         else:
                             # as many interned IPv4 keys stand before it as came before it
-                            known[subscribers] = plain_subscriber(value - at)
-                            positions[n] = <uint32_t>subscribers
-                            n += 1
-                        subscribers += 1
+                            member[n] = value - at
+                        n += 1
                         last_value = value
-                    who[pairs] = <uint32_t>(subscribers - 1)
+                    who[pairs] = <uint32_t>(n - 1)
                     pairs += 1
                     last = key
                 words[i] = (words[i] >> fields.window << fields.window
                             | <word_t>(pairs - 1) << fields.rule | (words[i] & low))
             while at < count:
-                known[subscribers] = sorted_ones[at]
-                subscribers += 1
+                member[n] = INTERNED | at
+                n += 1
                 at += 1
         self.pairs = pairs
-        self.subscribers = rows[:subscribers]
-        self.plain = places[:n]
+        self.subscribers = members[:n]
 
     cdef uint64_t write(
-        self, Table table, const word_t *words, uint64_t total, const uint32_t *who, columns_s *to
+        self, Table table, const word_t *words, uint64_t total, const uint32_t *who, rows_s *to
     ) noexcept nogil:
-        """Fill the columns; returns how many rows. A key's hot and cold counters become one.
+        """Fill the rows; returns how many. A key's hot and cold counters become one.
 
-        A slot's number is below `total` slots by construction.
+        A word's slot is one of the table's by construction.
         """
         cdef word_fields_s fields = self.fields
-        cdef uint64_t hot_slots = hot_slots_of(table), i = 0, n = 0, later, pair
+        cdef uint64_t hot_slots = hot_slots_of(table), i = 0, n = 0, larges = 0, later, pair, slot
         cdef uint64_t mask = (<uint64_t>1 << fields.cell) - 1
         cdef uint64_t pair_mask = (<uint64_t>1 << (fields.window - fields.rule)) - 1
         cdef uint64_t cell_mask = (<uint64_t>1 << (fields.rule - fields.cell)) - 1
-        cdef counter_s counter, more
-        cdef word_t word
         cdef uint64_t packets = 0, octets = 0
+        cdef const hot_s *hot
+        cdef counter_s *large
+        cdef counter_s more
+        cdef word_t word
         while i < total:
             later = <uint64_t>words[min(i + AHEAD, total - 1)] & mask
             if later < hot_slots:
                 tollsplit_fetch(&table.hot[later])
             word = words[i]
-            counter_at(table, hot_slots, <uint64_t>word & mask, &counter)
-            i += 1
-            while i < total and words[i] >> fields.cell == word >> fields.cell:
-                counter_at(table, hot_slots, <uint64_t>words[i] & mask, &more)
-                join(&counter, &more)
-                i += 1
+            slot = <uint64_t>word & mask
             pair = <uint64_t>(word >> fields.rule) & pair_mask
+            i += 1
+            if slot < hot_slots and (i == total or words[i] >> fields.cell != word >> fields.cell):
+                hot = &table.hot[slot]
+                to.rule[n] = rule_of(hot.key)
+                to.octets[n] = hot.octets[0] | <uint64_t>hot.octets[1] << 32
+                to.packets[n] = (hot.packets[0] | <uint64_t>hot.packets[1] << 16
+                                 | <uint64_t>hot.first_hi << 32 | <uint64_t>hot.last_hi << 48)
+                to.times[n] = hot.first_lo | <uint64_t>hot.last_lo << 32
+                packets += hot.packets[0] + hot.packets[1]
+                octets += <uint64_t>hot.octets[0] + hot.octets[1]
+            else:
+                large = &to.large[larges]
+                to.large_row[larges] = n
+                larges += 1
+                counter_at(table, hot_slots, slot, large)
+                while i < total and words[i] >> fields.cell == word >> fields.cell:
+                    counter_at(table, hot_slots, <uint64_t>words[i] & mask, &more)
+                    join(large, &more)
+                    i += 1
+                to.rule[n] = large.rule
+                to.octets[n] = to.packets[n] = to.times[n] = 0
+                packets += large.uplink_packets + large.downlink_packets
+                octets += large.uplink_octets + large.downlink_octets
             if to.cell != NULL:
                 to.cell[n] = (self.first[<uint64_t>(word >> fields.window)]
                               + <uint32_t>(<uint64_t>(word >> fields.cell) & cell_mask))
             if to.pair != NULL:
                 to.pair[n] = <uint32_t>pair
-            to.subscriber[n] = who[pair]
-            to.rule[n] = counter.rule
-            if counter.flags:
-                to.flags[n] = counter.flags
-            to.uplink_packets[n] = counter.uplink_packets
-            to.uplink_octets[n] = counter.uplink_octets
-            to.downlink_packets[n] = counter.downlink_packets
-            to.downlink_octets[n] = counter.downlink_octets
-            to.first_ns[n] = counter.first_ns
-            to.last_ns[n] = counter.last_ns
-            packets += counter.uplink_packets + counter.downlink_packets
-            octets += counter.uplink_octets + counter.downlink_octets
+            if to.subscriber != NULL:
+                to.subscriber[n] = who[pair]
             n += 1
+        self.larges = larges
         self.packets = packets
         self.octets = octets
+        self.epoch_ns = table.epoch_ns
         return n
 
 
@@ -421,14 +459,6 @@ cdef inline uint64_t subscriber_field(const subscriber_s *row, int field) noexce
     return row.hi if field == 3 else row.kind
 
 
-cdef inline subscriber_s plain_subscriber(uint64_t address) noexcept nogil:
-    cdef subscriber_s row
-    memset(&row, 0, sizeof(row))
-    row.kind = KIND_IPV4
-    row.lo = address
-    return row
-
-
 cdef inline void counter_at(
     Table table, uint64_t hot_slots, uint64_t slot, counter_s *counter
 ) noexcept nogil:
@@ -449,16 +479,16 @@ cdef inline int bits_of(uint64_t largest) noexcept nogil:
 
 # Where an array begins; NULL: it is empty.
 
-cdef uint8_t *address1(uint8_t[::1] column):
-    return &column[0] if column.shape[0] else NULL
-
-
 cdef uint16_t *address2(uint16_t[::1] column):
     return &column[0] if column.shape[0] else NULL
 
 
 cdef uint32_t *address4(uint32_t[::1] column):
     return &column[0] if column.shape[0] else NULL
+
+
+cdef counter_s *address_of_counters(counter_s[::1] rows):
+    return &rows[0] if rows.shape[0] else NULL
 
 
 cdef uint64_t *address8(uint64_t[::1] column):

@@ -121,12 +121,11 @@ cdef int64_t row(
 cdef inline int64_t pay(const int64_t *step, int64_t *left) noexcept nogil:
     """What a sponsor has paid of a total; the total becomes what the next step shares.
 
-    Dividing the whole first keeps each product below 10¹⁸.
+    Dividing the whole first keeps each product below 2^63.
     """
     cdef int64_t numerator = step[STEP_NUMERATOR], denominator = step[STEP_DENOMINATOR]
     cdef int64_t share = left[0]
     if numerator != denominator:
-        share = (left[0] // denominator * numerator
-                 + left[0] % denominator * numerator // denominator)
+        share = share // denominator * numerator + share % denominator * numerator // denominator
     left[0] -= share
     return min(share, step[STEP_QUOTA])

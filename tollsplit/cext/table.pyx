@@ -69,6 +69,15 @@ cdef class Table:
         self.hot_multiplier = odd()
         self.multiplier = odd()
         self.cell_multiplier = odd()
+        self.open()
+
+    def __dealloc__(self):
+        self.close()
+
+    cdef int open(self) except -1:
+        """Begin with the smallest table, empty."""
+        self.hot_count = self.count = 0
+        self.begun = False
         self.hot_shift = 64 - HOT_BITS
         self.hot_room = <uint64_t>1 << HOT_BITS
         self.hot = <hot_s *>tollsplit_map(hot_bytes(self.hot_room))
@@ -78,14 +87,23 @@ cdef class Table:
         self.slots = <counter_s *>tollsplit_map(self.room * sizeof(counter_s))
         if self.hot == NULL or self.marks == NULL or self.slots == NULL:
             raise MemoryError
+        return 0
 
-    def __dealloc__(self):
+    cdef void close(self) noexcept nogil:
         if self.hot != NULL:
             tollsplit_unmap(self.hot, hot_bytes(self.hot_room))
         if self.marks != NULL:
             tollsplit_unmap(self.marks, mark_bytes(self.hot_room))
         if self.slots != NULL:
             tollsplit_unmap(self.slots, self.room * sizeof(counter_s))
+        self.hot = NULL
+        self.marks = NULL
+        self.slots = NULL
+
+    cdef int clear(self) except -1:
+        """Forget every counter, and give their memory back."""
+        self.close()
+        return self.open()
 
     @property
     def octets(self):

@@ -12,7 +12,6 @@ from tollsplit.cext.dissect import Dissection
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.reader import Reader
 from tollsplit.engine.cells import Cells
-from tollsplit.engine.subscribers import Subscribers
 from tollsplit.engine.usage import Prior, Provenance, Spent, Usage, gather
 from tollsplit.model import Volume
 from tollsplit.rules.compile import Compiled
@@ -109,8 +108,8 @@ def meter(
         _run(meters[0], sources, progress)
     else:
         _run_all(meters, sources, progress)
-    for other in meters[1:]:
-        meters[0].absorb(other)
+    while len(meters) > 1:
+        meters[0].absorb(meters.pop())
     return tally(rules, compiled, cells, meters[0], prior, Provenance(source, epoch, dissect.layer))
 
 
@@ -164,12 +163,11 @@ def tally(
     prior: Callable[[Cells], tuple[Prior, Spent]] | None,
     provenance: Provenance,
 ) -> Tally:
-    """The figures of what was counted."""
-    columns = gather(rules, compiled, cells, counted)
-    booked: tuple[Prior, Spent] = prior(cells) if prior else ({}, {})
-    subscribers = Subscribers(rules, compiled, columns.subscribers)
-    usage = Usage(rules, cells, subscribers, columns, provenance, *booked)
+    """The figures of what was counted; its counters are taken out."""
     sums = {name: Volume(packets, octets) for name, (packets, octets) in counted.sums().items()}
+    columns, subscribers = gather(rules, compiled, cells, counted)
+    booked: tuple[Prior, Spent] = prior(cells) if prior else ({}, {})
+    usage = Usage(rules, cells, subscribers, columns, provenance, *booked)
     return Tally(
         seen=sums["seen"],
         metered=usage.metered,

@@ -394,21 +394,21 @@ def _by_rule(rule: np.ndarray, rules: int) -> list[np.ndarray]:
     return np.split(order, ends[:-1])
 
 
-def gather(rules: RuleSet, compiled: Compiled, cells: Cells, counted: Meter) -> Columns:
+def gather(
+    rules: RuleSet, compiled: Compiled, cells: Cells, counted: Meter
+) -> tuple[Columns, Subscribers]:
     """What was counted, in order of (window, subscriber, rule, cell), none last of the rules.
 
-    In the result `subscriber` and `cell` are positions in the subscribers' and cells' order.
+    In the columns `subscriber` and `cell` are positions in the subscribers' and cells' order.
     """
     ordered = sorted(cells.known, key=lambda cell: cell.start_ns)
     starts = np.array([cell.start_ns for cell in cells.known], np.uint64)
     rank = np.empty(len(starts), np.uint32)
     rank[np.argsort(starts)] = np.arange(len(starts))
     windows, first = windows_of(ordered)
+    interned = intern(compiled, counted.subscribers.subscribers())
     columns = Columns(
-        counted.table, rank, windows, first,
-        *intern(compiled, counted.subscribers.subscribers()),
+        counted.table, rank, windows, first, interned.values, interned.value_of, interned.breaks,
         Terms(rules, ordered).spanning,
     )
-    found, plain = columns.subscribers, columns.plain
-    found["pool"][plain] = compiled.pools_of(found["lo"][plain].astype(np.uint32))
-    return columns
+    return columns, Subscribers(rules, compiled, columns.subscribers, interned.rows)
