@@ -18,6 +18,7 @@ class Columns:
         rank: npt.NDArray[np.uint32],
         window: npt.NDArray[np.uint32],
         first: npt.NDArray[np.uint32],
+        order: npt.NDArray[np.uint32],
         values: npt.NDArray[np.uint64],
         value_of: npt.NDArray[np.uint64],
         breaks: npt.NDArray[np.uint64],
@@ -25,4 +26,3 @@ class Columns:
     ) -> None: ...
 
 def counters(table: Table) -> npt.NDArray[np.void]: ...
-def order_of(rows: npt.NDArray[np.void]) -> npt.NDArray[np.uint32]: ...

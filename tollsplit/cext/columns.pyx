@@ -6,9 +6,9 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from tollsplit.cext.counter cimport cold_key, hot_s, join, rule_of, widen
-from tollsplit.cext.layout cimport counter_s, subscriber_s
+from tollsplit.cext.layout cimport counter_s
 from tollsplit.cext.layout import COUNTER
-from tollsplit.cext.radix cimport radix_sort, wide_t, word_t
+from tollsplit.cext.radix cimport bits_of, radix_sort, wide_t, word_t
 from tollsplit.cext.table cimport Table, hot_slots_of
 
 cdef extern from *:
@@ -19,7 +19,6 @@ cdef extern from *:
 
 cdef enum:
     AHEAD = 16                   # counters under way from memory at once
-    SUBSCRIBER_FIELDS = 5
 
 # A word's fields from the top: window, subscriber, rule, cell in its window, slot. Each has as
 # many bits as its largest value needs; here stands where it begins.
@@ -75,7 +74,7 @@ cdef class Columns:
 
     The table is empty afterwards, and its memory serves the columns.
 
-    Budget: 30 ns a counter at 3.4 million of them. One word stands for a counter while they are
+    Budget: 40 ns a counter at 3.4 million of them. One word stands for a counter while they are
     sorted; each counter is then read once and written once, as columns. Guarded by
     benchmarks/bench_account.py.
 
@@ -83,7 +82,7 @@ cdef class Columns:
                  from 1; octets and packets u8, times u8 in ns
     pair         u4[n], a number for each (subscriber, rule) in their order; None: not asked for
     subscribers  u8[k], those interned and the plain addresses met, in their order: an address,
-                 or 2^32 + a position among those interned
+                 or 2^32 + the number of an interned one
     packets, octets
                  sums over all counters
     """
@@ -101,6 +100,7 @@ cdef class Columns:
     cdef const uint32_t[::1] rank
     cdef const uint32_t[::1] window
     cdef const uint32_t[::1] first
+    cdef const uint32_t[::1] order
     cdef const uint64_t[::1] value_of
     cdef const uint64_t[::1] values
     cdef const uint64_t[::1] breaks
@@ -111,6 +111,7 @@ cdef class Columns:
         const uint32_t[::1] rank not None,
         const uint32_t[::1] window not None,
         const uint32_t[::1] first not None,
+        const uint32_t[::1] order not None,
         const uint64_t[::1] values not None,
         const uint64_t[::1] value_of not None,
         const uint64_t[::1] breaks not None,
@@ -120,6 +121,7 @@ cdef class Columns:
         rank       u4[cells], a cell's position in order of time, by its number
         window     u4[cells], the window of a cell, by its position; ascending
         first      u4[windows], the position of a window's first cell
+        order      u4[m], the numbers of interned subscribers in their order
         values     u8[m], where each interned subscriber stands among all, ascending; a plain
                    address stands at address + how many breaks are at most 2 × address
         value_of   u8[m], the same by an interned subscriber's number
@@ -130,6 +132,7 @@ cdef class Columns:
         self.rank = rank
         self.window = window
         self.first = first
+        self.order = order
         self.values = values
         self.value_of = value_of
         self.breaks = breaks
@@ -333,11 +336,11 @@ cdef class Columns:
                     value = (key >> rule_bits) + fields.subscriber_least
                     if i == 0 or value != last_value:
                         while at < count and self.values[at] < value:
-                            member[n] = INTERNED | at
+                            member[n] = INTERNED | self.order[at]
                             n += 1
                             at += 1
                         if at < count and self.values[at] == value:
-                            member[n] = INTERNED | at
+                            member[n] = INTERNED | self.order[at]
                             at += 1
                         else:
                             # as many interned IPv4 keys stand before it as came before it
@@ -350,7 +353,7 @@ cdef class Columns:
                 words[i] = (words[i] >> fields.window << fields.window
                             | <word_t>(pairs - 1) << fields.rule | (words[i] & low))
             while at < count:
-                member[n] = INTERNED | at
+                member[n] = INTERNED | self.order[at]
                 n += 1
                 at += 1
         self.pairs = pairs
@@ -418,47 +421,6 @@ cdef class Columns:
         return n
 
 
-def order_of(const subscriber_s[::1] rows not None):
-    """u4[n], the rows' order by kind, key, pool and tenure."""
-    cdef uint64_t n = rows.shape[0], i, value, least, most
-    cdef uint64_t[::1] room = np.empty(4 * n + 1, np.uint64)
-    cdef wide_t *words = <wide_t *>&room[0]
-    cdef wide_t *scratch = words + n
-    cdef wide_t *ordered
-    cdef int field
-    cdef uint32_t[::1] order
-    result = np.arange(n, dtype=np.uint32)
-    order = result
-    with nogil:
-        for field in range(SUBSCRIBER_FIELDS):
-            least = ~<uint64_t>0
-            most = 0
-            for i in range(n):
-                value = subscriber_field(&rows[i], field)
-                least = min(least, value)
-                most = max(most, value)
-            if least >= most:
-                continue
-            for i in range(n):
-                value = subscriber_field(&rows[order[i]], field) - least
-                words[i] = <wide_t>value << 32 | <wide_t>order[i]
-            ordered = radix_sort[wide_t](words, scratch, n, 32, 32 + bits_of(most - least))
-            for i in range(n):
-                order[i] = <uint32_t>ordered[i]
-    return result
-
-
-cdef inline uint64_t subscriber_field(const subscriber_s *row, int field) noexcept nogil:
-    """What rows are sorted by, the least significant first."""
-    if field == 0:
-        return row.tenure
-    if field == 1:
-        return row.pool
-    if field == 2:
-        return row.lo
-    return row.hi if field == 3 else row.kind
-
-
 cdef inline void counter_at(
     Table table, uint64_t hot_slots, uint64_t slot, counter_s *counter
 ) noexcept nogil:
@@ -466,15 +428,6 @@ cdef inline void counter_at(
         widen(&table.hot[slot], table.epoch_ns, counter)
     else:
         counter[0] = table.slots[slot - hot_slots]
-
-
-cdef inline int bits_of(uint64_t largest) noexcept nogil:
-    """How many bits hold the numbers up to the largest."""
-    cdef int bits = 0
-    while largest:
-        largest >>= 1
-        bits += 1
-    return bits
 
 
 # Where an array begins; NULL: it is empty.

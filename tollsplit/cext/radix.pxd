@@ -20,6 +20,15 @@ cdef enum:
     DIGITS = 1 << DIGIT_BITS
 
 
+cdef inline int bits_of(uint64_t largest) noexcept nogil:
+    """How many bits hold the numbers up to the largest."""
+    cdef int bits = 0
+    while largest:
+        largest >>= 1
+        bits += 1
+    return bits
+
+
 cdef inline word_t *radix_sort(
     word_t *words, word_t *scratch, uint64_t count, int low, int high
 ) noexcept nogil:

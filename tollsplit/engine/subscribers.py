@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tollsplit.cext.columns import order_of
+from tollsplit.cext.subscribers import order_of
 from tollsplit.rules.compile import Compiled, holders
 from tollsplit.rules.rule import Pool, RuleSet
 
 KIND_IPV4, KIND_IPV6, KIND_GTP_TEID, KIND_VLAN, KIND_PPPOE, KIND_MAC = range(6)
 FIELDS = ("kind", "hi", "lo", "pool", "tenure")
-INTERNED = 1 << 32  # added to the position of an interned subscriber; addresses lie below
+INTERNED = 1 << 32  # added to the number of an interned subscriber; addresses lie below
 BEHIND_ADDRESSES = 1 << 33  # an address and the interned keys before it: less than 2^32 + 2^31
 
 
@@ -40,8 +40,8 @@ class Subscribers:
     def __init__(
         self, rules: RuleSet, compiled: Compiled, members: np.ndarray, interned: np.ndarray
     ) -> None:
-        """members   u8[n]: an IPv4 address, or 2^32 + a position among the interned
-        interned  SUBSCRIBER[m]
+        """members   u8[n]: an IPv4 address, or 2^32 + the number of an interned one
+        interned  SUBSCRIBER[m] by number
         """
         self.rules = rules
         self._members = members
@@ -97,31 +97,30 @@ def changes(*columns: np.ndarray) -> np.ndarray:
 
 
 class Interned(NamedTuple):
-    """Interned subscribers in order, and where they stand among plain addresses.
+    """The order of interned subscribers, and where they stand among plain addresses.
 
     A plain address stands at address + how many breaks are at most 2 × address. An interned IPv4
     key stands beside the address that it is, all other keys behind every address.
     """
 
-    rows: np.ndarray  # SUBSCRIBER[m]
+    order: np.ndarray  # u4[m], their numbers
     values: np.ndarray  # u8[m], where each stands, ascending
     value_of: np.ndarray  # u8[m], the same by number
     breaks: np.ndarray  # u8[j], ascending
 
 
-def intern(compiled: Compiled, interned: np.ndarray) -> Interned:
-    """SUBSCRIBER[m] by number, put in order by kind, key, pool and tenure.
+def intern(compiled: Compiled, rows: np.ndarray) -> Interned:
+    """Put SUBSCRIBER[m] in order by kind, key, pool and tenure.
 
     Of an interned IPv4 key and the plain address that equals it, the lower pool comes first.
     """
-    order = order_of(interned)
-    rows = interned[order]
-    addresses = int(np.searchsorted(rows["kind"], KIND_IPV4, "right"))
-    keys = np.ascontiguousarray(rows["lo"][:addresses])
-    behind = compiled.pools_of(keys.astype(np.uint32)) <= rows["pool"][:addresses]
+    order = order_of(rows)
+    addresses = order[: np.count_nonzero(rows["kind"] == KIND_IPV4)]
+    keys = rows["lo"][addresses]
+    behind = compiled.pools_of(keys.astype(np.uint32)) <= rows["pool"][addresses]
     values = np.arange(len(rows), dtype=np.uint64)
-    values[:addresses] += keys + behind
-    values[addresses:] += np.uint64(BEHIND_ADDRESSES)
+    values[: len(addresses)] += keys + behind
+    values[len(addresses) :] += np.uint64(BEHIND_ADDRESSES)
     value_of = np.empty_like(values)
     value_of[order] = values
-    return Interned(rows, values, value_of, keys * np.uint64(2) + behind)
+    return Interned(order, values, value_of, keys * np.uint64(2) + behind)

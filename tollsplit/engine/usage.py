@@ -406,9 +406,9 @@ def gather(
     rank = np.empty(len(starts), np.uint32)
     rank[np.argsort(starts)] = np.arange(len(starts))
     windows, first = windows_of(ordered)
-    interned = intern(compiled, counted.subscribers.subscribers())
+    interned = counted.subscribers.subscribers()
     columns = Columns(
-        counted.table, rank, windows, first, interned.values, interned.value_of, interned.breaks,
+        counted.table, rank, windows, first, *intern(compiled, interned),
         Terms(rules, ordered).spanning,
     )
-    return columns, Subscribers(rules, compiled, columns.subscribers, interned.rows)
+    return columns, Subscribers(rules, compiled, columns.subscribers, interned)
