@@ -180,7 +180,7 @@ cdef inline fault_e jumbogram(const cursor_s *c, uint64_t *total) noexcept nogil
 cdef inline fault_e extension_headers(cursor_s *c, packet_s *row, uint8_t protocol) noexcept nogil:
     """Walk the extension headers that are known; the transport protocol ends the chain."""
     cdef const uint8_t *p
-    cdef uint32_t size, fragment
+    cdef uint32_t size, fragment, least
     cdef int count = 0
     while protocol in (
         PROTOCOL_HOP_BY_HOP, PROTOCOL_ROUTING, PROTOCOL_FRAGMENT, PROTOCOL_AH,
@@ -189,8 +189,9 @@ cdef inline fault_e extension_headers(cursor_s *c, packet_s *row, uint8_t protoc
         count += 1
         if count > EXTENSION_HEADERS_MAX:
             return FAULT_EXTENSION_HEADERS
-        if not has(c, 8):
-            return FAULT_IP_LENGTH if short_of(c, 8) == NEXT_NONSENSE else FAULT_TRUNCATED
+        least = 12 if protocol == PROTOCOL_AH else 8  # RFC 4302 §2: its fixed fields
+        if not has(c, least):
+            return FAULT_IP_LENGTH if short_of(c, least) == NEXT_NONSENSE else FAULT_TRUNCATED
         p = c.octets + c.at
         if protocol == PROTOCOL_FRAGMENT:
             size = 8
