@@ -11,7 +11,9 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 # Named, not globbed: a source that goes missing stops the build.
-MODULES = ("layout", "reader", "dissect", "lpm", "classify", "subscribers", "table", "meter")
+MODULES = (
+    "layout", "reader", "ring", "dissect", "lpm", "classify", "subscribers", "table", "meter",
+)
 
 SANITIZE = "-fsanitize=address,undefined"
 # build: compiler arguments, linker arguments, are bounds checked

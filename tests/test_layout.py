@@ -26,7 +26,7 @@ captured_octets    16 u4
 original_octets    20 u4
 link_type          24 u2
 ingress            26 u2
-reserved           28 u4
+segment_octets     28 u4
 """
 
 PACKET_FIELDS = """
@@ -38,40 +38,40 @@ destination_lo     32 u8
 octets             40 u4
 subscriber         44 u4
 server_class       48 u4
-source_port        52 u2
-destination_port   54 u2
+rule               52 u2
+flags              54 u2
 version            56 u1
-protocol           57 u1
-direction          58 u1
-bucket             59 u1
-rule               60 u2
-flags              62 u2
+direction          57 u1
+bucket             58 u1
+fault              59 u1
+pool               60 u2
+interned           62 u1
+brief              63 u1
 tags               64 u2
-pool               66 u2
-frame              68 u4
-frame_octets       72 u4
-ip_octets          76 u4
-payload_octets     80 u4
-tunnel_octets      84 u4
-flow_label         88 u4
-mpls               92 u4
-gtp_teid           96 u4
-gre_key           100 u4
-vni               104 u4
-vlan              108 u2
-vlan_inner        110 u2
-pppoe_session     112 u2
-server_port       114 u2
-subscriber_port   116 u2
-ingress           118 u2
-qfi               120 u1
-dscp              121 u1
-ttl               122 u1
-tcp_flags         123 u1
-fault             124 u1
-depth             125 u1
-interned          126 u1
-link_octets       127 u1
+source_port        66 u2
+destination_port   68 u2
+server_port        70 u2
+subscriber_port    72 u2
+vlan               74 u2
+vlan_inner         76 u2
+pppoe_session      78 u2
+ingress            80 u2
+protocol           82 u1
+qfi                83 u1
+frame              84 u4
+frame_octets       88 u4
+ip_octets          92 u4
+payload_octets     96 u4
+tunnel_octets     100 u4
+flow_label        104 u4
+mpls              108 u4
+gtp_teid          112 u4
+gre_key           116 u4
+vni               120 u4
+dscp              124 u1
+ttl               125 u1
+tcp_flags         126 u1
+depth             127 u1
 """
 
 COUNTER_FIELDS = """
@@ -128,6 +128,7 @@ def test_layout_one_packet_and_one_counter_fill_whole_cache_lines() -> None:
     # What every packet needs lies in the first line.
     for name in ("octets", "subscriber", "server_class", "direction", "bucket", "rule", "flags"):
         assert PACKET.fields[name][1] < 64
+    assert PACKET.fields["brief"][1] == 63
 
 
 def test_layout_names_are_unique_and_complete() -> None:

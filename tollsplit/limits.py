@@ -14,6 +14,33 @@ TIMESTAMP_NS_MAX = 9_214_646_400_000_000_000
 # How much of a decompressed stream is held at once; several records always fit.
 STREAM_CHUNK_OCTETS = 4 * 1024 * 1024
 
+# --- live capture ----------------------------------------------------------------------
+# A block is handed over as a whole: small enough to be walked while it is still in a cache.
+RING_BLOCK_OCTETS = 256 * 1024
+# Contiguous kernel memory; beyond it the kernel has to map page by page anyway.
+RING_BLOCK_OCTETS_MAX = 16 * 1024 * 1024
+# 64 MiB for each worker: a quarter of a second of 1.3 million smallest frames a second.
+RING_BLOCKS = 256
+# With one block, whatever arrives while it is walked is lost.
+RING_BLOCKS_MIN = 2
+# The kernel's memory, never swapped: more is a mistake in a unit.
+RING_OCTETS_MAX = 4 * 1024 * 1024 * 1024
+# How long a block that is not full may wait. The kernel looks about as often, so below 10 it
+# works for nothing; above 60 a rate that suddenly rises finds blocks of stale waiting time.
+RING_RETIRE_MS = 20
+RING_RETIRE_MS_MIN = 1
+RING_RETIRE_MS_MAX = 1_000
+# What is copied of a packet: all headers through every tunnel, and a whole packet of an
+# ordinary link. Of a coalesced one the rest is payload, which nothing reads.
+RING_SNAP_OCTETS = 2_048
+# Ethernet and the longest IPv6 header chain that is followed still fit.
+RING_SNAP_OCTETS_MIN = 128
+# A fanout group's members are numbered in 8 bits by older kernels.
+RING_WORKERS_MAX = 256
+# Times that each interface may vanish and come back once privileges are dropped: a packet
+# socket needs a privilege to be made, so they are made ahead, `workers` file descriptors each.
+RING_RETURNS_MAX = 16
+
 # --- dissecting ------------------------------------------------------------------------
 # Provider networks stack two or three; more is an attack on the parser's time.
 LINK_TAGS_MAX = 8

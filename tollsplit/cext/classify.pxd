@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from tollsplit.cext.layout cimport frame_s, packet_s
+from tollsplit.cext.layout cimport frame_s, packet_s, subscriber_s
 from tollsplit.cext.lpm cimport trie_s
 from tollsplit.cext.subscribers cimport Subscribers
 
@@ -17,6 +17,7 @@ cdef struct pool_s:
     uint8_t ipv4_key             # prefix lengths
     uint8_t ipv6_key
     bint timed                   # some tenure is limited in time
+    bint apart                   # even an IPv4 subscriber has to be interned
     const trie_s *tenures4       # address → group of tenures
     const trie_s *tenures6
 
@@ -40,6 +41,7 @@ cdef class Classifier:
     cdef field_s fields[FIELDS_MAX]
     cdef int field_count
     cdef readonly int words
+    cdef readonly bint detail    # rules or pools ask for a row's second line
     cdef const uint64_t *server  # [classes][words]
     cdef const uint64_t *claims  # [words], or NULL
     cdef const uint64_t *plain_where  # [words]: rules without an expression
@@ -56,15 +58,16 @@ cdef class Classifier:
         self, const frame_s *frames, packet_s *rows, int count, Subscribers subscribers
     ) noexcept nogil
     cdef int decide(self, packet_s *rows, int count, uint64_t *where) noexcept nogil
-    cdef void look_up(
-        self, const packet_s *rows, int count, uint32_t *sources, uint32_t *destinations
-    ) noexcept nogil
-    cdef void meet(
-        self, const frame_s *frames, packet_s *row, int direction, uint32_t mine,
-        uint32_t other, Subscribers subscribers
+    cdef void look_up(self, const packet_s *rows, int count, uint32_t *ends) noexcept nogil
+    cdef bint meet(
+        self, packet_s *row, bint downlink, uint32_t source, uint32_t destination
     ) noexcept nogil
     cdef void intern(
-        self, const frame_s *frame, packet_s *row, const pool_s *pool, Subscribers subscribers
+        self, const frame_s *frames, packet_s *rows, const uint32_t *apart, int count,
+        Subscribers subscribers
+    ) noexcept nogil
+    cdef void identify(
+        self, const frame_s *frame, const packet_s *row, subscriber_s *who
     ) noexcept nogil
     cdef uint32_t tenure_at(self, uint32_t group, uint64_t timestamp_ns) noexcept nogil
     cdef void evaluate(self, packet_s *row, const uint64_t *where) noexcept nogil

@@ -11,6 +11,7 @@ BOUNDS: dict[str, int]
 
 class Classifier:
     words: int
+    detail: bool
     def __init__(
         self,
         trie4: Trie,

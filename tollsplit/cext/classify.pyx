@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from tollsplit.cext.layout cimport *
-from tollsplit.cext.lpm cimport Trie, lookup4, lookup6, step, trie_s
+from tollsplit.cext.lpm cimport LPM_NODE, Trie, lookup4, lookup6, trie_s
 from tollsplit.cext.subscribers cimport Subscribers
 from tollsplit.cext.table cimport COUNT_MAX
 
@@ -81,17 +81,23 @@ cdef class Classifier:
             self.pools[i].ipv4_key = ipv4_key
             self.pools[i].ipv6_key = ipv6_key
             self.pools[i].timed = tenures4 is not None
+            self.pools[i].apart = (
+                kind != KIND_IPV4 or ipv4_key != 32 or tenures4 is not None)
+            # what else makes a subscriber stands in the second line, or in the frame itself
+            self.detail = self.detail or kind != KIND_IPV4
             if tenures4 is not None:
                 self.pools[i].tenures4 = &(<Trie?>tenures4).trie
                 self.pools[i].tenures6 = &(<Trie?>tenures6).trie
         self.set_segments(*segments)
         for name, field in fields.items():
             self.add_field(name, *field)
+            self.detail = self.detail or name != "direction"
         if claims is not None:
             self.claims = self.words_of(claims)
         if where is not None:
             self.where = <where_f><uintptr_t>where[0]
             self.plain_where = self.words_of(where[1])
+            self.detail = True
         self.set_verdicts(matrix.shape[0])
 
     def __dealloc__(self):
@@ -164,92 +170,117 @@ cdef class Classifier:
     cdef int attribute(
         self, const frame_s *frames, packet_s *rows, int count, Subscribers subscribers
     ) noexcept nogil:
-        """Find each metered row's subscriber and the other end. Returns the rows there are then.
+        """Find each metered row's subscriber, and the rule where server and direction decide.
 
-        A packet between two subscribers becomes two rows: the uplink of one stays in place,
-        the downlink of the other is put behind all; there must be room for 2 × count.
-        Budget: 6 ns a packet, the tries in the second-level cache. `count` is at most COUNT_MAX.
+        Returns the rows there are then: a packet between two subscribers becomes two. The
+        uplink of one stays in place, the downlink of the other is put behind all; there must
+        be room for 2 × count. Where more has to be asked, `rule` is VERDICT_EVALUATE.
+
+        Budget: 6 ns a packet, the tries in the second-level cache. Which end is whose comes
+        as it likes: it is computed, not branched on. `count` is at most COUNT_MAX.
         """
-        cdef int i, total = count
+        cdef uint32_t ends[2 * COUNT_MAX]
+        cdef uint32_t apart[2 * COUNT_MAX]
+        cdef int i, total = count, interned = 0
+        cdef uint32_t source, destination
         cdef packet_s *row
-        cdef uint32_t sources[COUNT_MAX]
-        cdef uint32_t destinations[COUNT_MAX]
-        self.look_up(rows, count, sources, destinations)
+        self.look_up(rows, count, ends)
         for i in range(count):
             row = &rows[i]
+            source = ends[2 * i]
+            destination = ends[2 * i + 1]
             if row.bucket != BUCKET_METERED:
                 continue
-            if sources[i] & POOL_MASK:
-                if destinations[i] & POOL_MASK:
-                    rows[total] = row[0]
-                    self.meet(frames, &rows[total], DIRECTION_DOWNLINK, destinations[i],
-                              sources[i], subscribers)
-                    total += 1
-                self.meet(frames, row, DIRECTION_UPLINK, sources[i], destinations[i],
-                          subscribers)
-            elif destinations[i] & POOL_MASK:
-                self.meet(frames, row, DIRECTION_DOWNLINK, destinations[i], sources[i],
-                          subscribers)
-            else:
-                row.bucket = BUCKET_UNATTRIBUTED
+            if ((source & POOL_MASK) != 0) == ((destination & POOL_MASK) != 0):
+                if not source & POOL_MASK:
+                    row.bucket = BUCKET_UNATTRIBUTED
+                    continue
+                rows[total] = row[0]
+                rows[total].frame = <uint32_t>i
+                apart[interned] = total
+                interned += self.meet(&rows[total], True, source, destination)
+                total += 1
+            apart[interned] = i
+            interned += self.meet(row, not source & POOL_MASK, source, destination)
+        if interned:
+            self.intern(frames, rows, apart, interned, subscribers)
         return total
 
-    cdef void look_up(
-        self, const packet_s *rows, int count, uint32_t *sources, uint32_t *destinations
-    ) noexcept nogil:
-        """The tries' values for both ends of each row.
-
-        IPv4 goes level by level through the whole batch, so that the loads of many packets
-        are under way at once; rows of another kind are looked up for nothing.
-        """
-        cdef int i
+    cdef void look_up(self, const packet_s *rows, int count, uint32_t *ends) noexcept nogil:
+        """The tries' values for each row's source, at twice its index, and destination."""
+        cdef uint64_t words[2 * COUNT_MAX]  # the addresses' upper 64 bits, an IPv4 one's on top
+        cdef uint16_t deep4[2 * COUNT_MAX]
+        cdef uint16_t deep6[2 * COUNT_MAX]
+        cdef int i, count4 = 0, count6 = 0
         cdef const packet_s *row
         for i in range(count):
-            sources[i] = self.trie4.root[<uint16_t>(rows[i].source_lo >> 16)]
-            destinations[i] = self.trie4.root[<uint16_t>(rows[i].destination_lo >> 16)]
-        for i in range(count):
             row = &rows[i]
-            sources[i] = step(self.trie4, sources[i], row.source_lo >> 8 & 255)
-            destinations[i] = step(self.trie4, destinations[i], row.destination_lo >> 8 & 255)
-        for i in range(count):
-            row = &rows[i]
-            sources[i] = step(self.trie4, sources[i], row.source_lo & 255)
-            destinations[i] = step(self.trie4, destinations[i], row.destination_lo & 255)
             if row.version == 6:
-                sources[i] = lookup6(self.trie6, row.source_hi, row.source_lo)
-                destinations[i] = lookup6(self.trie6, row.destination_hi, row.destination_lo)
+                words[2 * i] = row.source_hi
+                words[2 * i + 1] = row.destination_hi
+                count6 += root(self.trie6, words[2 * i], 2 * i, &ends[2 * i], &deep6[count6])
+                count6 += root(
+                    self.trie6, words[2 * i + 1], 2 * i + 1, &ends[2 * i + 1], &deep6[count6])
+            else:
+                words[2 * i] = row.source_lo << 32
+                words[2 * i + 1] = row.destination_lo << 32
+                count4 += root(self.trie4, words[2 * i], 2 * i, &ends[2 * i], &deep4[count4])
+                count4 += root(
+                    self.trie4, words[2 * i + 1], 2 * i + 1, &ends[2 * i + 1], &deep4[count4])
+        descend(self.trie4, rows, words, deep4, count4, ends)
+        descend(self.trie6, rows, words, deep6, count6, ends)
 
-    cdef void meet(
-        self, const frame_s *frames, packet_s *row, int direction, uint32_t mine,
-        uint32_t other, Subscribers subscribers
+    cdef bint meet(
+        self, packet_s *row, bint downlink, uint32_t source, uint32_t destination
     ) noexcept nogil:
-        """Fill in the subscriber's end of a row."""
+        """Fill in the subscriber's end of a row; True where it has yet to be interned."""
+        cdef uint32_t mine = destination if downlink else source
+        cdef uint32_t other = source if downlink else destination
         cdef const pool_s *pool = &self.pools[mine & POOL_MASK]
-        row.direction = <uint8_t>direction
+        row.direction = downlink
         row.pool = mine & POOL_MASK
         row.server_class = other >> POOL_BITS
-        if direction == DIRECTION_UPLINK:
-            row.subscriber = <uint32_t>row.source_lo
-            row.server_port = row.destination_port
-            row.subscriber_port = row.source_port
-        else:
-            row.subscriber = <uint32_t>row.destination_lo
-            row.server_port = row.source_port
-            row.subscriber_port = row.destination_port
-        if row.version == 4 and pool.kind == KIND_IPV4 and pool.ipv4_key == 32 and not pool.timed:
-            return
-        self.intern(&frames[row.frame], row, pool, subscribers)
+        row.rule = self.verdicts[row.server_class * 2 + downlink]
+        row.subscriber = <uint32_t>(row.destination_lo if downlink else row.source_lo)
+        if not row.brief:
+            row.server_port = row.source_port if downlink else row.destination_port
+            row.subscriber_port = row.destination_port if downlink else row.source_port
+        return pool.apart or row.version != 4
 
     cdef void intern(
-        self, const frame_s *frame, packet_s *row, const pool_s *pool, Subscribers subscribers
+        self, const frame_s *frames, packet_s *rows, const uint32_t *apart, int count,
+        Subscribers subscribers
     ) noexcept nogil:
-        """Give a subscriber that is more than an IPv4 address its number."""
-        cdef subscriber_s who
+        """Give subscribers that are more than an IPv4 address their numbers.
+
+        apart   u4[count], indices of their rows
+        """
+        cdef subscriber_s who[2 * COUNT_MAX]
+        cdef uint32_t numbers[2 * COUNT_MAX]
+        cdef packet_s *row
+        cdef int i
+        for i in range(count):
+            row = &rows[apart[i]]
+            self.identify(&frames[row.frame] if not row.brief else NULL, row, &who[i])
+        subscribers.number_batch(who, count, numbers)
+        for i in range(count):
+            row = &rows[apart[i]]
+            row.subscriber = numbers[i]
+            row.interned = 1
+            if row.subscriber == 0xFFFFFFFFU:
+                row.bucket = BUCKET_FAULT
+                row.fault = FAULT_TABLE_FULL
+
+    cdef void identify(
+        self, const frame_s *frame, const packet_s *row, subscriber_s *who
+    ) noexcept nogil:
+        """Who the subscriber of a row is; a frame is needed only where MACs tell."""
+        cdef const pool_s *pool = &self.pools[row.pool]
         cdef bint uplink = row.direction == DIRECTION_UPLINK
         cdef uint64_t hi = row.source_hi if uplink else row.destination_hi
         cdef uint64_t lo = row.source_lo if uplink else row.destination_lo
         cdef uint32_t group
-        memset(&who, 0, sizeof(who))
+        memset(who, 0, sizeof(subscriber_s))
         who.pool = row.pool
         if pool.timed:
             if row.version == 4:
@@ -279,11 +310,6 @@ cdef class Classifier:
             who.kind = KIND_IPV6
             who.hi = masked(hi, min(pool.ipv6_key, 64))
             who.lo = masked(lo, max(pool.ipv6_key, 64) - 64)
-        row.subscriber = subscribers.number(&who)
-        row.interned = 1
-        if row.subscriber == 0xFFFFFFFFU:
-            row.bucket = BUCKET_FAULT
-            row.fault = FAULT_TABLE_FULL
 
     cdef uint32_t tenure_at(self, uint32_t group, uint64_t timestamp_ns) noexcept nogil:
         """Who of a group holds the address at an instant; 0: nobody."""
@@ -297,20 +323,17 @@ cdef class Classifier:
         return self.segment_tenure[low - 1] if low > self.group_at[group] else 0
 
     cdef int decide(self, packet_s *rows, int count, uint64_t *where) noexcept nogil:
-        """Set each metered row's rule: the first, by precedence, whose conditions all hold.
+        """Set the rule of each row that asked: the first, by precedence, whose conditions hold.
 
         where    room for count × `words`; what expressions say of the rows
-        Budget: 1 ns where class and direction decide; else one AND of `words` a field.
+        Budget: one AND of `words` a field.
         """
         cdef bint asked = False
         cdef int i
         cdef packet_s *row
         for i in range(count):
             row = &rows[i]
-            if row.bucket != BUCKET_METERED:
-                continue
-            row.rule = self.verdicts[row.server_class * 2 + row.direction]
-            if row.rule == VERDICT_EVALUATE:
+            if row.bucket == BUCKET_METERED and row.rule == VERDICT_EVALUATE:
                 if self.where != NULL and not asked:
                     memset(where, 0, <size_t>count * self.words * sizeof(uint64_t))
                     self.where(rows, count, where, self.words)
@@ -346,6 +369,44 @@ cdef class Classifier:
                 claimed = True
         if claimed:
             row.flags |= FLAG_MISMATCH
+
+
+cdef inline int root(
+    const trie_s *trie, uint64_t word, int end, uint32_t *value, uint16_t *deep
+) noexcept nogil:
+    """Look up an address's first 16 bits; 1, and its number noted, where more are needed."""
+    value[0] = trie.root[word >> 48]
+    deep[0] = <uint16_t>end
+    return value[0] >> 31
+
+
+cdef inline void descend(
+    const trie_s *trie, const packet_s *rows, const uint64_t *words, uint16_t *deep, int count,
+    uint32_t *ends
+) noexcept nogil:
+    """Go on with the ends noted in `deep`, level by level, until each has its value.
+
+    The loads of many packets are so under way at once, and the list shrinks without a branch.
+    """
+    cdef int i, left, shift = 40
+    cdef uint16_t end
+    cdef uint64_t word
+    while count:
+        left = 0
+        for i in range(count):
+            end = deep[i]
+            if shift >= 0:
+                word = words[end] >> shift
+            elif end & 1:
+                word = rows[end >> 1].destination_lo >> (shift + 64)
+            else:
+                word = rows[end >> 1].source_lo >> (shift + 64)
+            ends[end] = trie.nodes[
+                <uint64_t>(ends[end] ^ <uint32_t>LPM_NODE) * 256 + (word & 255)]
+            deep[left] = end
+            left += ends[end] >> 31
+        count = left
+        shift -= 8
 
 
 cdef inline uint64_t masked(uint64_t word, int length) noexcept nogil:

@@ -5,14 +5,15 @@ from libc.string cimport memset
 
 from tollsplit.cext.layout cimport *
 
+cdef enum:
+    RANK_NONE = 0x7FFF
+
 # The counter of one (subscriber, rule, cell) while it is small. 32 octets, two a cache line.
 # Times are offsets from the table's epoch in 48 bits of nanoseconds: 78 hours.
 cdef struct hot_s:
-    uint64_t key                 # subscriber << 32 | rule << 17 | interned << 16 | cell
-    uint32_t uplink_octets
-    uint32_t downlink_octets
-    uint16_t uplink_packets
-    uint16_t downlink_packets
+    uint64_t key                 # subscriber << 32 | rank << 17 | interned << 16 | cell
+    uint32_t octets[2]           # by direction_e, as are the packets
+    uint16_t packets[2]
     uint16_t first_hi
     uint16_t last_hi
     uint32_t first_lo
@@ -36,48 +37,56 @@ cdef inline void join(counter_s *counter, const counter_s *delta) noexcept nogil
     counter.downlink_octets += delta.downlink_octets
 
 
+cdef inline uint64_t rank_of(uint16_t rule) noexcept nogil:
+    """A rule's place by precedence, from 1 on; no rule is the last. So no key is ever 0."""
+    return rule if rule else RANK_NONE
+
+
+cdef inline uint16_t rule_of(uint64_t key) noexcept nogil:
+    cdef uint16_t rank = key >> 17 & RANK_NONE
+    return 0 if rank == RANK_NONE else rank
+
+
 cdef inline uint64_t key_of(const packet_s *row, uint32_t cell) noexcept nogil:
-    return (<uint64_t>row.subscriber << 32 | <uint64_t>row.rule << 17
+    return (<uint64_t>row.subscriber << 32 | rank_of(row.rule) << 17
             | <uint64_t>row.interned << 16 | (cell & 0xFFFF))
 
 
 cdef inline uint64_t cold_key(const counter_s *counter) noexcept nogil:
-    return (<uint64_t>counter.subscriber << 32 | <uint64_t>counter.rule << 17
+    return (<uint64_t>counter.subscriber << 32 | rank_of(counter.rule) << 17
             | <uint64_t>counter.interned << 16 | (counter.cell & 0xFFFF))
 
 
 cdef inline uint64_t sort_key(uint64_t key) noexcept nogil:
-    """cell, subscriber, rule (none becomes the last), interned."""
-    return (key << 48 | key >> 32 << 16
-            | ((key >> 17) - 1 & 0x7FFF) << 1 | (key >> 16 & 1))
+    """cell, subscriber, rank, interned."""
+    return key << 48 | key >> 16
 
 
 cdef inline void begin(
     hot_s *entry, uint64_t key, const packet_s *row, uint64_t since
 ) noexcept nogil:
     """Start a hot counter with one packet."""
-    cdef bint uplink = row.direction == DIRECTION_UPLINK
+    cdef bint downlink = row.direction == DIRECTION_DOWNLINK
     entry.key = key
-    entry.uplink_packets = uplink
-    entry.downlink_packets = not uplink
-    entry.uplink_octets = row.octets if uplink else 0
-    entry.downlink_octets = 0 if uplink else row.octets
+    entry.octets[not downlink] = 0
+    entry.octets[downlink] = row.octets
+    entry.packets[not downlink] = 0
+    entry.packets[downlink] = 1
     entry.first_hi = entry.last_hi = <uint16_t>(since >> 32)
     entry.first_lo = entry.last_lo = <uint32_t>since
 
 
 cdef inline bint count_in(hot_s *entry, const packet_s *row, uint64_t since) noexcept nogil:
-    """Add one packet to a hot counter; False, and nothing done, where it would overflow."""
-    if row.direction == DIRECTION_UPLINK:
-        if entry.uplink_packets == 0xFFFF or entry.uplink_octets + row.octets < row.octets:
-            return False
-        entry.uplink_packets += 1
-        entry.uplink_octets += row.octets
-    else:
-        if entry.downlink_packets == 0xFFFF or entry.downlink_octets + row.octets < row.octets:
-            return False
-        entry.downlink_packets += 1
-        entry.downlink_octets += row.octets
+    """Add one packet to a hot counter; False, and nothing done, where it would overflow.
+
+    The direction is an index: a branch on it would be guessed wrong every other time.
+    """
+    cdef bint downlink = row.direction == DIRECTION_DOWNLINK
+    cdef uint32_t octets = entry.octets[downlink] + row.octets
+    if entry.packets[downlink] == 0xFFFF or octets < row.octets:
+        return False
+    entry.packets[downlink] += 1
+    entry.octets[downlink] = octets
     if since > (<uint64_t>entry.last_hi << 32 | entry.last_lo):
         entry.last_hi = <uint16_t>(since >> 32)
         entry.last_lo = <uint32_t>since
@@ -107,15 +116,15 @@ cdef inline void one(const packet_s *row, uint32_t cell, counter_s *delta) noexc
 cdef inline void widen(const hot_s *entry, uint64_t epoch_ns, counter_s *counter) noexcept nogil:
     """A hot counter in full."""
     counter.subscriber = <uint32_t>(entry.key >> 32)
-    counter.rule = <uint16_t>(entry.key >> 17 & 0x7FFF)
+    counter.rule = rule_of(entry.key)
     counter.interned = <uint8_t>(entry.key >> 16 & 1)
     counter.flags = 0
     counter.cell = <uint32_t>(entry.key & 0xFFFF)
     counter.used = 1
-    counter.uplink_packets = entry.uplink_packets
-    counter.uplink_octets = entry.uplink_octets
-    counter.downlink_packets = entry.downlink_packets
-    counter.downlink_octets = entry.downlink_octets
+    counter.uplink_packets = entry.packets[0]
+    counter.uplink_octets = entry.octets[0]
+    counter.downlink_packets = entry.packets[1]
+    counter.downlink_octets = entry.octets[1]
     counter.first_ns = epoch_ns + (<uint64_t>entry.first_hi << 32 | entry.first_lo)
     counter.last_ns = epoch_ns + (<uint64_t>entry.last_hi << 32 | entry.last_lo)
 
@@ -125,10 +134,10 @@ cdef inline void narrow(
 ) noexcept nogil:
     """A counter that is small enough, in the hot form."""
     entry.key = key
-    entry.uplink_octets = <uint32_t>counter.uplink_octets
-    entry.downlink_octets = <uint32_t>counter.downlink_octets
-    entry.uplink_packets = <uint16_t>counter.uplink_packets
-    entry.downlink_packets = <uint16_t>counter.downlink_packets
+    entry.octets[0] = <uint32_t>counter.uplink_octets
+    entry.octets[1] = <uint32_t>counter.downlink_octets
+    entry.packets[0] = <uint16_t>counter.uplink_packets
+    entry.packets[1] = <uint16_t>counter.downlink_packets
     entry.first_hi = <uint16_t>(first >> 32)
     entry.first_lo = <uint32_t>first
     entry.last_hi = <uint16_t>(last >> 32)
@@ -137,15 +146,15 @@ cdef inline void narrow(
 
 cdef inline bint join_hot(hot_s *entry, const hot_s *other) noexcept nogil:
     """Add one hot counter to another; False, and nothing done, where it would overflow."""
-    if (<uint32_t>entry.uplink_packets + other.uplink_packets > 0xFFFF
-            or <uint32_t>entry.downlink_packets + other.downlink_packets > 0xFFFF
-            or entry.uplink_octets + other.uplink_octets < other.uplink_octets
-            or entry.downlink_octets + other.downlink_octets < other.downlink_octets):
+    if (<uint32_t>entry.packets[0] + other.packets[0] > 0xFFFF
+            or <uint32_t>entry.packets[1] + other.packets[1] > 0xFFFF
+            or entry.octets[0] + other.octets[0] < other.octets[0]
+            or entry.octets[1] + other.octets[1] < other.octets[1]):
         return False
-    entry.uplink_packets += other.uplink_packets
-    entry.downlink_packets += other.downlink_packets
-    entry.uplink_octets += other.uplink_octets
-    entry.downlink_octets += other.downlink_octets
+    entry.packets[0] += other.packets[0]
+    entry.packets[1] += other.packets[1]
+    entry.octets[0] += other.octets[0]
+    entry.octets[1] += other.octets[1]
     if (<uint64_t>other.first_hi << 32 | other.first_lo) < (
             <uint64_t>entry.first_hi << 32 | entry.first_lo):
         entry.first_hi = other.first_hi

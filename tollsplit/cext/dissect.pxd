@@ -19,7 +19,7 @@ cdef struct meter_s:
     const trie_s *endpoints6
 
 cdef void dissect_batch(
-    const frame_s *frames, packet_s *packets, int count, const meter_s *meter
+    const frame_s *frames, packet_s *rows, int count, const meter_s *meter, bint detail
 ) noexcept nogil
 
 

@@ -10,9 +10,13 @@ from tollsplit.cext.cursor cimport *
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.layout import PACKET
 from tollsplit.cext.link cimport *
-from tollsplit.cext.lpm cimport Trie, lookup4, lookup6, trie_s
+from tollsplit.cext.lpm cimport Trie, trie_s
 from tollsplit.cext.network cimport *
+from tollsplit.cext.plain cimport PLAIN, PLAIN_GTPU, plain, plain_e, plain_gtpu
 from tollsplit.cext.tunnel cimport *
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void*) nogil
 
 # tollsplit.limits gives the reason; tests/test_layout.py holds them equal.
 cdef enum:
@@ -22,17 +26,6 @@ BOUNDS = {
     "LINK_TAGS_MAX": LINK_TAGS_MAX, "TUNNELS_MAX": TUNNELS_MAX,
     "EXTENSION_HEADERS_MAX": EXTENSION_HEADERS_MAX, "GTP_EXTENSIONS_MAX": GTP_EXTENSIONS_MAX,
 }
-
-
-cdef inline bint endpoints(const packet_s *row, const meter_s *meter) noexcept nogil:
-    """Whether both ends of a tunnel are the operator's own."""
-    if not meter.bounded:
-        return True
-    if row.version == 4:
-        return (lookup4(meter.endpoints4, <uint32_t>row.source_lo) != 0
-                and lookup4(meter.endpoints4, <uint32_t>row.destination_lo) != 0)
-    return (lookup6(meter.endpoints6, row.source_hi, row.source_lo) != 0
-            and lookup6(meter.endpoints6, row.destination_hi, row.destination_lo) != 0)
 
 
 cdef next_e transport(cursor_s *c, packet_s *row, const meter_s *meter) noexcept nogil:
@@ -172,12 +165,20 @@ cdef void tunnels(
         take_tags(row, &enclosing)
 
 
-cdef void dissect(const frame_s *frame, packet_s *row, const meter_s *meter) noexcept nogil:
-    """One frame's row: the metered packet, its tags, and its bucket."""
+cdef void dissect(
+    const frame_s *frame, uint32_t number, packet_s *row, const meter_s *meter
+) noexcept nogil:
+    """One frame's row: the metered packet, its tags, and its bucket; `octets` of layer ip."""
     cdef cursor_s c
     cdef next_e step
     cdef fault_e fault
     cdef uint32_t link_octets, whole
+    memset(row, 0, sizeof(packet_s))
+    row.timestamp_ns = frame.timestamp_ns
+    row.frame_octets = frame.original_octets
+    row.frame = number
+    row.ingress = frame.ingress
+    row.direction = DIRECTION_NONE
     c.octets = frame.octets
     c.at = 0
     c.wire = frame.original_octets
@@ -190,7 +191,6 @@ cdef void dissect(const frame_s *frame, packet_s *row, const meter_s *meter) noe
         return
     step = link_layers(&c, row, link_layer(&c, frame.link_type))
     link_octets = c.at
-    row.link_octets = <uint8_t>min(link_octets, 255)
     if step == NEXT_CUT:
         fail(row, FAULT_TRUNCATED, link_octets)
         return
@@ -210,55 +210,13 @@ cdef void dissect(const frame_s *frame, packet_s *row, const meter_s *meter) noe
     step = transport(&c, row, meter)
     if step != NEXT_NOTHING:
         tunnels(&c, row, meter, step, link_octets)
+    if row.bucket != BUCKET_FAULT:
+        row.octets = row.ip_octets
     if meter.layer == LAYER_PAYLOAD and row.flags & FLAG_PARTIAL:
         # how long the header is was cut off: a guess would bill by the snap length
         fail(row, FAULT_TRUNCATED, link_octets)
         row.octets = whole
         row.tunnel_octets = 0
-
-
-cdef inline bint plain(const frame_s *frame, packet_s *row) noexcept nogil:
-    """The common packet at once: Ethernet, IPv4 without options or fragments, TCP or UDP.
-
-    False, and nothing that dissect() would not overwrite, where it is anything else.
-    """
-    cdef const uint8_t *p = frame.octets
-    cdef uint32_t total, header, least
-    cdef uint16_t source, destination
-    # the smallest frame that holds every header read below: 14 + 20 + 20
-    if frame.link_type != LINK_ETHERNET or frame.captured_octets < 54:
-        return False
-    if be16(p + 12) != ETHERTYPE_IPV4 or p[14] != 0x45 or be16(p + 20) & 0x3FFF:
-        return False
-    total = be16(p + 16)
-    source = be16(p + 34)
-    destination = be16(p + 36)
-    if p[23] == PROTOCOL_TCP:
-        header = max(20, (p[46] >> 4) * 4)
-        least = 40
-    elif p[23] == PROTOCOL_UDP and not tunnel_port(source, destination):
-        header = 8
-        least = 28
-    else:
-        return False
-    if total < least or total + 14 > frame.original_octets:
-        return False
-    if p[23] == PROTOCOL_TCP:
-        row.tcp_flags = p[47]
-    row.source_port = source
-    row.destination_port = destination
-    row.payload_octets = total - 20 - header if total > 20 + header else 0
-    row.source_lo = be32(p + 26)
-    row.destination_lo = be32(p + 30)
-    row.version = 4
-    row.protocol = p[23]
-    row.tags = TAG_PORTS
-    row.ip_octets = total
-    row.dscp = p[15] >> 2
-    row.ttl = p[22]
-    row.depth = 1
-    row.link_octets = 14
-    return True
 
 
 cdef fault_e nonsense(const cursor_s *c, uint16_t link_type) noexcept nogil:
@@ -271,32 +229,35 @@ cdef fault_e nonsense(const cursor_s *c, uint16_t link_type) noexcept nogil:
 
 
 cdef void dissect_batch(
-    const frame_s *frames, packet_s *packets, int count, const meter_s *meter
+    const frame_s *frames, packet_s *rows, int count, const meter_s *meter, bint detail
 ) noexcept nogil:
-    """Fill one row per frame.
+    """Fill one row per frame; without `detail`, of common packets only the first line.
 
-    Budget: 10 ns a packet for plain Ethernet/IPv4, the frame's first line in cache (the
-    reader prefetches). Unchecked are only the two array indexes, both below `count`; every
-    octet of a frame is read behind has(). Guarded by benchmarks/bench_account.py.
+    Budget: 6 ns a packet for plain Ethernet/IPv4, the frame's first line in cache (the
+    reader prefetches). Unchecked are only the two array indexes, both below `count`, and
+    what plain() reads below the length that it asks for first; every other octet of a frame
+    is read behind has(). Guarded by benchmarks/bench_account.py.
     """
+    cdef bint described = detail or meter.layer == LAYER_PAYLOAD
     cdef int i
     cdef packet_s *row
     cdef const frame_s *frame
+    cdef plain_e found
+    cdef size_t ahead = frames[count - 1].octets - frames[0].octets + 128 if count else 0
     for i in range(count):
         frame = &frames[i]
-        row = &packets[i]
-        memset(row, 0, sizeof(packet_s))
-        row.timestamp_ns = frame.timestamp_ns
-        row.frame_octets = frame.original_octets
-        row.frame = <uint32_t>i
-        row.ingress = frame.ingress
-        row.direction = DIRECTION_NONE
-        if not plain(frame, row):
-            dissect(frame, row, meter)
+        row = &rows[i]
+        prefetch(frame.octets + ahead)
+        found = plain(frame, <uint32_t>i, row, described)
+        if found == PLAIN_GTPU and not described:
+            found = plain(frame, <uint32_t>i, row, True)
+        if found != PLAIN and not (found == PLAIN_GTPU and plain_gtpu(frame, row, meter)):
+            dissect(frame, <uint32_t>i, row, meter)
         if meter.layer == LAYER_FRAME:
-            row.octets = row.frame_octets
-        elif row.bucket == BUCKET_METERED or row.bucket == BUCKET_CONTROL:
-            row.octets = row.ip_octets if meter.layer == LAYER_IP else row.payload_octets
+            row.octets = frame.original_octets
+        elif meter.layer == LAYER_PAYLOAD and (
+                row.bucket == BUCKET_METERED or row.bucket == BUCKET_CONTROL):
+            row.octets = row.payload_octets
 
 
 cdef class Dissection:
@@ -337,7 +298,7 @@ cdef class Dissection:
             frame.original_octets = original
             frame.link_type = link_type
             frame.ingress = ingress
-            dissect_batch(&frame, &packets[i], 1, &self.meter)
+            dissect_batch(&frame, &packets[i], 1, &self.meter, True)
             packets[i].frame = i
         return result
 

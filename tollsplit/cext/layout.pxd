@@ -11,7 +11,12 @@ cdef struct frame_s:
     uint32_t original_octets     # how many were on the wire
     uint16_t link_type           # LINKTYPE_* (see link_e)
     uint16_t ingress             # 0: none; else 1 + index into the rule set's ingresses
-    uint32_t reserved
+    uint32_t segment_octets      # payload of each segment of a coalesced packet; 0: one packet
+
+# The segment_octets of a packet that the kernel says is coalesced, but not of what segments:
+# it holds any payload, so the packet is metered as one.
+cdef enum:
+    SEGMENT_UNKNOWN = 0xFFFFFFFF
 
 # LINKTYPE_ values (tcpdump.org/linktypes.html)
 cdef enum link_e:
@@ -86,28 +91,39 @@ cdef enum direction_e:
     DIRECTION_DOWNLINK = 1
     DIRECTION_NONE = 2
 
-# One packet's row. 128 octets, two cache lines; the first is what every packet needs.
+# One packet's row. 128 octets, two cache lines. The first is what every packet needs; the
+# second is filled only where `brief` is 0.
 # Addresses and numbers are in host order; an IPv4 address is the low 32 bits of *_lo.
 cdef struct packet_s:
     uint64_t timestamp_ns
-    uint64_t source_hi
+    uint64_t source_hi           # 0 with IPv4; nothing where the row is brief
     uint64_t source_lo
     uint64_t destination_hi
     uint64_t destination_lo
     uint32_t octets              # of the metered layer: what is billed
     uint32_t subscriber          # IPv4 key, or number of an interned subscriber
     uint32_t server_class        # which rules' server condition the other end fulfils
-    uint16_t source_port
-    uint16_t destination_port
-    uint8_t version              # 4, 6; 0: no IP
-    uint8_t protocol             # transport, after extension headers
-    uint8_t direction            # direction_e; set when a subscriber is found
-    uint8_t bucket               # bucket_e
     uint16_t rule                # 0: none; else 1 + index by precedence
     uint16_t flags               # flag_e
+    uint8_t version              # 4, 6; 0: no IP
+    uint8_t direction            # direction_e; set when a subscriber is found
+    uint8_t bucket               # bucket_e
+    uint8_t fault                # fault_e
+    uint16_t pool                # 0: none; else 1 + index
+    uint8_t interned             # subscriber is an interned number
+    uint8_t brief                # 1: nobody asks for the second line, which holds nothing
     # second line
     uint16_t tags                # tag_e: which of the tags below are present
-    uint16_t pool                # 0: none; else 1 + index
+    uint16_t source_port
+    uint16_t destination_port
+    uint16_t server_port         # the other end's port; 0 where TAG_PORTS is missing
+    uint16_t subscriber_port
+    uint16_t vlan                # VID of the outermost and of the next tag
+    uint16_t vlan_inner
+    uint16_t pppoe_session
+    uint16_t ingress
+    uint8_t protocol             # transport, after extension headers
+    uint8_t qfi
     uint32_t frame               # index of its frame in the batch
     uint32_t frame_octets        # original length of the frame
     uint32_t ip_octets           # RFC 791 total length; RFC 8200 payload length + 40
@@ -118,20 +134,10 @@ cdef struct packet_s:
     uint32_t gtp_teid            # the innermost, as are gre_key and vni
     uint32_t gre_key
     uint32_t vni
-    uint16_t vlan                # VID of the outermost and of the next tag
-    uint16_t vlan_inner
-    uint16_t pppoe_session
-    uint16_t server_port         # the other end's port; 0 where TAG_PORTS is missing
-    uint16_t subscriber_port
-    uint16_t ingress
-    uint8_t qfi
     uint8_t dscp
     uint8_t ttl                  # hop limit
     uint8_t tcp_flags
-    uint8_t fault                # fault_e
     uint8_t depth                # IP headers met, 1: no tunnel
-    uint8_t interned             # subscriber is an interned number
-    uint8_t link_octets          # octets before the first IP header, at most 255
 
 # What is counted for one (subscriber, rule, cell). 64 octets.
 cdef struct counter_s:

@@ -14,7 +14,8 @@ def _dtype(view):
 
 FRAME = np.dtype([(name, "<u8" if name == "octets" else kind) for name, kind in [
     ("octets", "<u8"), ("timestamp_ns", "<u8"), ("captured_octets", "<u4"),
-    ("original_octets", "<u4"), ("link_type", "<u2"), ("ingress", "<u2"), ("reserved", "<u4")]])
+    ("original_octets", "<u4"), ("link_type", "<u2"), ("ingress", "<u2"),
+    ("segment_octets", "<u4")]])
 PACKET = _dtype(<packet_s[:1]>&packet)
 COUNTER = _dtype(<counter_s[:1]>&counter)
 SUBSCRIBER = _dtype(<subscriber_s[:1]>&subscriber)

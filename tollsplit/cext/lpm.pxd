@@ -21,13 +21,6 @@ cdef inline uint32_t lookup4(const trie_s *trie, uint32_t address) noexcept nogi
     return entry
 
 
-cdef inline uint32_t step(const trie_s *trie, uint32_t entry, uint32_t octet) noexcept nogil:
-    """One level further down, without a branch: node 0 is there, and nobody's."""
-    cdef uint64_t node = entry ^ LPM_NODE if entry & LPM_NODE else 0
-    cdef uint32_t below = trie.nodes[node * 256 + octet]
-    return below if entry & LPM_NODE else entry
-
-
 cdef inline uint32_t lookup6(const trie_s *trie, uint64_t hi, uint64_t lo) noexcept nogil:
     """The value of the longest prefix that covers an IPv6 address."""
     cdef uint32_t entry = trie.root[hi >> 48]

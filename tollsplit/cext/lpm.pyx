@@ -21,7 +21,6 @@ cdef class Trie:
         self.trie.root = <uint32_t *>calloc(65536, sizeof(uint32_t))
         if self.trie.root == NULL:
             raise MemoryError
-        self.node(0)  # the first is nobody's: see step()
         for value, length, leaf in sorted(prefixes, key=_length):
             if not 0 <= length <= bits or leaf >> 31 != 0:
                 raise ValueError(f"prefix length {length} or value {leaf} out of range")

@@ -44,15 +44,21 @@ cdef class Meter:
     cdef readonly Subscribers subscribers
     cdef totals_s totals
     cdef uint64_t *where         # [2 × BATCH][words]
+    cdef packet_s *rows_of_batch  # [2 × BATCH], on whole cache lines
+    cdef uint32_t cells_of_batch[2 * BATCH]
     cdef object cell_at
     cdef cell_s *cells           # known so far, by start
     cdef uint32_t cell_count
     cdef uint32_t cell_room
-    cdef uint32_t current
+    cdef uint64_t start_ns       # of the cell that the last packet lay in; at first of none
+    cdef uint64_t end_ns
+    cdef uint32_t number
+    cdef bint same_cell          # cells_of_batch holds `number` throughout
 
-    cdef int batch(self, const frame_s *frames, packet_s *rows, int count) except -1 nogil
-    cdef uint32_t cell_of(
-        self, uint64_t timestamp_ns, uint64_t *start_ns, uint64_t *end_ns
-    ) except? 0xFFFFFFFE nogil
-    cdef bint learn_cell(self, uint64_t timestamp_ns) except -1
+    cdef int batch(self, const frame_s *frames, int count) except -1 nogil
+    cdef int place(self, packet_s *rows, int count) except -1 nogil
+    cdef int find_cell(self, uint64_t timestamp_ns) except -1 nogil
+    cdef void enter(self, const cell_s *cell) noexcept nogil
+    cdef int learn_cell(self, uint64_t timestamp_ns) except -1
     cdef void settle(self, packet_s *rows, int count, int total) noexcept nogil
+    cdef void settle_unusual(self, const packet_s *row) noexcept nogil

@@ -167,7 +167,6 @@ cdef inline int walk_pcap(Reader self, frame_s* frames, int count, bint swapped,
     cdef interface_s* interface = self.interfaces
     cdef const uint8_t* at = self.octets + self.at
     cdef size_t left = self.size - self.at
-    cdef const uint8_t* ahead = at + 2048
     cdef uint64_t multiplier = interface.multiplier
     cdef uint32_t captured_max = interface.captured_max
     cdef uint16_t link_type = interface.link_type
@@ -183,9 +182,7 @@ cdef inline int walk_pcap(Reader self, frame_s* frames, int count, bint swapped,
         self.note(LINK_REFUSED, interface.link_recorded, 0)
         return 0
     while taken < count and left >= header_octets:
-        while ahead < at + 2048:
-            prefetch(ahead)
-            ahead += 64
+        prefetch(at + 2048)
         memcpy(&record, at, sizeof(pcap_record_s))
         captured = swap32(record.captured_octets) if swapped else record.captured_octets
         original = swap32(record.original_octets) if swapped else record.original_octets
@@ -202,7 +199,7 @@ cdef inline int walk_pcap(Reader self, frame_s* frames, int count, bint swapped,
         frame.original_octets = original if original else captured
         frame.link_type = link_type
         frame.ingress = ingress
-        frame.reserved = 0
+        frame.segment_octets = 0
         taken += 1
         at += header_octets + captured
         left -= header_octets + captured
@@ -532,7 +529,7 @@ cdef class Reader:
         frame.original_octets = original if original else captured
         frame.link_type = interface.link_type
         frame.ingress = interface.ingress
-        frame.reserved = 0
+        frame.segment_octets = 0
         return True
 
     cdef interface_s* add_interface(self, uint16_t link, uint32_t snap) noexcept nogil:

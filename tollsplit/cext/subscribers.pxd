@@ -13,4 +13,7 @@ cdef class Subscribers:
     cdef int shift
     cdef uint64_t multiplier, second_multiplier
     cdef uint32_t number(self, const subscriber_s *subscriber) noexcept nogil
+    cdef void number_batch(
+        self, const subscriber_s *subscribers, int count, uint32_t *numbers
+    ) noexcept nogil
     cdef bint grow(self) noexcept nogil

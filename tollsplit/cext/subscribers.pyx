@@ -12,6 +12,13 @@ from tollsplit.cext.layout cimport subscriber_s
 from tollsplit.cext.layout import SUBSCRIBER
 
 
+cdef extern from *:
+    """
+    #define tollsplit_prefetch(p) __builtin_prefetch(p)
+    """
+    void tollsplit_prefetch(const void *p) noexcept nogil
+
+
 cdef class Subscribers:
     """A number, from 0 on, for each subscriber met; the same again for the same one."""
 
@@ -50,6 +57,23 @@ cdef class Subscribers:
         self.count += 1
         self.index[slot] = self.count
         return self.count - 1
+
+    cdef void number_batch(
+        self, const subscriber_s *subscribers, int count, uint32_t *numbers
+    ) noexcept nogil:
+        """The numbers of several subscribers, the misses of their look-ups under way at once."""
+        cdef int i
+        cdef uint32_t number
+        while self.count + count > self.room and self.grow():
+            pass
+        for i in range(count):
+            numbers[i] = <uint32_t>(who(self, &subscribers[i]) >> self.shift)
+            tollsplit_prefetch(&self.index[numbers[i]])
+        for i in range(count):
+            number = self.index[numbers[i]]
+            tollsplit_prefetch(&self.known[number - 1 if number else 0])
+        for i in range(count):
+            numbers[i] = self.number(&subscribers[i])
 
     cdef bint grow(self) noexcept nogil:
         cdef uint64_t slots = <uint64_t>1 << (65 - self.shift)

@@ -27,8 +27,9 @@ cdef class Table:
         self, packet_s *rows, const uint32_t *cells, int count
     ) noexcept nogil
     cdef bint count_row(
-        self, const packet_s *row, uint32_t cell, uint64_t key, uint64_t guess
+        self, const packet_s *row, uint32_t cell, uint64_t key, uint64_t since
     ) noexcept nogil
+    cdef void begin_epoch(self, uint64_t timestamp_ns) noexcept nogil
     cdef uint64_t likely(self, uint64_t hashed) noexcept nogil
     cdef uint64_t search(self, uint64_t key, uint64_t hashed) noexcept nogil
     cdef bint grow_hot(self) noexcept nogil

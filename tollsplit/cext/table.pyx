@@ -225,39 +225,50 @@ cdef class Table:
         cdef uint64_t slots[COUNT_MAX]
         cdef int i, full = 0
         cdef packet_s *row
+        cdef hot_s *hot
+        cdef uint64_t multiplier = self.hot_multiplier, epoch_ns, since
         while (self.hot_count + <uint64_t>count > self.hot_room - (self.hot_room >> 3)
                 and self.grow_hot()):
             pass
+        if not self.begun and count:
+            self.begin_epoch(rows[0].timestamp_ns)
+        hot = self.hot
+        epoch_ns = self.epoch_ns
+        for i in range(count):
+            keys[i] = key_of(&rows[i], cells[i])
+            tollsplit_prefetch(&self.marks[keys[i] * multiplier >> self.hot_shift])
+        for i in range(count):
+            slots[i] = self.likely(keys[i] * multiplier)
+            tollsplit_prefetch(&hot[slots[i]])
         for i in range(count):
             row = &rows[i]
-            if row.bucket == BUCKET_METERED:
-                keys[i] = key_of(row, cells[i])
-                tollsplit_prefetch(
-                    &self.marks[(keys[i] * self.hot_multiplier) >> self.hot_shift])
-        for i in range(count):
-            if rows[i].bucket == BUCKET_METERED:
-                slots[i] = self.likely(keys[i] * self.hot_multiplier)
-                tollsplit_prefetch(&self.hot[slots[i]])
-        for i in range(count):
-            row = &rows[i]
-            if row.bucket == BUCKET_METERED and not self.count_row(
-                row, cells[i], keys[i], slots[i]
-            ):
+            if row.bucket != BUCKET_METERED:
+                continue
+            since = row.timestamp_ns - epoch_ns
+            if (since >> 48 | cells[i] >> 16 | row.flags & FLAGS_KEPT) == 0:
+                if hot[slots[i]].key == keys[i] and count_in(&hot[slots[i]], row, since):
+                    continue
+            if not self.count_row(row, cells[i], keys[i], since):
                 row.bucket = BUCKET_FAULT
                 row.fault = FAULT_TABLE_FULL
                 full += 1
         return full
 
+    cdef void begin_epoch(self, uint64_t timestamp_ns) noexcept nogil:
+        """Set the time that hot counters count from: packets may come out of order."""
+        self.epoch_ns = timestamp_ns - min(timestamp_ns, EARLIER_NS)
+        self.begun = True
+
     cdef uint64_t likely(self, uint64_t hashed) noexcept nogil:
         """The first slot whose mark fits a hash, or else the first empty one behind it."""
         cdef uint64_t slot = hashed >> self.hot_shift
-        cdef uint64_t marks, fits, empty
+        cdef uint64_t pattern = mark_of(hashed, self.hot_shift) * ONES
+        cdef uint64_t marks, found
         while True:
             marks = tollsplit_eight(&self.marks[slot])
-            fits = zeros(marks ^ mark_of(hashed, self.hot_shift) * ONES)
-            empty = zeros(marks)
-            if fits | empty:
-                return slot + (tollsplit_lowest(fits | empty) >> 3)
+            found = zeros(marks ^ pattern) | (~marks & ONES << 7)
+            if found:
+                return slot + (tollsplit_lowest(found) >> 3)
             slot += 8
 
     cdef uint64_t search(self, uint64_t key, uint64_t hashed) noexcept nogil:
@@ -270,34 +281,25 @@ cdef class Table:
         return slot
 
     cdef bint count_row(
-        self, const packet_s *row, uint32_t cell, uint64_t key, uint64_t guess
+        self, const packet_s *row, uint32_t cell, uint64_t key, uint64_t since
     ) noexcept nogil:
-        """Add one row, whose slot most likely is `guess`; False: no room."""
-        cdef uint64_t since, slot = guess, hashed
+        """Add one row wherever it belongs; False: no room."""
+        cdef uint64_t slot, hashed = key * self.hot_multiplier
         cdef hot_s *entry
         cdef counter_s delta
-        if not self.begun:
-            # leave room for packets that a file holds out of order
-            self.epoch_ns = row.timestamp_ns - min(row.timestamp_ns, EARLIER_NS)
-            self.begun = True
-        since = row.timestamp_ns - self.epoch_ns
         if since >> 48 or cell >> 16 or row.flags & FLAGS_KEPT:
             one(row, cell, &delta)
             return self.add(&delta)
-        if not self.marks[slot] or self.hot[slot].key != key:
-            hashed = key * self.hot_multiplier
-            slot = self.search(key, hashed)
-            if not self.marks[slot]:
-                if self.hot_count >= self.hot_room - 1 or slot >= self.hot_room + SLACK:
-                    return False
-                self.hot_count += 1
-                self.marks[slot] = <uint8_t>mark_of(hashed, self.hot_shift)
-                begin(&self.hot[slot], key, row, since)
-                return True
+        slot = self.search(key, hashed)
         entry = &self.hot[slot]
-        if count_in(entry, row, since):
+        if not self.marks[slot]:
+            if self.hot_count >= self.hot_room - 1 or slot >= self.hot_room + SLACK:
+                return False
+            self.hot_count += 1
+            self.marks[slot] = <uint8_t>mark_of(hashed, self.hot_shift)
+        elif count_in(entry, row, since):
             return True
-        if not self.spill(entry):
+        elif not self.spill(entry):
             return False
         begin(entry, key, row, since)
         return True
@@ -308,8 +310,7 @@ cdef class Table:
         cdef hot_s *entry
         cdef hot_s small
         if not self.begun:
-            self.epoch_ns = delta.first_ns - min(delta.first_ns, EARLIER_NS)
-            self.begun = True
+            self.begin_epoch(delta.first_ns)
         first = delta.first_ns - self.epoch_ns
         last = delta.last_ns - self.epoch_ns
         if (delta.flags or delta.cell >> 16 or (first | last) >> 48

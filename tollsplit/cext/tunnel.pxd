@@ -4,7 +4,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from tollsplit.cext.cursor cimport *
 from tollsplit.cext.layout cimport *
+from tollsplit.cext.dissect cimport meter_s
 from tollsplit.cext.link cimport ETHERTYPE_PPP
+from tollsplit.cext.lpm cimport lookup4, lookup6
 
 # tollsplit.limits gives the reason; tests/test_layout.py holds them equal.
 cdef enum:
@@ -17,10 +19,30 @@ cdef enum:
     PORT_GENEVE = 6081
 
 
+cdef extern from *:
+    """
+    /* The ports above, each at (port >> 1) & 15, where none shares its place with another. */
+    static const unsigned short TOLLSPLIT_TUNNEL_PORTS[16] = {
+        6081, 0, 1701, 0, 2152, 0, 0, 0, 0, 0, 4789, 0, 0, 0, 0, 0};
+    """
+    const uint16_t TUNNEL_PORTS "TOLLSPLIT_TUNNEL_PORTS"[16]
+
+
 cdef inline bint tunnel_port(uint16_t source, uint16_t destination) noexcept nogil:
-    """Whether UDP between these ports may be a tunnel."""
-    return (destination == PORT_GTPU or destination == PORT_VXLAN or destination == PORT_GENEVE
-            or destination == PORT_L2TP or source == PORT_GTPU or source == PORT_L2TP)
+    """Whether UDP between these ports may be a tunnel; port 0 is none of them."""
+    return (TUNNEL_PORTS[destination >> 1 & 15] == destination) | (
+        TUNNEL_PORTS[source >> 1 & 15] == source)
+
+
+cdef inline bint endpoints(const packet_s *row, const meter_s *meter) noexcept nogil:
+    """Whether both ends of a tunnel are the operator's own."""
+    if not meter.bounded:
+        return True
+    if row.version == 4:
+        return (lookup4(meter.endpoints4, <uint32_t>row.source_lo) != 0
+                and lookup4(meter.endpoints4, <uint32_t>row.destination_lo) != 0)
+    return (lookup6(meter.endpoints6, row.source_hi, row.source_lo) != 0
+            and lookup6(meter.endpoints6, row.destination_hi, row.destination_lo) != 0)
 
 
 cdef inline next_e gre(cursor_s *c, packet_s *row) noexcept nogil:
