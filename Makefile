@@ -5,8 +5,8 @@
 #   make build      the release build of the core, in place
 #   make checked    the tests that reach the core, with bounds checks compiled in
 #   make sanitize   the same, and 10,000 mutated captures, under ASan and UBSan
-#   make bench      the benchmarks at full size: BENCH_MINUTES minutes, 2 GB of scratch space; other
-#                   people's tools, where make bench-peers has installed them, take longer
+#   make bench      the benchmarks at full size: six minutes, 2 GB of scratch space; with other
+#                   people's tools, where make bench-peers has installed them, nine more
 #   make bench-check   instructions per packet against those on record (valgrind)
 #   make clean      remove everything that was built, .venv too
 

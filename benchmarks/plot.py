@@ -81,6 +81,7 @@ def draw_peers(axes: Any, lines: list[tables.Line]) -> None:
     for place, (_, mpps, remark, _) in zip(places, bars, strict=True):
         axes.annotate(f"{mpps:.3g}" + (f"   {remark}" if remark else ""), (mpps, place),
                       xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(axis="y", visible=False)
     if bars:
         axes.set_xlim(bars[0][1] / 2, bars[-1][1] * 60)  # the remarks stand right of the bars

@@ -49,7 +49,7 @@ def latest(lines: Iterable[Line], benchmark: str, traffic: Traffic | None = None
     """The last line of a kind, of this traffic if it is given."""
     found = [line for line in lines if line["benchmark"] == benchmark
              and (traffic is None or traffic_of(line) == traffic)]
-    return found[-1] if found else None
+    return found[0] if found else None
 
 
 def headline(lines: Iterable[Line]) -> Line | None:
@@ -235,7 +235,7 @@ def targets(lines: list[Line]) -> list[tuple[str, float, float, bool]]:
                 one["median_wall_ns"] / two["median_wall_ns"], less=False)
     if len(by_subscribers) > 1:
         most, least = (by_subscribers[place]["results"]["tollsplit 1"] for place in (-1, 0))
-        aim("octets of memory per counter", 64,
+        aim("octets at the peak for each further record", 64,
             (most["median_resident_octets"] - least["median_resident_octets"])
             / (most["records"] - least["records"]))
     if line := latest(lines, "shapes"):

@@ -312,6 +312,15 @@ def test_peers_error_is_that_of_the_layer_they_count(tmp_path: Path) -> None:
         assert error_percent(replace(peer, layer=layer), {"octets": octets}, case) == error
 
 
+def test_peers_say_what_they_miss() -> None:
+    there = replace(PEERS[0], programs=("sh",))
+    assert there.missing == ""
+    absent = replace(there, programs=("sh", "no-such-tool"), package="no-such-package")
+    assert absent.missing == "no-such-tool (Debian package no-such-package)"
+    absent = replace(there, module="no_such_module", package="no-such-package")
+    assert absent.missing == "Python package no-such-package"
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [("sleep 60", "not done after"), ("false | cat", "exit code 1"), ("true", "nothing like")],
