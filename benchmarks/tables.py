@@ -49,7 +49,7 @@ def latest(lines: Iterable[Line], benchmark: str, traffic: Traffic | None = None
     """The last line of a kind, of this traffic if it is given."""
     found = [line for line in lines if line["benchmark"] == benchmark
              and (traffic is None or traffic_of(line) == traffic)]
-    return found[0] if found else None
+    return found[-1] if found else None
 
 
 def headline(lines: Iterable[Line]) -> Line | None:

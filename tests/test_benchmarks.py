@@ -293,7 +293,7 @@ def test_bench_live_accounts_for_every_frame_at_smoke_size(tmp_path: Path) -> No
     """What was sent is what was seen and what was lost; the benchmark itself fails otherwise."""
     if os.geteuid() != 0 or shutil.which("ip") is None or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs root, ip (apt-get install iproute2) and two cores")
-    printed, [line] = bench("bench_live", "--smoke", tmp_path / "results.jsonl")
+    printed, [line] = bench(tmp_path / "results.jsonl", "bench_live")
     found = line["results"]
     for name in ("bare", "ring", "overrun"):
         row = found[name]
