@@ -18,12 +18,11 @@ GROWTH_OCTETS_MAX = 16 * MIB
 RESIDENT_OCTETS_MAX = 400 * MIB
 
 ACCOUNT = """
-import re, sys, tollsplit
+import sys, tollsplit
+from benchmarks.job import peak_octets
 report = tollsplit.account([sys.argv[1]], sys.argv[2])
 assert report.identity_holds
-# not getrusage's maximum: that one starts with what the tests' own process held
-peak_kib = re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]
-print(report.seen.packets, len(report.usage), int(peak_kib) * 1024)
+print(report.seen.packets, len(report.usage), peak_octets())
 """
 
 
