@@ -5,7 +5,8 @@
 #   make build      the release build of the core, in place
 #   make checked    the tests that reach the core, with bounds checks compiled in
 #   make sanitize   the same, and 10,000 mutated captures, under ASan and UBSan
-#   make bench      the benchmarks at full size (minutes, and 2 GB of scratch space)
+#   make bench      the benchmarks at full size: six minutes, 2 GB of scratch space; with other
+#                   people's tools, where make bench-peers has installed them, nine more
 #   make bench-check   instructions per packet against those on record (valgrind)
 #   make clean      remove everything that was built, .venv too
 
@@ -17,8 +18,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 SOURCES := setup.py $(wildcard tollsplit/cext/*.pyx tollsplit/cext/*.pxd)
 BENCH_SCRATCH ?= build/bench
+PEERS_DEBIAN := argus-client argus-server g++ libndpi-bin libpcap-dev libtrace-tools nfdump pmacct \
+    softflowd tcpdump tshark wireshark-common
+PEERS_PYPI := dpkt nfstream pypacker scapy
 
-.PHONY: demo test build checked sanitize bench bench-check bench-record lint clean
+.PHONY: demo test build checked sanitize bench bench-check bench-peers bench-record lint clean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -129,10 +133,30 @@ test: lint checked sanitize $(VENV)/.lab
 
 # --- the rest --------------------------------------------------------------------------
 
-bench: $(VENV)/.testable build
+$(VENV)/.benchable: $(VENV)/.testable
+	TOLLSPLIT_BUILD=none $(PIP) install --no-build-isolation --editable '.[bench]'
+	touch $@
+
+# Each capture is generated in the scratch folder and removed after its sitting.
+bench: export TMPDIR := $(abspath $(BENCH_SCRATCH))
+bench: $(VENV)/.benchable build
 	mkdir -p $(BENCH_SCRATCH)
-	$(BIN)/python -m benchmarks.bench_account --scratch $(BENCH_SCRATCH)
+	$(BIN)/python -m benchmarks.bench_account --naive
+	$(BIN)/python -m benchmarks.bench_account --traffic imix
+	$(BIN)/python -m benchmarks.bench_account --packets 10000000 --rounds 3 \
+	    --subscribers 10000 100000 1000000 4000000
+	$(BIN)/python -m benchmarks.bench_shapes --rounds 3
+	$(BIN)/python -m benchmarks.bench_peers
+	$(BIN)/python -m benchmarks.bench_peers --flows
 	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; fi
+	$(BIN)/python -m benchmarks.plot
+	$(BIN)/python -m benchmarks.tables
+
+# Debian's go where the system puts them, PyPI's into a folder of their own.
+bench-peers:
+	@$(call INSTALL,$(PEERS_DEBIAN)) || echo "not all of $(PEERS_DEBIAN) could be installed"
+	$(PYTHON3) -m venv build/peers
+	build/peers/bin/pip --disable-pip-version-check --quiet install $(PEERS_PYPI)
 
 # Timing fails nothing; instructions per packet that grow beyond 5 % do.
 bench-check: $(VENV)/.testable build

@@ -35,7 +35,7 @@ def append(
         "commit": commit(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "kernel": platform.release(),
+        "kernel": ".".join(platform.release().split(".")[:2]),
         "versions": versions(),
         "traffic": dataclasses.asdict(traffic) if isinstance(traffic, Traffic) else dict(traffic),
         "command": command,

@@ -251,7 +251,7 @@ def capture(content: Iterable[Frame]) -> bytes:
         body += bytes(-len(body) % 4)
         return struct.pack("<II", kind, len(body) + 12) + body + struct.pack("<I", len(body) + 12)
 
-    out = block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+    out = bytearray(block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)))
     for link_type, ingress in interfaces:
         name = ("other", *INTERFACES)[ingress].encode()
         out += block(1, struct.pack("<HHI", link_type, 0, 0) + struct.pack("<HH", 2, len(name))
@@ -261,7 +261,7 @@ def capture(content: Iterable[Frame]) -> bytes:
         out += block(6, struct.pack("<IIIII", index, f.timestamp_ns >> 32,
                                     f.timestamp_ns & 0xFFFFFFFF, len(f.octets), f.original)
                      + f.octets)
-    return out
+    return bytes(out)
 
 
 # --- rule sets -------------------------------------------------------------------------------

@@ -5,22 +5,25 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import dpkt
 import pytest
 
-from benchmarks import guard
+from benchmarks import guard, results, tables
+from benchmarks.bench_peers import error_percent
 from benchmarks.bench_shapes import SHAPES
 from benchmarks.contenders import floors, naive, tollsplit
 from benchmarks.network import MIX
+from benchmarks.peers import PEERS, PeerError, measure
 from benchmarks.traffic import TRAFFIC, Case, Traffic, generate
 
 SMOKE = replace(TRAFFIC["min64"], name="smoke", packets=20_000, subscribers=2_000)
@@ -154,7 +157,8 @@ def sponsored(case: Case, frames: list[tuple[float, bytes]]) -> int:
 
 
 def test_traffic_mixed_has_the_stated_parts(tmp_path: Path) -> None:
-    case = generate(Traffic("mixed", 3_000, subscribers=50, encapsulation="mixed"), tmp_path)
+    case = generate(Traffic("mixed", 3_000, subscribers=50, prefixes=50, encapsulation="mixed"),
+                    tmp_path)
     frames = packets(case.capture)
     # Each of the parts has a size of its own.
     sizes = {"ipv4": 60, "ipv6": 80, "vlan": 64, "qinq": 68, "gtpu": 96}
@@ -225,11 +229,13 @@ def test_naive_has_as_many_counters_as_we_have_records(tmp_path: Path) -> None:
     assert counters == tollsplit(1).run(case)["records"] > 5_000
 
 
-def bench(subject: str, *arguments: str | Path) -> tuple[str, list[dict[str, Any]]]:
+# --- each benchmark at smoke size --------------------------------------------------------
+
+
+def bench(results: Path, subject: str, *arguments: str) -> tuple[str, list[dict[str, Any]]]:
     """What a benchmark prints, and the lines that it appends."""
-    results = Path(arguments[-1])
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{subject}", *map(str, arguments[:-1]),
+        [sys.executable, "-m", f"benchmarks.{subject}", "--smoke", *arguments,
          "--results", str(results)],
         capture_output=True, text=True, check=False,
     )
@@ -237,9 +243,27 @@ def bench(subject: str, *arguments: str | Path) -> tuple[str, list[dict[str, Any
     return done.stdout, [json.loads(line) for line in results.read_text().splitlines()]
 
 
-def test_bench_account_runs_at_smoke_size(tmp_path: Path) -> None:
-    printed, found = bench("bench_account", "--smoke", "--naive", "--subscribers", "2000", "9000",
-                           tmp_path / "results.jsonl")
+Sitting = tuple[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Sitting:
+    return bench(tmp_path_factory.mktemp("bench") / "results.jsonl", "bench_account", "--naive",
+                 "--subscribers", "2000", "9000")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Sitting:
+    return bench(tmp_path_factory.mktemp("bench") / "results.jsonl", "bench_shapes")
+
+
+@pytest.fixture(scope="module")
+def rivals(tmp_path_factory: pytest.TempPathFactory) -> Sitting:
+    return bench(tmp_path_factory.mktemp("bench") / "results.jsonl", "bench_peers")
+
+
+def test_bench_account_runs_at_smoke_size(account: Sitting) -> None:
+    printed, found = account
     assert [line["traffic"]["subscribers"] for line in found] == [2_000, 9_000]
     assert found[0]["command"] == "python -m benchmarks.bench_account --traffic min64 --smoke " \
         "--workers 1,2 --naive --subscribers 2000"
@@ -252,8 +276,8 @@ def test_bench_account_runs_at_smoke_size(tmp_path: Path) -> None:
             assert name in printed
 
 
-def test_bench_shapes_runs_at_smoke_size(tmp_path: Path) -> None:
-    printed, [line] = bench("bench_shapes", "--smoke", tmp_path / "results.jsonl")
+def test_bench_shapes_runs_at_smoke_size(shapes: Sitting) -> None:
+    printed, [line] = shapes
     names = ["plain", *(shape.name for shape in SHAPES)]
     assert list(line["results"]) == names
     for name in names:
@@ -269,7 +293,7 @@ def test_bench_live_accounts_for_every_frame_at_smoke_size(tmp_path: Path) -> No
     """What was sent is what was seen and what was lost; the benchmark itself fails otherwise."""
     if os.geteuid() != 0 or shutil.which("ip") is None or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs root, ip (apt-get install iproute2) and two cores")
-    printed, [line] = bench("bench_live", "--smoke", tmp_path / "results.jsonl")
+    printed, [line] = bench(tmp_path / "results.jsonl", "bench_live")
     found = line["results"]
     for name in ("bare", "ring", "overrun"):
         row = found[name]
@@ -278,6 +302,108 @@ def test_bench_live_accounts_for_every_frame_at_smoke_size(tmp_path: Path) -> No
     assert found["bare"]["lost"] == found["ring"]["lost"] == 0
     assert found["overrun"]["lost"] > 0
     assert found["bare"]["checksum"] == found["ring"]["checksum"]
+
+
+def test_bench_peers_names_everybody_and_what_they_count(rivals: Sitting) -> None:
+    printed, [line] = rivals
+    for peer in PEERS:
+        if peer.missing:
+            assert peer.name not in line["results"]
+            assert f"{peer.name:14} skipped: {peer.missing} is not installed" in printed
+            continue
+        told = line["results"][peer.name]
+        assert told["packets_missed" if peer.layer else "ratio_to_b"] is not None, printed
+        if peer.layer:
+            # One that is off by more is misread, not imprecise.
+            assert told["packets_missed"] == 0 and abs(told["error_percent"]) < 35, peer.name
+        if peer.module:
+            assert told["error_percent"] == 0, peer.name
+
+
+def test_peers_error_is_that_of_the_layer_they_count(tmp_path: Path) -> None:
+    case = generate(SMOKE, tmp_path)
+    peer = PEERS[0]
+    for layer, octets, error in [("ip", 20_000 * 46, 0), ("ip", 20_000 * 60, 30.4348),
+                                 ("wire", 20_000 * 64, 0), ("wire", 20_000 * 48, -25)]:
+        assert error_percent(replace(peer, layer=layer), {"octets": octets}, case) == error
+
+
+def test_peers_say_what_they_miss() -> None:
+    there = replace(PEERS[0], programs=("sh",))
+    assert there.missing == ""
+    absent = replace(there, programs=("sh", "no-such-tool"), package="no-such-package")
+    assert absent.missing == "no-such-tool (Debian package no-such-package)"
+    absent = replace(there, module="no_such_module", package="no-such-package")
+    assert absent.missing == "Python package no-such-package"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("sleep 60", "not done after"), ("false | cat", "exit code 1"), ("true", "nothing like")],
+)
+def test_peers_that_fail_are_told(tmp_path: Path, command: str, message: str) -> None:
+    case = generate(replace(SMOKE, packets=100), tmp_path)
+    peer = replace(PEERS[0], command=command)
+    with pytest.raises(PeerError, match=message):
+        measure(peer, case, 0.5)
+
+
+# --- the document ------------------------------------------------------------------------
+
+
+def test_tables_in_the_document_are_the_generated_ones() -> None:
+    text = tables.DOCUMENT.read_text("utf-8")
+    assert set(tables.TABLES) == {found[1] for found in tables.MARKED.findall(text) if found}
+    assert tables.rendered(text, results.read()) == text, "run: python -m benchmarks.tables"
+
+
+@pytest.fixture
+def full(account: Sitting, shapes: Sitting, rivals: Sitting) -> list[dict[str, Any]]:
+    """The smoke runs' lines as if they were of full size."""
+    min64 = TRAFFIC["min64"]
+    few, more = account[1]
+    series = replace(min64, packets=tables.SERIES_PACKETS)
+    return [
+        few | {"traffic": asdict(min64)},
+        few | {"traffic": asdict(replace(series, subscribers=10_000))},
+        more | {"traffic": asdict(replace(series, subscribers=100_000))},
+        *shapes[1],
+        *rivals[1],
+        few | {"traffic": asdict(replace(series, zipf=0.0))},  # of another kind: in no table
+    ]
+
+
+def test_tables_tell_the_latest_lines(full: list[dict[str, Any]]) -> None:
+    told = {name: table(full) for name, table in tables.TABLES.items()}
+    ours = full[0]["results"]["tollsplit 1"]
+    assert f"| **tollsplit**, one worker | {ours['median_ns']:.1f} |" in told["headline"]
+    assert f"| 10,000 | {ours['records']:,} | {ours['median_ns']:.1f} |" in told["subscribers"]
+    for name in ("subscribers", "workers", "memory"):
+        assert len(re.findall(r"^\| 1", told[name], re.MULTILINE)) == 2, told[name]
+    for shape in SHAPES:
+        assert f"\n| {shape.name} |" in told["shapes"]
+    for name in full[4]["results"]:
+        assert f"\n| {name} |" in told["peers"]
+    ratio = full[0]["results"]["tollsplit 1"]["ratio_to_b"]
+    assert f"| min64, whole job: × floor B | ≤ 3 | {tables.ratio_text(ratio)} | no |" \
+        in told["targets"]
+    later = [*full, full[0] | {"results": full[2]["results"]}]
+    other = full[2]["results"]["tollsplit 1"]
+    assert f"one worker | {other['median_ns']:.1f} |" in tables.headline_table(later)
+    assert tables.TABLES["headline"]([]) == "No run is on record yet."
+
+
+def test_plot_draws_what_is_on_record(tmp_path: Path, full: list[dict[str, Any]]) -> None:
+    pytest.importorskip("matplotlib", reason="no matplotlib (the extra `bench`)")
+    from benchmarks.plot import plot
+
+    plot(full, tmp_path / "plot.svg")
+    plot(full, tmp_path / "again.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert drawn == (tmp_path / "again.svg").read_text()
+    for name in full[4]["results"]:
+        assert f"<!-- {name} -->" in drawn
+    plot([], tmp_path / "empty.svg")
 
 
 # --- the guard ---------------------------------------------------------------------------

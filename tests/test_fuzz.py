@@ -10,7 +10,6 @@ import faulthandler
 import gzip
 import os
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -18,6 +17,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.job import peak_octets
 
 MUTANTS = int(os.environ.get("TOLLSPLIT_FUZZ", "1000"))
 PROCESSES = 2
@@ -335,7 +336,7 @@ def run(first: int, count: int, folder: Path) -> dict[str, int]:
         endings[meter(number, octets, folder)] += 1
         faulthandler.cancel_dump_traceback_later()
         assert time.monotonic() - start < SLOW_S, f"{number} is slow"
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        resident = peak_octets()
         if number - first < WARM_UP:
             floor = resident
         assert resident - floor < GROWTH_OCTETS_MAX, f"{number}: {resident - floor} octets more"

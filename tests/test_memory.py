@@ -18,11 +18,11 @@ GROWTH_OCTETS_MAX = 16 * MIB
 RESIDENT_OCTETS_MAX = 400 * MIB
 
 ACCOUNT = """
-import resource, sys, tollsplit
+import sys, tollsplit
+from benchmarks.job import peak_octets
 report = tollsplit.account([sys.argv[1]], sys.argv[2])
 assert report.identity_holds
-print(report.seen.packets, len(report.usage),
-      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(report.seen.packets, len(report.usage), peak_octets())
 """
 
 

@@ -20,13 +20,15 @@ import numpy as np
 from . import __version__
 from .capture import Source, open_capture
 from .capture.file import CaptureFile
+from .cext.columns import counters
 from .cext.layout import BUCKET_NAMES, FAULT_NAMES, FLAG_NAMES
 from .cext.meter import Meter
+from .cext.shares import paid
 from .engine import meter
 from .engine.cells import SECOND_NS, Cells, period_start, span
 from .engine.pipeline import dissection
-from .engine.split import paid, parts
-from .engine.subscribers import Subscribers, plain
+from .engine.split import parts
+from .engine.subscribers import INTERNED, Subscribers
 from .engine.usage import Prior, Spent
 from .errors import CaptureError, RulesError, UsageError
 from .ledger import Ledger, Run, open_ledger, rate
@@ -185,19 +187,18 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
     rule = rules.rules[int(row["rule"]) - 1] if row["rule"] else None
     cell = cells.at(int(row["timestamp_ns"]))
     start = period_start(cells.known[cell[2]], rule.per) if rule and cell else 0
-    counters = core.table.counters()
+    mine = counters(core.table)
     for name in ("subscriber", "interned", "rule"):
-        counters = counters[counters[name] == row[name]]
+        mine = mine[mine[name] == row[name]]
     before = sum(
-        int(counter["uplink_octets"]) + int(counter["downlink_octets"]) for counter in counters
+        int(counter["uplink_octets"]) + int(counter["downlink_octets"]) for counter in mine
         if rule and period_start(cells.known[int(counter["cell"])], rule.per) == start)
     octets = int(row["octets"])
     splits = rule.splits if rule else ()
     shares = np.diff(paid(np.array([before, before + octets]), parts(splits)), axis=1)
     number = int(row["subscriber"])
-    known = (core.subscribers.subscribers()[number : number + 1] if row["interned"]
-             else plain(compiled, np.array([number], np.uint32)))
-    subscribers = Subscribers(rules, compiled, known)
+    member = np.array([INTERNED + number if row["interned"] else number], np.uint64)
+    subscribers = Subscribers(rules, compiled, member, core.subscribers.subscribers())
     return Side(
         subscriber=subscribers.name(0), account=subscribers.account(0),
         direction="uplink" if row["direction"] == Direction.UPLINK else "downlink",

@@ -57,11 +57,6 @@ cdef inline uint64_t cold_key(const counter_s *counter) noexcept nogil:
             | <uint64_t>counter.interned << 16 | (counter.cell & 0xFFFF))
 
 
-cdef inline uint64_t sort_key(uint64_t key) noexcept nogil:
-    """cell, subscriber, rank, interned."""
-    return key << 48 | key >> 16
-
-
 cdef inline void begin(
     hot_s *entry, uint64_t key, const packet_s *row, uint64_t since
 ) noexcept nogil:

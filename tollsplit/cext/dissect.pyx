@@ -249,9 +249,8 @@ cdef void dissect_batch(
         row = &rows[i]
         prefetch(frame.octets + ahead)
         found = plain(frame, <uint32_t>i, row, described)
-        if found == PLAIN_GTPU and not described:
-            found = plain(frame, <uint32_t>i, row, True)
-        if found != PLAIN and not (found == PLAIN_GTPU and plain_gtpu(frame, row, meter)):
+        if found != PLAIN and not (
+                found == PLAIN_GTPU and plain_gtpu(frame, <uint32_t>i, row, meter)):
             dissect(frame, <uint32_t>i, row, meter)
         if meter.layer == LAYER_FRAME:
             row.octets = frame.original_octets

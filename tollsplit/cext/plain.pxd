@@ -128,21 +128,23 @@ cdef inline plain_e plain_tagged(
 
 
 cdef inline bint plain_gtpu(
-    const frame_s *frame, packet_s *row, const meter_s *meter
+    const frame_s *frame, uint32_t number, packet_s *row, const meter_s *meter
 ) noexcept nogil:
     """The IPv4 packet in a T-PDU without optional fields (TS 29.281 §5.1); False: it is none.
 
-    row   of the outer packet, with its second line
+    row   of the outer packet, as plain() left it; it gets its second line here
     """
-    cdef uint32_t at = 14 + 4 * ((row.tags & TAG_VLAN != 0) + (row.tags & TAG_VLAN_INNER != 0))
     cdef uint32_t captured = min(frame.captured_octets, frame.original_octets)
-    cdef uint32_t outer = row.octets
-    cdef const uint8_t *p = frame.octets + at
+    cdef uint32_t outer = row.octets, at = 14
+    cdef const uint8_t *p
+    while be16(frame.octets + at - 2) != ETHERTYPE_IPV4:  # plain() has seen that there is one
+        at += 4
+    p = frame.octets + at
     if meter.outer or outer < 76 or captured - at < 76 or not endpoints(row, meter):
         return False
     if p[28] != 0x30 or p[29] != 255 or p[36] != 0x45:
         return False
-    row.tags &= ~<uint16_t>TAG_PORTS
+    begin_detail(frame, number, (at - 14) // 4, row)
     if plain4(p + 36, be16(p + 38), outer - 36, row, True) != PLAIN:
         return False
     row.gtp_teid = be32(p + 32)

@@ -10,6 +10,10 @@ from libc.string cimport memcpy
 
 from tollsplit.cext.layout cimport subscriber_s
 from tollsplit.cext.layout import SUBSCRIBER
+from tollsplit.cext.radix cimport bits_of, radix_sort, wide_t, word_t
+
+cdef enum:
+    SUBSCRIBER_FIELDS = 5        # that order them
 
 
 cdef extern from *:
@@ -119,3 +123,65 @@ cdef inline uint64_t who(Subscribers known, const subscriber_s *subscriber) noex
     words ^= words >> 31
     return (words + (<uint64_t>subscriber.tenure << 24 | <uint64_t>subscriber.pool << 8
                      | subscriber.kind)) * known.multiplier
+
+
+def order_of(const subscriber_s[::1] rows not None):
+    """u4[n], the rows' order by kind, key, pool and tenure.
+
+    Field by field, the least significant first; those that are the same in all rows are left out.
+    """
+    cdef uint64_t n = rows.shape[0], i, value, least, most
+    cdef uint64_t[::1] words, scratch
+    cdef int field, low = bits_of(max(n, 1) - 1), high
+    cdef uint32_t[::1] order
+    result = np.arange(n, dtype=np.uint32)
+    order = result
+    words = np.empty(n + 1, np.uint64)
+    scratch = np.empty(n + 1, np.uint64)
+    for field in range(SUBSCRIBER_FIELDS):
+        least = ~<uint64_t>0
+        most = 0
+        with nogil:
+            for i in range(n):
+                value = subscriber_field(&rows[i], field)
+                least = min(least, value)
+                most = max(most, value)
+        if least >= most:
+            continue
+        high = low + bits_of(most - least)
+        if high < 64:
+            with nogil:
+                arrange[uint64_t](&words[0], &scratch[0], rows, order, field, least, low, high)
+        else:
+            words = np.empty(2 * n, np.uint64)
+            scratch = np.empty(2 * n, np.uint64)
+            with nogil:
+                arrange[wide_t](<wide_t *>&words[0], <wide_t *>&scratch[0], rows, order, field,
+                                least, low, high)
+    return result
+
+
+cdef void arrange(
+    word_t *words, word_t *scratch, const subscriber_s[::1] rows, uint32_t[::1] order, int field,
+    uint64_t least, int low, int high,
+) noexcept nogil:
+    """Sort an order by one more field, of `high` − `low` bits above its least value."""
+    cdef uint64_t i, n = rows.shape[0], mask = (<uint64_t>1 << low) - 1
+    cdef const word_t *ordered
+    for i in range(n):
+        words[i] = (<word_t>(subscriber_field(&rows[order[i]], field) - least) << low
+                    | <word_t>order[i])
+    ordered = radix_sort[word_t](words, scratch, n, low, high)
+    for i in range(n):
+        order[i] = <uint32_t>(<uint64_t>ordered[i] & mask)
+
+
+cdef inline uint64_t subscriber_field(const subscriber_s *row, int field) noexcept nogil:
+    """What rows are sorted by, the least significant first."""
+    if field == 0:
+        return row.tenure
+    if field == 1:
+        return row.pool
+    if field == 2:
+        return row.lo
+    return row.hi if field == 3 else row.kind

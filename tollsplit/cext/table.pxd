@@ -6,6 +6,7 @@ from tollsplit.cext.layout cimport counter_s, packet_s
 
 cdef enum:
     COUNT_MAX = 256              # rows of one add_batch
+    SLACK = 4096                 # a run of used slots this long is no accident
 
 
 @cython.final
@@ -23,6 +24,9 @@ cdef class Table:
     cdef uint64_t room
     cdef int shift               # a hash's top 64 − shift bits are its slot
     cdef uint64_t multiplier, cell_multiplier
+    cdef int open(self) except -1
+    cdef void close(self) noexcept nogil
+    cdef int clear(self) except -1
     cdef int add_batch(
         self, packet_s *rows, const uint32_t *cells, int count
     ) noexcept nogil
@@ -35,7 +39,10 @@ cdef class Table:
     cdef bint grow_hot(self) noexcept nogil
     cdef bint grow(self) noexcept nogil
     cdef bint spill(self, const hot_s *entry) noexcept nogil
-    cdef object order(self, uint64_t total)
     cdef bint add(self, const counter_s *delta) noexcept nogil
     cdef bint put(self, const counter_s *delta) noexcept nogil
     cdef bint merge(self, Table other, const uint32_t *numbers) noexcept nogil
+
+
+cdef inline uint64_t hot_slots_of(Table table) noexcept nogil:
+    return table.hot_room + SLACK

@@ -1,16 +1,11 @@
 """(subscriber, rule, cell) → counters."""
 
-import mmap
 import os
 
-import numpy as np
-
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from tollsplit.cext.counter cimport *
 from tollsplit.cext.layout cimport *
-from tollsplit.cext.layout import COUNTER
 
 
 cdef extern from *:
@@ -36,25 +31,7 @@ cdef extern from *:
     #endif
         return word;
     }
-    /* The bits of x that a mask names, moved together at the low end, run by run. */
-    static unsigned long long tollsplit_extract(unsigned long long x, unsigned long long mask) {
-        unsigned long long result = 0;
-        int at = 0;
-        while (mask) {
-            int skip = __builtin_ctzll(mask);
-            unsigned long long run = mask >> skip;
-            int length = ~run ? __builtin_ctzll(~run) : 64;
-            unsigned long long part = x >> skip;
-            if (length < 64) part &= (1ULL << length) - 1;
-            result |= part << at;
-            at += length;
-            if (skip + length >= 64) break;
-            mask &= ~0ULL << (skip + length);
-        }
-        return result;
-    }
     """
-    uint64_t tollsplit_extract(uint64_t x, uint64_t mask) noexcept nogil
     void *tollsplit_map(size_t bytes) noexcept nogil
     void tollsplit_unmap(void *memory, size_t bytes) noexcept nogil
     void tollsplit_prefetch(const void *p) noexcept nogil
@@ -65,10 +42,7 @@ cdef extern from *:
 cdef enum:
     HOT_BITS = 12                # of slots at first: 128 KiB
     COLD_BITS = 4
-    DIGIT_BITS = 11              # of a radix sort's pass: its counts fit the first-level cache
-    DIGITS = 1 << DIGIT_BITS
     AHEAD = 16
-    SLACK = 4096                 # a run of used slots this long is no accident
 
 cdef uint64_t ONES = 0x0101010101010101
 cdef uint64_t EARLIER_NS = 3_600_000_000_000
@@ -77,18 +51,6 @@ cdef uint64_t EARLIER_NS = 3_600_000_000_000
 cdef uint64_t odd():
     """A random odd multiplier: nobody can choose addresses that collide (multiply-shift)."""
     return int.from_bytes(os.urandom(8), "little") | 1
-
-
-def paged(count, dtype):
-    """An array in small pages: what is written once, in order, is still in cache when its page
-    was cleared; a huge page has left it by then."""
-    size = count * np.dtype(dtype).itemsize
-    if size < 1 << 20:
-        return np.empty(count, dtype)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, dtype)
 
 
 cdef class Table:
@@ -107,6 +69,15 @@ cdef class Table:
         self.hot_multiplier = odd()
         self.multiplier = odd()
         self.cell_multiplier = odd()
+        self.open()
+
+    def __dealloc__(self):
+        self.close()
+
+    cdef int open(self) except -1:
+        """Begin with the smallest table, empty."""
+        self.hot_count = self.count = 0
+        self.begun = False
         self.hot_shift = 64 - HOT_BITS
         self.hot_room = <uint64_t>1 << HOT_BITS
         self.hot = <hot_s *>tollsplit_map(hot_bytes(self.hot_room))
@@ -116,14 +87,23 @@ cdef class Table:
         self.slots = <counter_s *>tollsplit_map(self.room * sizeof(counter_s))
         if self.hot == NULL or self.marks == NULL or self.slots == NULL:
             raise MemoryError
+        return 0
 
-    def __dealloc__(self):
+    cdef void close(self) noexcept nogil:
         if self.hot != NULL:
             tollsplit_unmap(self.hot, hot_bytes(self.hot_room))
         if self.marks != NULL:
             tollsplit_unmap(self.marks, mark_bytes(self.hot_room))
         if self.slots != NULL:
             tollsplit_unmap(self.slots, self.room * sizeof(counter_s))
+        self.hot = NULL
+        self.marks = NULL
+        self.slots = NULL
+
+    cdef int clear(self) except -1:
+        """Forget every counter, and give their memory back."""
+        self.close()
+        return self.open()
 
     @property
     def octets(self):
@@ -367,77 +347,6 @@ cdef class Table:
                 n = 0
         return True
 
-    def counters(self):
-        """COUNTER[n], sorted by (cell, subscriber, rule, none last, interned).
-
-        Cells beyond 2^16 are sorted by their low bits; only then may a key come twice.
-        """
-        cdef uint64_t total = self.hot_count + self.count
-        cdef uint64_t hot_slots = self.hot_room + SLACK
-        cdef uint64_t i, n = 0, slot, later
-        cdef counter_s counter
-        cdef counter_s[::1] view
-        cdef const uint64_t[::1] slots
-        result = paged(total, COUNTER)
-        if not total:
-            return result
-        view = result
-        slots = self.order(total)
-        with nogil:
-            for i in range(total):
-                later = slots[min(i + AHEAD, total - 1)]
-                if later < hot_slots:
-                    tollsplit_prefetch(&self.hot[later])
-                slot = slots[i]
-                if slot < hot_slots:
-                    widen(&self.hot[slot], self.epoch_ns, &counter)
-                else:
-                    counter = self.slots[slot - hot_slots]
-                if n and same(&view[n - 1], &counter):
-                    join(&view[n - 1], &counter)
-                else:
-                    view[n] = counter
-                    n += 1
-        return result[:n]
-
-    cdef object order(self, uint64_t total):
-        """u8[total], the used slots in the order of their keys; cold ones behind all hot ones.
-
-        Only the bits in which keys differ are sorted by. They and the slot's number mostly fit
-        one word, which a radix sort then moves at once.
-        """
-        cdef uint64_t i, n = 0, first = 0, differ = 0, key, mask
-        cdef uint64_t hot_slots = self.hot_room + SLACK
-        cdef int slot_bits = (hot_slots + self.room - 1).bit_length()
-        cdef uint64_t[::1] keys = paged(total, np.uint64)
-        cdef uint64_t[::1] slots = paged(total, np.uint64)
-        with nogil:
-            for i in range(hot_slots + self.room):
-                if i < hot_slots:
-                    if not self.marks[i]:
-                        continue
-                    key = sort_key(self.hot[i].key)
-                elif self.slots[i - hot_slots].used:
-                    key = sort_key(cold_key(&self.slots[i - hot_slots]))
-                else:
-                    continue
-                keys[n] = key
-                slots[n] = i
-                first = key if n == 0 else first
-                differ |= key ^ first
-                n += 1
-        if differ.bit_count() + slot_bits > 64:
-            return np.asarray(slots)[np.argsort(np.asarray(keys), kind="stable")]
-        mask = (<uint64_t>1 << slot_bits) - 1
-        with nogil:
-            for i in range(total):
-                keys[i] = tollsplit_extract(keys[i], differ) << slot_bits | slots[i]
-        keys = sort(keys, slots, slot_bits, slot_bits + differ.bit_count())
-        with nogil:
-            for i in range(total):
-                keys[i] &= mask
-        return np.asarray(keys)
-
 
 cdef inline size_t hot_bytes(uint64_t room) noexcept nogil:
     return (room + SLACK) * sizeof(hot_s)
@@ -461,30 +370,3 @@ cdef inline uint64_t slot_of(Table table, const counter_s *counter) noexcept nog
     return (
         cold_key(counter) * table.multiplier + counter.cell * table.cell_multiplier
     ) >> table.shift
-
-
-cdef uint64_t[::1] sort(uint64_t[::1] words, uint64_t[::1] scratch, int low, int high):
-    """Words in the order of their bits from `low` up to `high`: a radix sort.
-
-    Returns one of the two arrays; the other one's contents are lost.
-    """
-    cdef uint64_t counts[DIGITS]
-    cdef uint64_t at, digit, count
-    cdef Py_ssize_t i
-    while low < high:
-        with nogil:
-            memset(counts, 0, sizeof(counts))
-            for i in range(words.shape[0]):
-                counts[words[i] >> low & (DIGITS - 1)] += 1
-            at = 0
-            for i in range(DIGITS):
-                count = counts[i]
-                counts[i] = at
-                at += count
-            for i in range(words.shape[0]):
-                digit = words[i] >> low & (DIGITS - 1)
-                scratch[counts[digit]] = words[i]
-                counts[digit] += 1
-        words, scratch = scratch, words
-        low += DIGIT_BITS
-    return words

@@ -62,10 +62,8 @@ def tollsplit() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code."""
-    # NumPy reads these once. Nothing here multiplies matrices, and its threads take time to start;
-    # columns are gone through once, in order, and small pages are then still in cache when used.
+    # NumPy reads it once. Nothing here multiplies matrices, and its threads take time to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
     if isinstance(sys.stdout, TextIOWrapper):
         # A table in a locale without its characters is better than none.
         sys.stdout.reconfigure(errors="replace")

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
+
+import numpy as np
 
 from tollsplit.limits import CELLS_MAX
 from tollsplit.rules.rule import Period, RuleSet
@@ -232,6 +235,16 @@ def period_start(cell: Cell, per: Period) -> int:
     if per == "window" and cell.window is not None:
         return cell.window[0]
     return 0
+
+
+def windows_of(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
+    """The window of each of the cells, u4[cells], and the first cell of each window, u4[windows].
+
+    cells   in order of time, as the windows are numbered
+    """
+    numbers: dict[tuple[int, int] | None, int] = {}
+    windows = np.array([numbers.setdefault(c.window, len(numbers)) for c in cells], np.uint32)
+    return windows, np.searchsorted(windows, np.arange(len(numbers))).astype(np.uint32)
 
 
 @lru_cache(maxsize=1024)

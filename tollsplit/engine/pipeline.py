@@ -12,7 +12,6 @@ from tollsplit.cext.dissect import Dissection
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.reader import Reader
 from tollsplit.engine.cells import Cells
-from tollsplit.engine.subscribers import Subscribers
 from tollsplit.engine.usage import Prior, Provenance, Spent, Usage, gather
 from tollsplit.model import Volume
 from tollsplit.rules.compile import Compiled
@@ -61,7 +60,7 @@ class Tally:
         return (
             self.seen == Volume(out.packets - twice.packets, out.octets - twice.octets)
             and self.subscriber_octets + sum(self.sponsor_octets.values()) == self.metered.octets
-            and bool((self.usage.paid >= 0).all() and (self.usage.subscriber_octets >= 0).all())
+            and self.usage.owes_nobody
         )
 
 
@@ -109,8 +108,8 @@ def meter(
         _run(meters[0], sources, progress)
     else:
         _run_all(meters, sources, progress)
-    for other in meters[1:]:
-        meters[0].absorb(other)
+    while len(meters) > 1:
+        meters[0].absorb(meters.pop())
     return tally(rules, compiled, cells, meters[0], prior, Provenance(source, epoch, dissect.layer))
 
 
@@ -164,18 +163,14 @@ def tally(
     prior: Callable[[Cells], tuple[Prior, Spent]] | None,
     provenance: Provenance,
 ) -> Tally:
-    """The figures of what was counted."""
-    keys, rows = gather(
-        compiled, cells, counted.table.counters(), counted.subscribers.subscribers()
-    )
-    booked: tuple[Prior, Spent] = prior(cells) if prior else ({}, {})
-    usage = Usage(
-        rules, cells, Subscribers(rules, compiled, keys), rows, provenance, *booked
-    )
+    """The figures of what was counted; its counters are taken out."""
     sums = {name: Volume(packets, octets) for name, (packets, octets) in counted.sums().items()}
+    columns, subscribers = gather(rules, compiled, cells, counted)
+    booked: tuple[Prior, Spent] = prior(cells) if prior else ({}, {})
+    usage = Usage(rules, cells, subscribers, columns, provenance, *booked)
     return Tally(
         seen=sums["seen"],
-        metered=Volume(int(usage.packets.sum()), int(usage.octets.sum())),
+        metered=usage.metered,
         metered_twice=sums["metered_twice"],
         unattributed=sums["unattributed"],
         non_ip=sums["non_ip"],
@@ -185,7 +180,7 @@ def tally(
         coalesced=sums["coalesced"],
         mismatch=sums["mismatch"],
         tunnel_overhead_octets=sums["tunnel"].octets,
-        subscriber_octets=int(usage.subscriber_octets.sum()),
+        subscriber_octets=usage.subscriber_total,
         sponsor_octets=usage.sponsor_totals(),
         usage=usage,
     )

@@ -1,7 +1,8 @@
 """Who pays for which octets: exact shares, quotas and budgets (accounting §5).
 
 Everything here is a function of totals, so that the order in which packets were counted, and
-by how many workers, cannot change a bill.
+by how many workers, cannot change a bill. What a share takes of a total, tollsplit.cext.shares
+says; here stands what it is given, and what is shared among subscribers.
 """
 
 from __future__ import annotations
@@ -9,28 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
-from typing import NamedTuple
 
 import numpy as np
 
+from tollsplit.cext.shares import UNLIMITED
 from tollsplit.rules.rule import Split
 
-UNLIMITED = np.iinfo(np.int64).max
 
+def parts(splits: Sequence[Split]) -> np.ndarray:
+    """i8[k, 3]: each split's (numerator, denominator, quota) of what those before it left.
 
-class Part(NamedTuple):
-    """One step of a nested split: ⌊R · numerator / denominator⌋ of what is left, capped."""
-
-    numerator: int
-    denominator: int
-    quota_octets: int | None
-
-
-def parts(splits: Sequence[Split]) -> list[Part]:
-    """Shares of the whole as nested shares of the rest.
-
-    With a common denominator D the first takes T·n₁/D and leaves R₁, the second R₁·n₂/(D−n₁),
-    and so on: every denominator stays at most D.
+    Shares of the whole as nested shares of the rest: with a common denominator D the first takes
+    T·n₁/D and leaves R₁, the second R₁·n₂/(D−n₁), and so on: every denominator stays at most D.
     """
     common = lcm(*(s.share.denominator for s in splits)) if splits else 1
     left = common
@@ -38,39 +29,10 @@ def parts(splits: Sequence[Split]) -> list[Part]:
     for split in splits:
         numerator = int(split.share * common)
         fraction = Fraction(numerator, left) if left else Fraction(0)
-        result.append(Part(fraction.numerator, fraction.denominator, split.quota_octets))
+        quota = UNLIMITED if split.quota_octets is None else min(split.quota_octets, UNLIMITED)
+        result.append((fraction.numerator, fraction.denominator, quota))
         left -= numerator
-    return result
-
-
-def paid(totals: np.ndarray, steps: Sequence[Part]) -> np.ndarray:
-    """What each sponsor has paid of running totals: i8[len(steps), n] from i8[n].
-
-    A quota caps its own sponsor; what it cuts off is the subscriber's, not the next sponsor's,
-    who never agreed to more than a share of the whole.
-    """
-    left = totals.astype(np.int64)
-    result = np.empty((len(steps), len(totals)), np.int64)
-    for row, step in zip(result, steps, strict=True):
-        whole, rest = np.divmod(left, step.denominator)
-        share = whole * step.numerator + rest * step.numerator // step.denominator
-        left = left - share
-        row[:] = share if step.quota_octets is None else np.minimum(share, step.quota_octets)
-    return result
-
-
-def increments(
-    new: np.ndarray, octets: np.ndarray, before: np.ndarray, steps: Sequence[Part]
-) -> np.ndarray:
-    """What each sponsor pays of each row: i8[len(steps), n].
-
-    new      b1[n], where another running total begins; its rows follow in order of time
-    octets   i8[n], what each row adds to its total
-    before   i8[n], the total before its first row
-    """
-    after = running(new, octets) + before
-    result: np.ndarray = paid(after, steps) - paid(after - octets, steps)
-    return result
+    return np.array(result, np.int64).reshape(-1, 3)
 
 
 def running(new: np.ndarray, amounts: np.ndarray) -> np.ndarray:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 import numpy as np
 
-from tollsplit.cext.layout import SUBSCRIBER
+from tollsplit.cext.subscribers import order_of
 from tollsplit.rules.compile import Compiled, holders
 from tollsplit.rules.rule import Pool, RuleSet
 
 KIND_IPV4, KIND_IPV6, KIND_GTP_TEID, KIND_VLAN, KIND_PPPOE, KIND_MAC = range(6)
+FIELDS = ("kind", "hi", "lo", "pool", "tenure")
+INTERNED = 1 << 32  # added to the number of an interned subscriber; addresses lie below
+BEHIND_ADDRESSES = 1 << 33  # an address and the interned keys before it: less than 2^32 + 2^31
 
 
-def name(subscriber: np.void, pool: Pool) -> str:
-    """A subscriber as documents show it."""
-    kind, hi, lo = int(subscriber["kind"]), int(subscriber["hi"]), int(subscriber["lo"])
+def name(kind: int, hi: int, lo: int, pool: Pool) -> str:
+    """A subscriber's key as documents show it."""
     if kind == KIND_IPV4:
         return str(IPv4Address(lo)) + ("" if pool.ipv4_key == 32 else f"/{pool.ipv4_key}")
     if kind == KIND_IPV6:
@@ -32,12 +35,18 @@ def name(subscriber: np.void, pool: Pool) -> str:
 
 
 class Subscribers:
-    """The subscribers of one run in their order: by kind and key, SUBSCRIBER[n]."""
+    """The subscribers of one run in their order, by kind and key."""
 
-    def __init__(self, rules: RuleSet, compiled: Compiled, rows: np.ndarray) -> None:
+    def __init__(
+        self, rules: RuleSet, compiled: Compiled, members: np.ndarray, interned: np.ndarray
+    ) -> None:
+        """members   u8[n]: an IPv4 address, or 2^32 + the number of an interned one
+        interned  SUBSCRIBER[m] by number
+        """
         self.rules = rules
-        self.rows = rows
-        self._tenures = compiled.tenures
+        self._members = members
+        self._interned = interned
+        self._compiled = compiled
         # elsewhere the core has told the holders apart already
         self._holders = [
             holders(p) if p.tenures and not p.held_by_packet else None for p in rules.pools
@@ -47,40 +56,35 @@ class Subscribers:
         self.account = lru_cache(maxsize=1024)(self._account)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._members)
+
+    def _row(self, index: int) -> tuple[int, int, int, int, int]:
+        """Kind, key (hi, lo), pool and tenure; as SUBSCRIBER has them."""
+        member = int(self._members[index])
+        if member < INTERNED:
+            return KIND_IPV4, 0, member, self._compiled.pool_of(member), 0
+        row = self._interned[member - INTERNED]
+        kind, hi, lo, pool, tenure = (int(row[field]) for field in FIELDS)
+        return kind, hi, lo, pool, tenure
 
     def _name(self, index: int) -> str:
-        row = self.rows[index]
-        return name(row, self.rules.pools[int(row["pool"]) - 1])
+        kind, hi, lo, pool, _ = self._row(index)
+        return name(kind, hi, lo, self.rules.pools[pool - 1])
 
     def _account(self, index: int) -> str:
         """Who held the subscriber's address; the subscriber itself where nobody did."""
-        row = self.rows[index]
-        if row["tenure"]:
-            return self._tenures[int(row["tenure"]) - 1].account
-        holder = self._holders[int(row["pool"]) - 1]
-        kind = int(row["kind"])
+        kind, hi, lo, pool, tenure = self._row(index)
+        if tenure:
+            return self._compiled.tenures[tenure - 1].account
+        holder = self._holders[pool - 1]
         if holder is not None and kind in (KIND_IPV4, KIND_IPV6):
-            account = (
-                holder(4, int(row["lo"]))
-                if kind == KIND_IPV4
-                else holder(6, int(row["hi"]) << 64 | int(row["lo"]))
-            )
+            account = holder(4, lo) if kind == KIND_IPV4 else holder(6, hi << 64 | lo)
             if account is not None:
                 return account
         return self.name(index)
 
     def tariff(self, index: int) -> str | None:
-        return self.rules.pools[int(self.rows[index]["pool"]) - 1].tariff
-
-
-def plain(compiled: Compiled, addresses: np.ndarray) -> np.ndarray:
-    """SUBSCRIBER[n] of IPv4 addresses u4[n]."""
-    result = np.zeros(len(addresses), SUBSCRIBER)
-    result["lo"] = addresses
-    result["kind"] = KIND_IPV4
-    result["pool"] = compiled.pools_of(addresses)
-    return result
+        return self.rules.pools[self._row(index)[3] - 1].tariff
 
 
 def changes(*columns: np.ndarray) -> np.ndarray:
@@ -92,21 +96,31 @@ def changes(*columns: np.ndarray) -> np.ndarray:
     return result
 
 
-def unify(
-    compiled: Compiled, counters: np.ndarray, interned: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bring interned subscribers and plain addresses into one order.
+class Interned(NamedTuple):
+    """The order of interned subscribers, and where they stand among plain addresses.
 
-    counters, interned   COUNTER[n], SUBSCRIBER[m]
-    Returns SUBSCRIBER[k], sorted, and i8[n], the position of each counter's.
+    A plain address stands at address + how many breaks are at most 2 × address. An interned IPv4
+    key stands beside the address that it is, all other keys behind every address.
     """
-    direct = counters["interned"] == 0
-    addresses = np.sort(counters["subscriber"][direct])
-    addresses = addresses[changes(addresses)]
-    key = counters["subscriber"].astype(np.int64) + len(addresses)
-    key[direct] = np.searchsorted(addresses, counters["subscriber"][direct])
-    joined = np.concatenate((plain(compiled, addresses), interned))
-    order = np.lexsort([joined[f] for f in ("tenure", "pool", "lo", "hi", "kind")])
-    position = np.empty(len(joined), np.int64)
-    position[order] = np.arange(len(joined))
-    return joined[order], position[key]
+
+    order: np.ndarray  # u4[m], their numbers
+    values: np.ndarray  # u8[m], where each stands, ascending
+    value_of: np.ndarray  # u8[m], the same by number
+    breaks: np.ndarray  # u8[j], ascending
+
+
+def intern(compiled: Compiled, rows: np.ndarray) -> Interned:
+    """Put SUBSCRIBER[m] in order by kind, key, pool and tenure.
+
+    Of an interned IPv4 key and the plain address that equals it, the lower pool comes first.
+    """
+    order = order_of(rows)
+    addresses = order[: np.count_nonzero(rows["kind"] == KIND_IPV4)]
+    keys = rows["lo"][addresses]
+    behind = compiled.pools_of(keys.astype(np.uint32)) <= rows["pool"][addresses]
+    values = np.arange(len(rows), dtype=np.uint64)
+    values[: len(addresses)] += keys + behind
+    values[len(addresses) :] += np.uint64(BEHIND_ADDRESSES)
+    value_of = np.empty_like(values)
+    value_of[order] = values
+    return Interned(order, values, value_of, keys * np.uint64(2) + behind)

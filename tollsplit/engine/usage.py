@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tollsplit.cext.columns import Columns
 from tollsplit.cext.layout import FLAG_NAMES
-from tollsplit.engine.cells import Cells, moment, period_start
-from tollsplit.engine.split import increments, parts, running, within_budget
-from tollsplit.engine.subscribers import Subscribers, changes, plain, unify
-from tollsplit.model import Quantity, UsageRecord
+from tollsplit.cext.meter import Meter
+from tollsplit.cext.shares import divide
+from tollsplit.engine.cells import Cells, moment, period_start, windows_of
+from tollsplit.engine.split import running, within_budget
+from tollsplit.engine.subscribers import Subscribers, changes, intern
+from tollsplit.engine.terms import Terms
+from tollsplit.model import Quantity, UsageRecord, Volume
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import Rule, RuleSet
 
@@ -53,36 +57,37 @@ class Usage:
         rules: RuleSet,
         cells: Cells,
         subscribers: Subscribers,
-        rows: np.ndarray,
+        counted: Columns,
         provenance: Provenance,
         prior: Prior,
         spent: Spent,
     ) -> None:
-        """rows   COUNTER[n], one per (cell, subscriber, rule), sorted so, none twice"""
+        """counted   one row per (window, subscriber, rule, cell), sorted so, none twice"""
         self.rules = rules
         self.subscribers = subscribers
         self.provenance = provenance
+        self.metered = Volume(counted.packets, counted.octets)
         self._cells = cells
         self._ordered = sorted(cells.known, key=lambda cell: cell.start_ns)
-        self._rows = rows
-        self._width = max((len(r.splits) for r in rules.rules), default=0)
-        self._rows_of = _by_rule(rows, rules)
-        self._paid = self._split(prior)
-        self._record_of = self._group_windows()
+        self._rows = counted.columns
+        self._terms = Terms(rules, self._ordered)
+        self._paid = np.zeros((self._terms.width, len(self._rows["rule"])), np.int64)
+        self._sums, self.subscriber_total, self._least = divide(
+            self._rows, self._terms.steps, self._terms.first, self._terms.period,
+            self._terms.per, counted.pair, counted.pairs, self._before(prior), self._paid,
+        )
+        new = self._new_records()
+        self._record_of = None if new is None else np.cumsum(new) - 1
         self._apply_budgets(spent)
-        if self._record_of is None:
-            self.records, self.paid, self._records_of = rows, self._paid, self._rows_of
-        else:
-            self.records = self._sum_records(self._record_of)
-            self.paid = np.zeros((len(self.records), self._width), np.int64)
-            np.add.at(self.paid, self._record_of, self._paid)
-            self._records_of = _by_rule(self.records, rules)
+        self.records, self._records_paid = self._rows, self._paid
+        if new is not None:
+            self.records, self._records_paid = self._sum_records(np.flatnonzero(new))
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.records["rule"])
 
     def __iter__(self) -> Iterator[UsageRecord]:
-        for start in range(0, len(self.records), BLOCK_RECORDS):
+        for start in range(0, len(self), BLOCK_RECORDS):
             yield from self._block(start, start + BLOCK_RECORDS)
 
     def record(self, index: int) -> UsageRecord:
@@ -114,20 +119,30 @@ class Usage:
         """i8[records], uplink and downlink."""
         return _sum(self.records, "uplink_packets", "downlink_packets")
 
+    @property
+    def paid(self) -> np.ndarray:
+        """i8[records, width], what the sponsor of each split of its rule pays of a record."""
+        return self._records_paid.T
+
     @cached_property
     def subscriber_octets(self) -> np.ndarray:
         """i8[records], what is left for the subscriber."""
-        result: np.ndarray = self.octets - self.paid.sum(axis=1)
+        result = _sum(self.records, "uplink_octets", "downlink_octets")
+        for paid in self._records_paid:
+            result -= paid
         return result
+
+    @property
+    def owes_nobody(self) -> bool:
+        """Whether no payer has less than 0 octets of a record."""
+        return self._least >= 0
 
     def sponsor_totals(self) -> dict[str, int]:
         """Octets by sponsor over all records; every sponsor of the rules is named."""
         totals = dict.fromkeys(self.rules.sponsors, 0)
-        for number, rule in enumerate(self.rules.rules, 1):
-            if rule.splits:
-                sums = self.paid[self._records_of[number]].sum(axis=0)
-                for split, octets in zip(rule.splits, sums, strict=False):
-                    totals[split.sponsor] += int(octets)
+        splits = (split for rule in self.rules.rules for split in rule.splits)
+        for split, octets in zip(splits, self._sums.tolist(), strict=True):
+            totals[split.sponsor] += octets
         return totals
 
     def _record(
@@ -182,15 +197,16 @@ class Usage:
         if not self.rules.tariffs:
             return
         starts = [c.start_ns if self._cells.bounded else None for c in self._ordered]
-        for first in range(0, len(self._rows), BLOCK_RECORDS):
-            rows = self._rows[first : first + BLOCK_RECORDS]
-            paid = self._paid[first : first + BLOCK_RECORDS].tolist()
+        rows = self._rows
+        for first in range(0, len(rows["rule"]), BLOCK_RECORDS):
+            block = slice(first, first + BLOCK_RECORDS)
+            columns = [rows[name][block].tolist() for name in ("cell", "subscriber", "rule")]
+            octets = (rows["uplink_octets"][block] + rows["downlink_octets"][block]).tolist()
+            paid = self._paid[:, block].T.tolist()
             records = (
-                np.arange(first, first + len(rows)) if self._record_of is None
-                else self._record_of[first : first + len(rows)]
-            ).tolist()  # fmt: skip
-            columns = [rows[name].tolist() for name in ("cell", "subscriber", "rule")]
-            octets = _sum(rows, "uplink_octets", "downlink_octets").tolist()
+                range(first, first + len(octets)) if self._record_of is None
+                else self._record_of[block].tolist()
+            )  # fmt: skip
             for cell, who, number, left, shares, record in zip(
                 *columns, octets, paid, records, strict=True
             ):
@@ -260,10 +276,11 @@ class Usage:
 
     def _paid_by(self, sponsor: str) -> np.ndarray:
         """i8[records], what one sponsor pays."""
-        result = np.zeros(len(self.records), np.int64)
+        result = np.zeros(len(self), np.int64)
+        rows_of = _by_rule(self.records["rule"], len(self.rules.rules))
         for number, column in self._splits_of(sponsor):
-            mine = self._records_of[number]
-            result[mine] += self.paid[mine, column]
+            mine = rows_of[number]
+            result[mine] += self._records_paid[column, mine]
         return result
 
     def _splits_of(self, sponsor: str) -> Iterator[tuple[int, int]]:
@@ -275,67 +292,44 @@ class Usage:
 
     # --- how it is made ----------------------------------------------------------------
 
-    def _split(self, prior: Prior) -> np.ndarray:
-        """What each sponsor of its rule pays of each row: i8[rows, width]."""
-        rows = self._rows
-        result = np.zeros((len(rows), self._width), np.int64)
-        if not self._width:
-            return result
-        octets = _sum(rows, "uplink_octets", "downlink_octets")
+    @cached_property
+    def _rows_of(self) -> list[np.ndarray]:
+        return _by_rule(self._rows["rule"], len(self.rules.rules))
+
+    def _before(self, prior: Prior) -> np.ndarray | None:
+        """What was booked earlier of each row's running total: i8[rows]; None: nothing."""
+        if not prior:
+            return None
+        result = np.zeros(len(self._rows["rule"]), np.int64)
         for number, rule in enumerate(self.rules.rules, 1):
             if not rule.splits:
                 continue
-            starts = np.array([period_start(c, rule.per) for c in self._ordered], np.uint64)
+            starts = [period_start(cell, rule.per) for cell in self._ordered]
             mine = self._rows_of[number]
-            cell, who = rows["cell"][mine], rows["subscriber"][mine]
-            period = starts[cell]
-            if len(starts) > 1:  # rows come by cell; a running total goes by subscriber
-                order = np.lexsort((cell, period, who))
-                mine, period, who = mine[order], period[order], who[order]
-            new = changes(who, period)
-            before = self._before(rule, prior, who, period, new)
-            paid = increments(new, octets[mine], before, parts(rule.splits))
-            result[mine, : len(rule.splits)] = paid.T
+            who, cell = (self._rows[name][mine].tolist() for name in ("subscriber", "cell"))
+            result[mine] = [
+                prior.get(
+                    (self.subscribers.name(w), self.subscribers.account(w), rule.id, starts[c]), 0
+                )
+                for w, c in zip(who, cell, strict=True)
+            ]
         return result
 
-    def _before(
-        self,
-        rule: Rule,
-        prior: Prior,
-        who: np.ndarray,
-        period: np.ndarray,
-        new: np.ndarray,
-    ) -> np.ndarray:
-        """What was booked earlier of each row's running total."""
-        if not prior:
-            return np.zeros(len(who), np.int64)
-        first = [
-            prior.get(
-                (self.subscribers.name(w), self.subscribers.account(w), rule.id, int(p)), 0
-            )
-            for w, p in zip(who[new].tolist(), period[new], strict=True)
-        ]
-        before: np.ndarray = np.array(first, np.int64)[np.cumsum(new) - 1]
-        return before
-
-    def _group_windows(self) -> np.ndarray | None:
-        """For each row the number of the record it belongs to; None: each is one."""
-        rows = self._rows
-        numbers: dict[tuple[int, int] | None, int] = {}
-        window = np.array([numbers.setdefault(c.window, len(numbers)) for c in self._ordered])
-        if len(numbers) == len(self._ordered):
+    def _new_records(self) -> np.ndarray | None:
+        """b1[rows], where another record begins; None: each row is one."""
+        windows, first = windows_of(self._ordered)
+        if len(first) == len(self._ordered):
             return None
-        of_row = window[rows["cell"]]
-        order = np.lexsort((_rule_order(rows["rule"]), rows["subscriber"], of_row))
-        new = changes(of_row[order], rows["subscriber"][order], rows["rule"][order])
-        result = np.empty(len(rows), np.int64)
-        result[order] = np.cumsum(new) - 1
-        return result
+        rows = self._rows
+        return changes(windows[rows["cell"]], rows["subscriber"], rows["rule"])
 
-    def _sum_records(self, record: np.ndarray) -> np.ndarray:
-        """One row per record; `cell` is its first one."""
-        order = np.argsort(record, kind="stable")
-        return _merge(self._rows[order], changes(record[order]))
+    def _sum_records(self, first: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Columns with one row per record, from where each begins; `cell` is its first one."""
+        how = dict.fromkeys(SUMS, np.add) | {
+            "flags": np.bitwise_or, "first_ns": np.minimum, "last_ns": np.maximum}
+        records = {name: how[name].reduceat(column, first) if name in how else column[first]
+                   for name, column in self._rows.items()}
+        return records, np.add.reduceat(self._paid, first, axis=1)
 
     def _apply_budgets(self, spent: Spent) -> None:
         """Cut what sponsors pay to their budgets, window by window."""
@@ -346,32 +340,36 @@ class Usage:
             demand = np.zeros(self._paid.shape, np.int64)
             for number, column in self._splits_of(sponsor.identity):
                 mine = self._rows_of[number]
-                demand[mine, column] = self._paid[mine, column]
-            asked = demand.sum(axis=1)
+                demand[column, mine] = self._paid[column, mine]
+            asked = demand.sum(axis=0)
             granted = self._grant(asked, budget.per, budget.octets, sponsor.identity, spent)
-            for column in range(self._width):
-                take = np.minimum(demand[:, column], granted)
-                self._paid[:, column] -= demand[:, column] - take
+            for column in range(self._terms.width):
+                take = np.minimum(demand[column], granted)
+                self._paid[column] -= demand[column] - take
+                self.subscriber_total += int((demand[column] - take).sum())
+                self._least = min(self._least, int(take.min(initial=0)))
                 granted = granted - take
+            for number, column in self._splits_of(sponsor.identity):
+                step = self._terms.first[number] + column
+                self._sums[step] = self._paid[column, self._rows_of[number]].sum()
 
     def _grant(
         self, asked: np.ndarray, per: str | None, octets: int, sponsor: str, spent: Spent
     ) -> np.ndarray:
         """What a budget grants of each row's demand: i8[rows]."""
-        rows = self._rows
-        records = np.arange(len(rows)) if self._record_of is None else self._record_of
+        cell = self._rows["cell"]
+        records = np.arange(len(cell)) if self._record_of is None else self._record_of
         starts = [0 if per is None else (c.day if per == "day" else c.month) or 0
                   for c in self._ordered]  # fmt: skip
-        period = np.array(starts, np.uint64)[rows["cell"]]
+        period = np.array(starts, np.uint64)[cell]
         windows = np.array([c.window[0] if c.window else 0 for c in self._ordered], np.uint64)
-        window = windows[rows["cell"]]
-        granted = np.zeros(len(rows), np.int64)
+        window = windows[cell]
+        granted = np.zeros(len(cell), np.int64)
         for start in sorted(set(starts)):
             mine = np.flatnonzero((period == start) & (asked > 0))
             if not len(mine):
                 continue
-            # a record's rows of one period ask together; in order of window, then record
-            mine = mine[np.lexsort((rows["cell"][mine], records[mine], window[mine]))]
+            # a record's rows of one period ask together
             first = np.flatnonzero(changes(records[mine]))
             sums = np.add.reduceat(asked[mine], first)
             used = spent.get((sponsor, int(start)), 0)
@@ -383,78 +381,34 @@ class Usage:
         return granted
 
 
-def _sum(rows: np.ndarray, one: str, other: str) -> np.ndarray:
+def _sum(columns: Mapping[str, np.ndarray], one: str, other: str) -> np.ndarray:
     """i8[n]"""
-    result: np.ndarray = (rows[one] + rows[other]).view(np.int64)
+    result: np.ndarray = (columns[one] + columns[other]).view(np.int64)
     return result
 
 
-def _by_rule(rows: np.ndarray, rules: RuleSet) -> list[np.ndarray]:
+def _by_rule(rule: np.ndarray, rules: int) -> list[np.ndarray]:
     """For no rule and for each rule, from 1 on, the indices of its rows in ascending order."""
-    order = np.argsort(rows["rule"], kind="stable")
-    ends = np.cumsum(np.bincount(rows["rule"], minlength=len(rules.rules) + 1))
+    order = np.argsort(rule, kind="stable")
+    ends = np.cumsum(np.bincount(rule, minlength=rules + 1))
     return np.split(order, ends[:-1])
 
 
-def _rule_order(rule: np.ndarray) -> np.ndarray:
-    """By precedence, no rule last."""
-    return (rule - np.uint16(1)).astype(np.uint16)
-
-
-def _merge(rows: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Add up rows with those before them, up to the last one that is new."""
-    if new.all():
-        return rows
-    first = np.flatnonzero(new)
-    result = rows[first].copy()
-    for name in SUMS:
-        result[name] = np.add.reduceat(rows[name], first)
-    result["flags"] = np.bitwise_or.reduceat(rows["flags"], first)
-    result["first_ns"] = np.minimum.reduceat(rows["first_ns"], first)
-    result["last_ns"] = np.maximum.reduceat(rows["last_ns"], first)
-    return result
-
-
 def gather(
-    compiled: Compiled, cells: Cells, rows: np.ndarray, interned: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What was counted, by position instead of number: SUBSCRIBER[k], and COUNTER[n] sorted.
+    rules: RuleSet, compiled: Compiled, cells: Cells, counted: Meter
+) -> tuple[Columns, Subscribers]:
+    """What was counted, in order of (window, subscriber, rule, cell), none last of the rules.
 
-    rows, interned   COUNTER[n] and SUBSCRIBER[m] as the core gives them; rows is used up
-    In the result `subscriber` and `cell` are positions in the subscribers' and cells' order,
-    and no key comes twice.
+    In the columns `subscriber` and `cell` are positions in the subscribers' and cells' order.
     """
-    starts = [c.start_ns for c in cells.known]
-    ordered = len(starts) <= 1 << 16 and not len(interned)
-    if starts != sorted(starts):
-        ranks = np.empty(len(starts), np.uint32)
-        ranks[np.argsort(starts, kind="stable")] = np.arange(len(starts))
-        rows["cell"] = ranks[rows["cell"]]
-        ordered = False
-    if len(interned):
-        subscribers, rows["subscriber"] = unify(compiled, rows, interned)
-    if not ordered:
-        rows = rows[_order_of(rows, len(starts))]
-    if not len(interned):  # plain IPv4 addresses: their order is their numbers'
-        addresses = np.ascontiguousarray(rows["subscriber"])
-        if len(starts) == 1:
-            new = changes(addresses)
-            met = addresses[new]
-            rows["subscriber"] = np.cumsum(new, dtype=np.uint32) - np.uint32(1)
-        else:
-            met = np.sort(addresses)
-            met = met[changes(met)]
-            rows["subscriber"] = np.searchsorted(met, addresses)
-        subscribers = plain(compiled, met)
-    return subscribers, _merge(rows, changes(rows["cell"], rows["subscriber"], rows["rule"]))
-
-
-def _order_of(rows: np.ndarray, cells: int) -> np.ndarray:
-    """By cell, subscriber and precedence."""
-    rule = _rule_order(rows["rule"])
-    if cells > 1 << 16:
-        return np.lexsort((rule, rows["subscriber"], rows["cell"]))
-    key = rows["cell"].astype(np.uint64) << np.uint64(48)
-    key |= rows["subscriber"].astype(np.uint64) << np.uint64(16)
-    key |= rule
-    return np.argsort(key)
+    ordered = sorted(cells.known, key=lambda cell: cell.start_ns)
+    starts = np.array([cell.start_ns for cell in cells.known], np.uint64)
+    rank = np.empty(len(starts), np.uint32)
+    rank[np.argsort(starts)] = np.arange(len(starts))
+    windows, first = windows_of(ordered)
+    interned = counted.subscribers.subscribers()
+    columns = Columns(
+        counted.table, rank, windows, first, *intern(compiled, interned),
+        Terms(rules, ordered).spanning,
+    )
+    return columns, Subscribers(rules, compiled, columns.subscribers, interned)

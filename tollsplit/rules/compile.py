@@ -54,6 +54,10 @@ class Compiled:
             where,
         )
 
+    def pool_of(self, address: int) -> int:
+        """The pool (from 1 on) of an IPv4 address; 0: none."""
+        return self._trie4.lookup(address) & ((1 << POOL_BITS) - 1)
+
     def pools_of(self, addresses: np.ndarray) -> np.ndarray:
         """u2[n], the pool (from 1 on) of each IPv4 address u4[n]; 0: none."""
         return (self._trie4.values(addresses) & ((1 << POOL_BITS) - 1)).astype(np.uint16)

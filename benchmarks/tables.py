@@ -1,0 +1,288 @@
+"""The tables of docs/performance.md, out of benchmarks/results.jsonl and instructions.json.
+
+    python -m benchmarks.tables
+
+Writes each table between its two markers, from the latest lines of its kind; the text around them
+is written by hand and holds no figures of runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.traffic import TRAFFIC, Traffic
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "performance.md"
+INSTRUCTIONS = ROOT / "benchmarks" / "instructions.json"
+SERIES_PACKETS = 10_000_000
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+NAMES = {
+    "floor A": "floor A: walk the record headers",
+    "floor B": "floor B: and touch each packet",
+    "floor B-star": "floor B\\*: windows populated and prefetched",
+    "libpcap": "libpcap's loop, counting only",
+    "C++": "plain C++, `std::unordered_map`, not split",
+    "tollsplit 1": "**tollsplit**, one worker",
+    "tollsplit 2": "**tollsplit**, two workers",
+}
+Line = dict[str, Any]
+
+
+# --- which lines -------------------------------------------------------------------------
+
+
+def traffic_of(line: Line) -> Traffic:
+    known = dict(line["traffic"])
+    if "conditions" in known:
+        known["conditions"] = tuple(known["conditions"])
+    return Traffic(**known)
+
+
+def latest(lines: Iterable[Line], benchmark: str, traffic: Traffic | None = None) -> Line | None:
+    """The last line of a kind, of this traffic if it is given."""
+    found = [line for line in lines if line["benchmark"] == benchmark
+             and (traffic is None or traffic_of(line) == traffic)]
+    return found[-1] if found else None
+
+
+def headline(lines: Iterable[Line]) -> Line | None:
+    return latest(lines, "account", TRAFFIC["min64"])
+
+
+def series(lines: Iterable[Line]) -> list[Line]:
+    """min64 with fewer packets, by number of subscribers; the latest line of each."""
+    base = dataclasses.replace(TRAFFIC["min64"], packets=SERIES_PACKETS)
+    found = {}
+    for line in lines:
+        traffic = traffic_of(line)
+        if line["benchmark"] == "account" and traffic == dataclasses.replace(
+            base, subscribers=traffic.subscribers
+        ):
+            found[traffic.subscribers] = line
+    return [found[subscribers] for subscribers in sorted(found)]
+
+
+def peers(lines: Iterable[Line]) -> dict[str, Any]:
+    """Each peer's latest figures on traffic whose packets are flows of their own."""
+    line = latest([line for line in lines if not line["traffic"]["flows"]], "peers")
+    return line["results"] if line else {}
+
+
+# --- how they are told -------------------------------------------------------------------
+
+
+def formatted(headings: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown: names left, figures right."""
+    if not rows:
+        return "No run is on record yet."
+    rule = ["---", *("---:" for _ in headings[1:])]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [headings, rule, *rows])
+
+
+def provenance(line: Line | None) -> str:
+    if line is None:
+        return ""
+    return (f"\n\n`{line['command']}`, {line['when'][:10]}, commit {line['commit']}, "
+            f"{line['cores']} cores of {line['cpu']}"
+            + (f", Linux {line['kernel']}" if "kernel" in line else "") + ".")
+
+
+def part_ns(figures: dict[str, Any], part: str, packets: int) -> str:
+    name = f"median_{part}_cpu_ns"
+    return f"{figures[name] / packets:.1f}" if name in figures else ""
+
+
+def ratio_text(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def headline_table(lines: list[Line]) -> str:
+    line = headline(lines)
+    told = line["results"] if line else {}
+    return formatted(
+        ["contender", "CPU ns per packet", "best", "wall ns", "Mpps", "Gbit/s", "× floor B"],
+        [[NAMES[name], f"{row['median_ns']:.1f}", f"{row['best_ns']:.1f}",
+          f"{row['median_wall_ns']:.1f}", f"{row['mpps']:.1f}", f"{row['gbit_s']:.1f}",
+          ratio_text(row["ratio_to_b"])] for name, row in told.items()],
+    ) + provenance(line)
+
+
+def subscribers_table(lines: list[Line]) -> str:
+    rows = []
+    for line in (found := series(lines)):
+        told = line["results"]["tollsplit 1"]
+        packets = line["traffic"]["packets"]
+        rows.append([
+            f"{line['traffic']['subscribers']:,}", f"{told['records']:,}",
+            f"{told['median_ns']:.1f}", part_ns(told, "packets", packets),
+            part_ns(told, "records", packets), f"{told['mpps']:.1f}",
+            ratio_text(told["ratio_to_b"]),
+            ratio_text(told["median_ns"] / line["results"]["libpcap"]["median_ns"])
+            if "libpcap" in line["results"] else "",
+        ])
+    return formatted(
+        ["subscribers", "usage records", "CPU ns per packet", "of it packets", "of it records",
+         "Mpps", "× floor B", "× libpcap"], rows) + provenance(found[-1] if found else None)
+
+
+def workers_table(lines: list[Line]) -> str:
+    rows = []
+    for line in (found := series(lines)):
+        one, two = (line["results"].get(f"tollsplit {number}") for number in (1, 2))
+        if one and two:
+            rows.append([
+                f"{line['traffic']['subscribers']:,}", f"{one['median_wall_ns']:.1f}",
+                f"{two['median_wall_ns']:.1f}",
+                f"{one['median_wall_ns'] / two['median_wall_ns']:.2f}",
+                f"{two['median_ns'] / one['median_ns']:.2f}"])
+    return formatted(
+        ["subscribers", "one worker, wall ns per packet", "two workers", "faster by",
+         "CPU time, × one worker"], rows) + provenance(found[-1] if found else None)
+
+
+def memory_table(lines: list[Line]) -> str:
+    """What one more usage record adds to the peak of resident memory."""
+    found = series(lines)
+    rows = []
+    for line in found:
+        own, base = (each["results"]["tollsplit 1"] for each in (line, found[0]))
+        more = own["records"] - base["records"]
+        octets = own["median_resident_octets"] - base["median_resident_octets"]
+        rows.append([
+            f"{line['traffic']['subscribers']:,}", f"{own['records']:,}",
+            f"{own['median_resident_octets'] / 2**20:,.0f}",
+            f"{octets / more:.0f}" if more else ""])
+    return formatted(
+        ["subscribers", "usage records", "MiB resident at most", "octets per further record"],
+        rows) + provenance(found[-1] if found else None)
+
+
+def shapes_table(lines: list[Line]) -> str:
+    line = latest(lines, "shapes")
+    packets = line["traffic"]["packets"] if line else 1
+    return formatted(
+        ["shape", "rules ms", "packets ns", "records ns", "× plain", "+ ns", "whole ns",
+         "× floor B", "usage records"],
+        [[name, f"{row['median_rules_cpu_ns'] / 1e6:.1f}", part_ns(row, "packets", packets),
+          part_ns(row, "records", packets), f"{row['ratio_to_plain']:.2f}",
+          f"{row['added_ns']:+.1f}", f"{row['median_ns']:.1f}", ratio_text(row["ratio_to_b"]),
+          f"{row['records']:,}"] for name, row in (line["results"] if line else {}).items()],
+    ) + provenance(line)
+
+
+def peers_table(lines: list[Line]) -> str:
+    line = latest([line for line in lines if not line["traffic"]["flows"]], "peers")
+    flows = latest([line for line in lines if line["traffic"]["flows"]], "peers")
+    in_flows = flows["results"] if flows else {}
+    rows = []
+    for name, row in sorted(peers(lines).items(), key=lambda item: item[1]["median_ns"]):
+        missed = row.get("packets_missed")
+        rows.append([
+            name, row["job"], row["traffic"], f"{row['mpps']:.3g}", ratio_text(row["ratio_to_b"]),
+            ratio_text(row["ratio_to_ours"]),
+            ratio_text(in_flows[name]["ratio_to_ours"]) if name in in_flows else "",
+            f"{row['start_cpu_ns'] / 1e9:.2f}",
+            *(f"{value:+.2f} %" if value is not None else "" for value in
+              (row["error_percent"], row["mixed_error_percent"])),
+            f"{missed:,}" if missed is not None else ""])
+    return formatted(
+        ["peer", "job", "traffic", "Mpps", "× floor B", "× tollsplit", "in flows", "start s",
+         "octets off", "on mixed", "packets missed"], rows) + provenance(line)
+
+
+def instructions_table(lines: list[Line]) -> str:
+    recorded = json.loads(INSTRUCTIONS.read_text())
+    counts = recorded["instructions"]
+    parts = sorted({part for found in counts.values() for part in found})
+    rows = [[part, *(f"{found.get(part, 0):.0f}" for found in counts.values())] for part in parts]
+    rows.append(["in all", *(f"{sum(found.values()):.0f}" for found in counts.values())])
+    where = recorded["environment"]
+    return formatted(["instructions per packet", *counts], rows) + (
+        f"\n\n`make bench-record`, commit {recorded['commit']}, gcc {where['gcc']}, Python "
+        f"{where['python']}, NumPy {where['numpy']}, {where['libc']}.")
+
+
+# --- the targets -------------------------------------------------------------------------
+
+
+def targets(lines: list[Line]) -> list[tuple[str, float, float, bool]]:
+    """What was aimed at, what was reached, and whether less is better; only what was measured."""
+    found: list[tuple[str, float, float, bool]] = []
+
+    def aim(what: str, aimed: float, reached: float, less: bool = True) -> None:
+        found.append((what, aimed, reached, less))
+
+    if line := headline(lines):
+        ours, told = line["results"]["tollsplit 1"], line["results"]
+        aim("min64, whole job: × floor B", 3.0, ours["ratio_to_b"])
+        if "libpcap" in told:
+            aim("min64: × libpcap's bare loop", 1.0,
+                ours["median_ns"] / told["libpcap"]["median_ns"])
+    for line in (by_subscribers := series(lines)):
+        one, two = (line["results"].get(f"tollsplit {number}") for number in (1, 2))
+        subscribers = line["traffic"]["subscribers"]
+        if subscribers == 10_000:
+            aim("10,000 subscribers: × floor B", 1.8, one["ratio_to_b"])
+        if subscribers <= 1_000_000 and two:
+            aim(f"two workers, {subscribers:,} subscribers: faster by", 1.8,
+                one["median_wall_ns"] / two["median_wall_ns"], less=False)
+    if len(by_subscribers) > 1:
+        most, least = (by_subscribers[place]["results"]["tollsplit 1"] for place in (-1, 0))
+        aim("octets at the peak for each further record", 64,
+            (most["median_resident_octets"] - least["median_resident_octets"])
+            / (most["records"] - least["records"]))
+    if line := latest(lines, "shapes"):
+        told = line["results"]
+        for name, base in (("prefixes 100,000", "prefixes 10"), ("rules 1,000", "rules 1"),
+                           ("ipv6", "plain"), ("vlan", "plain"), ("gtpu", "plain")):
+            if name in told and base in told:
+                aim(f"{name}: × {base}", 1.5,
+                    told[name]["ratio_to_plain"] / told[base]["ratio_to_plain"])
+    told = peers(lines)
+    accounting = [told[name]["ratio_to_ours"]
+                  for name in ("softflowd", "nfpcapd", "pmacctd", "argus") if name in told]
+    if accounting:
+        aim("fastest accounting peer: × tollsplit", 25, min(accounting), less=False)
+    if "nfstream" in told:
+        aim("NFStream: × tollsplit", 250, told["nfstream"]["ratio_to_ours"], less=False)
+    return found
+
+
+def targets_table(lines: list[Line]) -> str:
+    return formatted(
+        ["target", "aimed at", "measured", "reached"],
+        [[what, f"{'≤' if less else '≥'} {aimed:g}", ratio_text(reached),
+          "yes" if (reached <= aimed if less else reached >= aimed) else "no"]
+         for what, aimed, reached, less in targets(lines)])
+
+
+TABLES: dict[str, Callable[[list[Line]], str]] = {
+    "targets": targets_table,
+    "headline": headline_table,
+    "subscribers": subscribers_table,
+    "workers": workers_table,
+    "memory": memory_table,
+    "shapes": shapes_table,
+    "peers": peers_table,
+    "instructions": instructions_table,
+}
+
+
+def rendered(text: str, lines: list[Line]) -> str:
+    """The document with every marked table made anew."""
+    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]](lines)}\n{found[3]}", text)
+
+
+def main() -> None:
+    DOCUMENT.write_text(rendered(DOCUMENT.read_text("utf-8"), results.read()), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
