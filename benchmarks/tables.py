@@ -61,17 +61,22 @@ def series(lines: Iterable[Line]) -> list[Line]:
     base = dataclasses.replace(TRAFFIC["min64"], packets=SERIES_PACKETS)
     found = {}
     for line in lines:
+        if line["benchmark"] != "account":
+            continue
         traffic = traffic_of(line)
-        if line["benchmark"] == "account" and traffic == dataclasses.replace(
-            base, subscribers=traffic.subscribers
-        ):
+        if traffic == dataclasses.replace(base, subscribers=traffic.subscribers):
             found[traffic.subscribers] = line
     return [found[subscribers] for subscribers in sorted(found)]
 
 
-def peers(lines: Iterable[Line]) -> dict[str, Any]:
-    """Each peer's latest figures on traffic whose packets are flows of their own."""
-    line = latest([line for line in lines if not line["traffic"]["flows"]], "peers")
+def peers_line(lines: Iterable[Line], flows: bool) -> Line | None:
+    """The latest line of peers on traffic in flows, or whose packets are flows of their own."""
+    return latest([line for line in lines if line["traffic"].get("flows") == flows], "peers")
+
+
+def peers(lines: Iterable[Line], flows: bool = False) -> dict[str, Any]:
+    """Each peer's latest figures."""
+    line = peers_line(lines, flows)
     return line["results"] if line else {}
 
 
@@ -178,9 +183,7 @@ def shapes_table(lines: list[Line]) -> str:
 
 
 def peers_table(lines: list[Line]) -> str:
-    line = latest([line for line in lines if not line["traffic"]["flows"]], "peers")
-    flows = latest([line for line in lines if line["traffic"]["flows"]], "peers")
-    in_flows = flows["results"] if flows else {}
+    in_flows = peers(lines, flows=True)
     rows = []
     for name, row in sorted(peers(lines).items(), key=lambda item: item[1]["median_ns"]):
         missed = row.get("packets_missed")
@@ -194,7 +197,7 @@ def peers_table(lines: list[Line]) -> str:
             f"{missed:,}" if missed is not None else ""])
     return formatted(
         ["peer", "job", "traffic", "Mpps", "× floor B", "× tollsplit", "in flows", "start s",
-         "octets off", "on mixed", "packets missed"], rows) + provenance(line)
+         "octets off", "on mixed", "packets missed"], rows) + provenance(peers_line(lines, False))
 
 
 def instructions_table(lines: list[Line]) -> str:

@@ -370,6 +370,7 @@ def full(account: Sitting, shapes: Sitting, rivals: Sitting) -> list[dict[str, A
         *shapes[1],
         *rivals[1],
         few | {"traffic": asdict(replace(series, zipf=0.0))},  # of another kind: in no table
+        {"benchmark": "live", "traffic": {"packets": 1, "octets": 60}, "results": {}},
     ]
 
 
