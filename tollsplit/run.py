@@ -306,7 +306,11 @@ def _inputs(
 def _opened(names: Sequence[str], rules: RuleSet, skip_links: bool) -> list[CaptureFile]:
     ingresses = {ingress.interface: number
                  for number, ingress in enumerate(rules.ingresses.values(), 1)}
-    return [open_capture(name, ingresses=ingresses, skip_links=skip_links) for name in names]
+    sources = [open_capture(name, ingresses=ingresses, skip_links=skip_links) for name in names]
+    if any(source.size is None for source in sources):  # a pipe cannot start over with the rest
+        for source in sources:
+            source.distrust()
+    return sources
 
 
 def _run(digests: Sequence[tuple[str, str]], rules: RuleSet) -> Run:

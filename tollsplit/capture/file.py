@@ -166,7 +166,9 @@ class CaptureFile:
         self.size = size
         self.truncated: str | None = None
         self._path = name
+        self._fresh = reader
         self._reader = reader
+        self._guesses = True
         self._progress: Mapped | Stored | None = None
         self._stream: Decompressed | None = None
         self._hashed: tuple[int, ...] | None = None
@@ -178,6 +180,11 @@ class CaptureFile:
     def fail(self, error: ValueError) -> NoReturn:
         early = f"{ends}; " if (ends := self._stream_ends()) else ""
         raise CaptureError(f"{self.name}: {early}{error.args[0]}") from error
+
+    def distrust(self) -> None:
+        """Guess no more where records begin: chunks() starts over, and walks the whole file."""
+        self._guesses = False
+        self.truncated = None
 
     def digest(self) -> str:
         """The SHA-256 of the capture's octets, the same however the file stores them.
@@ -215,6 +222,7 @@ class CaptureFile:
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def chunks(self, parallel: bool) -> Iterator[Reader]:
+        self._reader = self._fresh.clone()
         try:
             if self._path == "-":
                 yield from self._chunks(sys.stdin.buffer, parallel)
@@ -230,7 +238,7 @@ class CaptureFile:
         if compression is None and self.size:
             window, kept = (WORKER_WINDOW_OCTETS, WINDOWS_KEPT) if parallel else (WINDOW_OCTETS, 0)
             self._progress = regions = Mapped(file, window, kept)
-            yield from self._walk(regions, parallel)
+            yield from self._walk(regions, parallel, parallel and self._guesses)
             return
         self._progress = stored = Stored(file, head)
         if compression is None:
@@ -247,7 +255,9 @@ class CaptureFile:
             return None
         return f"the {self._stream.compression.name} stream ends early, after {self.done:,} octets"
 
-    def _walk(self, regions: Regions, parallel: bool) -> Iterator[Reader]:
+    def _walk(self, regions: Regions, parallel: bool, guess: bool = False) -> Iterator[Reader]:
+        """Hands out the regions. With `guess` their ends are guessed, so that nobody has to walk
+        them first; whether that was right is known when they have been read."""
         reader = self._reader
         final = False
         try:
@@ -255,8 +265,11 @@ class CaptureFile:
                 region, final = regions.advance(reader.consumed)
                 part = reader.clone() if parallel else reader
                 reader.feed(region, final)
-                if parallel:
+                if guess and not final and reader.leap():
+                    part.expect_whole()
+                elif parallel:
                     reader.skip()
+                if parallel:
                     part.feed(region[: reader.consumed], False)
                 yield part
                 reader.check()

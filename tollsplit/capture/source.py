@@ -36,5 +36,9 @@ class Source(Protocol):
         Raises CaptureError where the capture makes no sense, after all before that place.
         """
 
+    def distrust(self) -> None:
+        """Make no guesses that could turn out wrong: after a reader was Astray, for chunks() to
+        start over. Only what can be read twice makes any."""
+
     def fail(self, error: ValueError) -> NoReturn:
         """Raises the CaptureError for what a reader's check() has raised."""

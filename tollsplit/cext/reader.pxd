@@ -18,6 +18,8 @@ cdef class Reader:
     cdef int format              # format_e
     cdef bint swapped            # the other byte order than this machine's
     cdef bint skip_links
+    cdef bint guessed            # this place was come to by a leap
+    cdef bint whole              # the region has to be used up
     cdef interface_s* interfaces
     cdef uint32_t interface_count
     cdef uint32_t interface_room
@@ -29,6 +31,7 @@ cdef class Reader:
     cdef uint64_t expected
 
     cdef int next_batch(self, frame_s* frames, int count) noexcept nogil
+    cdef size_t chain_end(self, size_t at, size_t header) noexcept nogil
     cdef bint open(self) noexcept nogil
     cdef int blocks(self, frame_s* frames, int count) noexcept nogil
     cdef bint section(self, const uint8_t* block, size_t left) noexcept nogil

@@ -122,6 +122,13 @@ OTHER_LINKS = {
     253: "NETLINK", 258: "PKTAP", 271: "VSOCK", 272: "NORDIC_BLE",
 }
 
+# Where a record begins is guessed only for workers, from so many octets before a region's end:
+# a record may be that long. Its header and those that follow have to make sense up to the end.
+cdef enum:
+    GUESS_OCTETS = CAPTURED_OCTETS_MAX + 4096
+    GUESS_RECORDS_MIN = 4
+    GUESS_APART_S = 366 * 86_400     # records of one file lie that near each other in time
+
 cdef struct pcap_record_s:
     uint32_t seconds                 # unsigned: 2106 is nearer than 1901
     uint32_t fraction
@@ -210,6 +217,10 @@ cdef inline int walk_pcap(Reader self, frame_s* frames, int count, bint swapped,
     return taken
 
 
+class Astray(Exception):
+    """A guess of where a record begins was wrong: what was read since means nothing."""
+
+
 @cython.final
 cdef class Reader:
     """Hands out the frames of a capture that is fed to it region by region.
@@ -259,6 +270,7 @@ cdef class Reader:
         other.records = self.records
         other.format = self.format
         other.swapped = self.swapped
+        other.guessed = self.guessed
         return other
 
     @property
@@ -278,6 +290,54 @@ cdef class Reader:
             while self.next_batch(frames, 64):
                 pass
 
+    def leap(self):
+        """Uses up the region to where its last whole record seems to end; False: no such place.
+
+        That is a guess, made from a chain of record headers at the region's end. Whoever then
+        reads the region finds out: `expect_whole`. Only classic pcap has such chains.
+        """
+        cdef size_t header = 24 if self.format == FORMAT_PCAP_MODIFIED else 16
+        cdef size_t at, end = 0
+        if self.nonsense != SENSE or (self.format == FORMAT_UNKNOWN and not self.open()):
+            return False
+        if self.format == FORMAT_PCAPNG or self.size < self.at + 2 * GUESS_OCTETS:
+            return False
+        with nogil:
+            for at in range(self.size - GUESS_OCTETS, self.size):
+                end = self.chain_end(at, header)
+                if end:
+                    break
+        if not end:
+            return False
+        self.at = end
+        self.guessed = True
+        return True
+
+    cdef size_t chain_end(self, size_t at, size_t header) noexcept nogil:
+        """Where a chain of records from `at` up to the region's end ends; 0: it is none."""
+        cdef uint32_t earliest = read32(self.octets + self.at, self.swapped)
+        cdef uint32_t seconds, fraction, captured, original
+        cdef uint32_t fraction_max = 1_000_000_000 // <uint32_t>self.interfaces.multiplier
+        cdef int count = 0
+        while self.size - at >= header:
+            seconds = read32(self.octets + at, self.swapped)
+            fraction = read32(self.octets + at + 4, self.swapped)
+            captured = read32(self.octets + at + 8, self.swapped)
+            original = read32(self.octets + at + 12, self.swapped)
+            if (captured == 0 or captured > self.interfaces.captured_max or original < captured
+                    or fraction >= fraction_max
+                    or <uint32_t>(seconds - earliest + GUESS_APART_S) > 2 * GUESS_APART_S):
+                return 0
+            if self.size - at - header < captured:
+                break
+            at += header + captured
+            count += 1
+        return at if count >= GUESS_RECORDS_MIN else 0
+
+    def expect_whole(self):
+        """Tells that the region's end is a guess: Astray, unless it is used up to there."""
+        self.guessed = self.whole = True
+
     def frames(self, int count):
         """At most `count` frames: (octets, timestamp_ns, original octets, link type, ingress)."""
         cdef frame_s frame
@@ -288,7 +348,13 @@ cdef class Reader:
         return handed
 
     def check(self):
-        """Raises ValueError(message, offset) where the walk has met nonsense."""
+        """Raises ValueError(message, offset) where the walk has met nonsense.
+
+        Where it went by a guess it is Astray instead: what seems nonsense may be none.
+        """
+        if self.guessed and (self.nonsense != SENSE or self.truncated
+                             or (self.whole and self.at < self.size)):
+            raise Astray
         if self.nonsense == SENSE:
             return
         place = ""

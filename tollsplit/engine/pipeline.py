@@ -10,7 +10,7 @@ from typing import NoReturn, Protocol
 
 from tollsplit.cext.dissect import Dissection
 from tollsplit.cext.meter import Meter
-from tollsplit.cext.reader import Reader
+from tollsplit.cext.reader import Astray, Reader
 from tollsplit.engine.cells import Cells
 from tollsplit.engine.usage import Prior, Provenance, Spent, Usage, gather
 from tollsplit.model import Volume
@@ -23,6 +23,10 @@ class Source(Protocol):
 
     def chunks(self, parallel: bool) -> Iterator[Reader]:
         """Readers over consecutive regions; with `parallel`, each may be read by any thread."""
+        ...
+
+    def distrust(self) -> None:
+        """Start over without guesses, after a reader of chunks(parallel=True) was Astray."""
         ...
 
     def fail(self, error: ValueError) -> NoReturn:
@@ -101,8 +105,25 @@ def meter(
     Raises what a source's fail() raises; a where expression may import Numba.
     """
     compiled = Compiled(rules)
-    cells = Cells(rules)
     dissect = dissection(rules, layer, at, trust_ip_length)
+    try:
+        cells, counted = _count(sources, rules, compiled, dissect, workers, progress)
+    except Astray:  # what was counted since means nothing, and neither do the cells met
+        for each in sources:
+            each.distrust()
+        cells, counted = _count(sources, rules, compiled, dissect, workers, progress)
+    return tally(rules, compiled, cells, counted, prior, Provenance(source, epoch, dissect.layer))
+
+
+def _count(
+    sources: Sequence[Source],
+    rules: RuleSet,
+    compiled: Compiled,
+    dissect: Dissection,
+    workers: int,
+    progress: Callable[[], None] | None,
+) -> tuple[Cells, Meter]:
+    cells = Cells(rules)
     meters = [Meter(dissect, compiled.classifier, cells.at) for _ in range(max(1, workers))]
     if len(meters) == 1:
         _run(meters[0], sources, progress)
@@ -110,7 +131,7 @@ def meter(
         _run_all(meters, sources, progress)
     while len(meters) > 1:
         meters[0].absorb(meters.pop())
-    return tally(rules, compiled, cells, meters[0], prior, Provenance(source, epoch, dissect.layer))
+    return cells, meters[0]
 
 
 def _run(
