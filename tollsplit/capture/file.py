@@ -24,7 +24,7 @@ from tollsplit.limits import STREAM_CHUNK_OCTETS
 # How much of a mapped file is brought in at once: large enough to amortise the call, small
 # enough to be still in the last level cache when it is walked.
 WINDOW_OCTETS = 4 * 1024 * 1024
-# A worker's share; the walk ahead that finds its end then costs little per call.
+# A worker's share; what finds its end looks at its last quarter of a MiB.
 WORKER_WINDOW_OCTETS = 8 * 1024 * 1024
 # Windows that workers may still be busy with when they are released: a page that was let go
 # too early only has to be mapped again.
