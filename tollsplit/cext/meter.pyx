@@ -52,7 +52,7 @@ cdef class Meter:
     def run(self, Reader reader not None, uint64_t limit=0xFFFFFFFFFFFFFFFF):
         """Account a reader's region to its end, or `limit` frames of it. Returns how many.
 
-        Budget: 25 ns a packet with a million subscribers. The GIL is released once for all
+        Budget: 35 ns a packet with a million subscribers. The GIL is released once for all
         batches and taken back where a new time cell begins.
         """
         cdef frame_s frames[BATCH]

@@ -31,7 +31,6 @@ cdef class Reader:
     cdef uint64_t expected
 
     cdef int next_batch(self, frame_s* frames, int count) noexcept nogil
-    cdef size_t chain_end(self, size_t at, size_t header) noexcept nogil
     cdef bint open(self) noexcept nogil
     cdef int blocks(self, frame_s* frames, int count) noexcept nogil
     cdef bint section(self, const uint8_t* block, size_t left) noexcept nogil

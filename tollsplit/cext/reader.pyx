@@ -9,16 +9,15 @@ from tollsplit.cext.interface cimport (
     TIMESTAMP_NS_MAX,
     interface_s, link_handed_out, nanoseconds, set_resolution)
 from tollsplit.cext.layout cimport LINK_SKIPPED, frame_s
+from tollsplit.cext.record cimport (
+    CAPTURED_OCTETS_MAX, GUESS_OCTETS, chain_end, chain_s, held_octets, pcap_record_s, read16,
+    read32, read64, swap32)
 
 cdef extern from *:
-    uint16_t swap16 "__builtin_bswap16"(uint16_t) nogil
-    uint32_t swap32 "__builtin_bswap32"(uint32_t) nogil
-    uint64_t swap64 "__builtin_bswap64"(uint64_t) nogil
     void prefetch "__builtin_prefetch"(const void*) nogil
 
 # The core imports nothing of ours; tests/test_reader.py holds these equal to limits.py.
 cdef enum:
-    CAPTURED_OCTETS_MAX = 262_144
     BLOCK_OCTETS_MAX = 16 * 1024 * 1024
     INTERFACES_MAX = 65_535
 
@@ -121,43 +120,6 @@ OTHER_LINKS = {
     227: "CAN_SOCKETCAN", 239: "NFLOG", 240: "NETANALYZER", 249: "USBPCAP", 252: "UPPER_PDU",
     253: "NETLINK", 258: "PKTAP", 271: "VSOCK", 272: "NORDIC_BLE",
 }
-
-# Where a record begins is guessed only for workers, from so many octets before a region's end:
-# a record may be that long. Its header and those that follow have to make sense up to the end.
-cdef enum:
-    GUESS_OCTETS = CAPTURED_OCTETS_MAX + 4096
-    GUESS_RECORDS_MIN = 4
-    GUESS_APART_S = 366 * 86_400     # records of one file lie that near each other in time
-
-cdef struct pcap_record_s:
-    uint32_t seconds                 # unsigned: 2106 is nearer than 1901
-    uint32_t fraction
-    uint32_t captured_octets
-    uint32_t original_octets
-
-
-cdef inline uint16_t read16(const uint8_t* at, bint swapped) noexcept nogil:
-    cdef uint16_t value
-    memcpy(&value, at, 2)
-    return swap16(value) if swapped else value
-
-
-cdef inline uint32_t read32(const uint8_t* at, bint swapped) noexcept nogil:
-    cdef uint32_t value
-    memcpy(&value, at, 4)
-    return swap32(value) if swapped else value
-
-
-cdef inline uint64_t read64(const uint8_t* at, bint swapped) noexcept nogil:
-    cdef uint64_t value
-    memcpy(&value, at, 8)
-    return swap64(value) if swapped else value
-
-
-cdef inline uint32_t held_octets(uint32_t captured, uint32_t original) noexcept nogil:
-    """Octets of a record that were on the wire: some writers pad what they capture."""
-    return original if original < captured and original != 0 else captured
-
 
 cdef inline int walk_pcap(Reader self, frame_s* frames, int count, bint swapped,
                           size_t header_octets) noexcept nogil:
@@ -298,13 +260,21 @@ cdef class Reader:
         """
         cdef size_t header = 24 if self.format == FORMAT_PCAP_MODIFIED else 16
         cdef size_t at, end = 0
+        cdef chain_s chain
         if self.nonsense != SENSE or (self.format == FORMAT_UNKNOWN and not self.open()):
             return False
         if self.format == FORMAT_PCAPNG or self.size < self.at + 2 * GUESS_OCTETS:
             return False
+        chain.octets = self.octets
+        chain.size = self.size
+        chain.header_octets = header
+        chain.swapped = self.swapped
+        chain.captured_max = self.interfaces.captured_max
+        chain.fraction_max = <uint32_t>(1_000_000_000 // self.interfaces.multiplier)
+        chain.seconds = read32(self.octets + self.at, self.swapped)
         with nogil:
             for at in range(self.size - GUESS_OCTETS, self.size):
-                end = self.chain_end(at, header)
+                end = chain_end(&chain, at)
                 if end:
                     break
         if not end:
@@ -312,27 +282,6 @@ cdef class Reader:
         self.at = end
         self.guessed = True
         return True
-
-    cdef size_t chain_end(self, size_t at, size_t header) noexcept nogil:
-        """Where a chain of records from `at` up to the region's end ends; 0: it is none."""
-        cdef uint32_t earliest = read32(self.octets + self.at, self.swapped)
-        cdef uint32_t seconds, fraction, captured, original
-        cdef uint32_t fraction_max = 1_000_000_000 // <uint32_t>self.interfaces.multiplier
-        cdef int count = 0
-        while self.size - at >= header:
-            seconds = read32(self.octets + at, self.swapped)
-            fraction = read32(self.octets + at + 4, self.swapped)
-            captured = read32(self.octets + at + 8, self.swapped)
-            original = read32(self.octets + at + 12, self.swapped)
-            if (captured == 0 or captured > self.interfaces.captured_max or original < captured
-                    or fraction >= fraction_max
-                    or <uint32_t>(seconds - earliest + GUESS_APART_S) > 2 * GUESS_APART_S):
-                return 0
-            if self.size - at - header < captured:
-                break
-            at += header + captured
-            count += 1
-        return at if count >= GUESS_RECORDS_MIN else 0
 
     def expect_whole(self):
         """Tells that the region's end is a guess: Astray, unless it is used up to there."""

@@ -210,8 +210,11 @@ cdef class Table:
         while (self.hot_count + <uint64_t>count > self.hot_room - (self.hot_room >> 3)
                 and self.grow_hot()):
             pass
-        if not self.begun and count:
-            self.begin_epoch(rows[0].timestamp_ns)
+        if not self.begun:
+            for i in range(count):  # of a packet that counts: others may have any time
+                if rows[i].bucket == BUCKET_METERED:
+                    self.begin_epoch(rows[i].timestamp_ns)
+                    break
         hot = self.hot
         epoch_ns = self.epoch_ns
         for i in range(count):

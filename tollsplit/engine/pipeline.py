@@ -186,9 +186,9 @@ def tally(
 ) -> Tally:
     """The figures of what was counted; its counters are taken out."""
     sums = {name: Volume(packets, octets) for name, (packets, octets) in counted.sums().items()}
-    columns, subscribers = gather(rules, compiled, cells, counted)
+    terms, columns, subscribers = gather(rules, compiled, cells, counted)
     booked: tuple[Prior, Spent] = prior(cells) if prior else ({}, {})
-    usage = Usage(rules, cells, subscribers, columns, provenance, *booked)
+    usage = Usage(rules, terms, cells.bounded, subscribers, columns, provenance, *booked)
     return Tally(
         seen=sums["seen"],
         metered=usage.metered,

@@ -16,6 +16,9 @@ PERIODS: tuple[Period, ...] = ("window", "day", "month", "session")
 class Terms:
     """What tollsplit.cext.shares asks for, of the cells of one run in order of time.
 
+    cells      as given
+    window, window_first
+               u4[cells], the window of each cell, and u4[windows], the first cell of each window
     steps, first, period, per   as divide() has them
     width      the most splits of a rule
     spanning   whether some rule's period runs over several windows
@@ -29,7 +32,8 @@ class Terms:
         self.width = max((len(rule.splits) for rule in rules.rules), default=0)
         self.per = np.array([0, *(PERIODS.index(rule.per) for rule in rules.rules)], np.uint8)
         self.period = np.zeros((len(PERIODS), len(cells)), np.uint32)
-        windows, _ = windows_of(cells)
+        self.cells = cells
+        self.window, self.window_first = windows_of(cells)
         self.spanning = False
         for kind, per in enumerate(PERIODS):
             if any(rule.splits and rule.per == per for rule in rules.rules):
@@ -38,4 +42,4 @@ class Terms:
                 mine[:] = [numbers.setdefault(period_start(cell, per), len(numbers) + 1)
                            for cell in cells]
                 self.spanning |= bool(
-                    ((mine[1:] == mine[:-1]) & (windows[1:] != windows[:-1])).any())
+                    ((mine[1:] == mine[:-1]) & (self.window[1:] != self.window[:-1])).any())

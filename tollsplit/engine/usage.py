@@ -13,7 +13,7 @@ from tollsplit.cext.columns import Columns
 from tollsplit.cext.layout import FLAG_NAMES
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.shares import divide
-from tollsplit.engine.cells import Cells, moment, period_start, windows_of
+from tollsplit.engine.cells import Cells, moment, period_start
 from tollsplit.engine.split import running, within_budget
 from tollsplit.engine.subscribers import Subscribers, changes, intern
 from tollsplit.engine.terms import Terms
@@ -55,22 +55,25 @@ class Usage:
     def __init__(
         self,
         rules: RuleSet,
-        cells: Cells,
+        terms: Terms,
+        bounded: bool,
         subscribers: Subscribers,
         counted: Columns,
         provenance: Provenance,
         prior: Prior,
         spent: Spent,
     ) -> None:
-        """counted   one row per (window, subscriber, rule, cell), sorted so, none twice"""
+        """bounded   whether time is cut into cells at all
+        counted   one row per (window, subscriber, rule, cell), sorted so, none twice
+        """
         self.rules = rules
         self.subscribers = subscribers
         self.provenance = provenance
         self.metered = Volume(counted.packets, counted.octets)
-        self._cells = cells
-        self._ordered = sorted(cells.known, key=lambda cell: cell.start_ns)
+        self._bounded = bounded
+        self._ordered = terms.cells
         self._rows = counted.columns
-        self._terms = Terms(rules, self._ordered)
+        self._terms = terms
         self._paid = np.zeros((self._terms.width, len(self._rows["rule"])), np.int64)
         self._sums, self.subscriber_total, self._least = divide(
             self._rows, self._terms.steps, self._terms.first, self._terms.period,
@@ -196,7 +199,7 @@ class Usage:
         """What each payer has to pay for in each record and time cell; nothing without tariffs."""
         if not self.rules.tariffs:
             return
-        starts = [c.start_ns if self._cells.bounded else None for c in self._ordered]
+        starts = [c.start_ns if self._bounded else None for c in self._ordered]
         rows = self._rows
         for first in range(0, len(rows["rule"]), BLOCK_RECORDS):
             block = slice(first, first + BLOCK_RECORDS)
@@ -277,9 +280,8 @@ class Usage:
     def _paid_by(self, sponsor: str) -> np.ndarray:
         """i8[records], what one sponsor pays."""
         result = np.zeros(len(self), np.int64)
-        rows_of = _by_rule(self.records["rule"], len(self.rules.rules))
         for number, column in self._splits_of(sponsor):
-            mine = rows_of[number]
+            mine = self._records_of[number]
             result[mine] += self._records_paid[column, mine]
         return result
 
@@ -295,6 +297,10 @@ class Usage:
     @cached_property
     def _rows_of(self) -> list[np.ndarray]:
         return _by_rule(self._rows["rule"], len(self.rules.rules))
+
+    @cached_property
+    def _records_of(self) -> list[np.ndarray]:
+        return _by_rule(self.records["rule"], len(self.rules.rules))
 
     def _before(self, prior: Prior) -> np.ndarray | None:
         """What was booked earlier of each row's running total: i8[rows]; None: nothing."""
@@ -317,11 +323,10 @@ class Usage:
 
     def _new_records(self) -> np.ndarray | None:
         """b1[rows], where another record begins; None: each row is one."""
-        windows, first = windows_of(self._ordered)
-        if len(first) == len(self._ordered):
+        if len(self._terms.window_first) == len(self._ordered):
             return None
         rows = self._rows
-        return changes(windows[rows["cell"]], rows["subscriber"], rows["rule"])
+        return changes(self._terms.window[rows["cell"]], rows["subscriber"], rows["rule"])
 
     def _sum_records(self, first: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Columns with one row per record, from where each begins; `cell` is its first one."""
@@ -396,19 +401,18 @@ def _by_rule(rule: np.ndarray, rules: int) -> list[np.ndarray]:
 
 def gather(
     rules: RuleSet, compiled: Compiled, cells: Cells, counted: Meter
-) -> tuple[Columns, Subscribers]:
+) -> tuple[Terms, Columns, Subscribers]:
     """What was counted, in order of (window, subscriber, rule, cell), none last of the rules.
 
-    In the columns `subscriber` and `cell` are positions in the subscribers' and cells' order.
+    In the columns `subscriber` and `cell` are positions in the subscribers' and terms' order.
     """
-    ordered = sorted(cells.known, key=lambda cell: cell.start_ns)
-    starts = np.array([cell.start_ns for cell in cells.known], np.uint64)
-    rank = np.empty(len(starts), np.uint32)
-    rank[np.argsort(starts)] = np.arange(len(starts))
-    windows, first = windows_of(ordered)
+    order = sorted(range(len(cells.known)), key=lambda number: cells.known[number].start_ns)
+    terms = Terms(rules, [cells.known[number] for number in order])
+    rank = np.empty(len(order), np.uint32)
+    rank[order] = np.arange(len(order))
     interned = counted.subscribers.subscribers()
     columns = Columns(
-        counted.table, rank, windows, first, *intern(compiled, interned),
-        Terms(rules, ordered).spanning,
+        counted.table, rank, terms.window, terms.window_first, *intern(compiled, interned),
+        terms.spanning,
     )
-    return columns, Subscribers(rules, compiled, columns.subscribers, interned)
+    return terms, columns, Subscribers(rules, compiled, columns.subscribers, interned)
