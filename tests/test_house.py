@@ -22,11 +22,13 @@ MAY_IMPORT = {
     "engine": WORDS | {"cext", "rules"},  # any source will do, so not capture
     "ledger": WORDS,  # money knows no packets
     "services": WORDS | {"ledger", "rules"},
+    "snapshot": WORDS,
     "report": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger"},
     "run": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger", "report"},
     "__init__": WORDS | {"report", "run"},
     "cli": WORDS
-    | {"__init__", "capture", "rules", "engine", "ledger", "services", "report", "run"},
+    | {"__init__", "capture", "rules", "engine", "ledger", "services", "report", "run",
+       "snapshot"},
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.
