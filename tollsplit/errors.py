@@ -33,6 +33,12 @@ class LedgerError(TollsplitError):
     exit_code = 1
 
 
+class JournalError(TollsplitError):
+    """The journal of a live run cannot be written or read, or is another run's."""
+
+    exit_code = 1
+
+
 class IdentityError(TollsplitError):
     """The books do not balance: octets or money were lost or made up."""
 

@@ -41,6 +41,20 @@ RING_WORKERS_MAX = 256
 # socket needs a privilege to be made, so they are made ahead, `workers` file descriptors each.
 RING_RETURNS_MAX = 16
 
+# --- journal ---------------------------------------------------------------------------
+# A segment that is larger than this and four times what it adds up to is written anew.
+JOURNAL_SEGMENT_OCTETS = 64 * 1024 * 1024
+# One entry holds what was counted in one flush; a length beyond it is corruption.
+JOURNAL_ENTRY_OCTETS_MAX = 64 * 1024 * 1024 * 1024
+# All segments together: a ledger that is away for days must not fill the gateway's disk.
+JOURNAL_OCTETS_MAX = 8 * 1024 * 1024 * 1024
+
+# --- a running gateway ------------------------------------------------------------------
+# Rules with the files that they name: four million prefixes take about a hundred MiB.
+CONTROL_REQUEST_OCTETS_MAX = 512 * 1024 * 1024
+# How long rules may take to be compiled and put in force.
+CONTROL_WAIT_S = 60
+
 # --- dissecting ------------------------------------------------------------------------
 # Provider networks stack two or three; more is an attack on the parser's time.
 LINK_TAGS_MAX = 8

@@ -92,6 +92,26 @@ class Posting:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened while traffic was metered, and that somebody wants to know.
+
+    kind   threshold, quota_end, budget_end: of a subscriber's quota or a sponsor's budget;
+           clock_step, lost, rules, rules_refused, interface, booking: of the run
+    """
+
+    kind: str
+    at_ns: int  # nanoseconds since 1970-01-01 UTC
+    text: str = ""  # what a person reads, where the other fields do not say it
+    subscriber: str | None = None
+    account: str | None = None
+    rule: str | None = None
+    sponsor: str | None = None
+    period_start_ns: int | None = None  # None: the session, or the campaign
+    octets: int | None = None  # that the sponsor has paid for, of this subscriber or of all
+    threshold_octets: int | None = None  # the threshold, quota or budget that was reached
+
+
+@dataclass(frozen=True, slots=True)
 class Quantity:
     """The octets of one usage record and time cell that one account has to pay for."""
 

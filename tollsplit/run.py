@@ -20,24 +20,24 @@ import numpy as np
 from . import __version__
 from .capture import Source, open_capture
 from .capture.file import CaptureFile
+from .carryover import carryover, expect_bookable
 from .cext.columns import counters
 from .cext.layout import BUCKET_NAMES, FAULT_NAMES, FLAG_NAMES
 from .cext.meter import Meter
 from .cext.shares import paid
 from .engine import meter
-from .engine.cells import SECOND_NS, Cells, period_start, span
+from .engine.cells import Cells, period_start
 from .engine.pipeline import dissection
 from .engine.split import parts
 from .engine.subscribers import INTERNED, Subscribers
-from .engine.usage import Prior, Spent
-from .errors import CaptureError, RulesError, UsageError
+from .errors import CaptureError, UsageError
 from .ledger import Ledger, Run, open_ledger, rate
 from .model import Direction
 from .report import Report
 from .rules import load
 from .rules.compile import Compiled
 from .rules.explain import Explanation, Side, fields, judge
-from .rules.rule import At, Layer, Period, RuleSet
+from .rules.rule import At, Layer, RuleSet
 
 Name = str | os.PathLike[str]
 Progress = Callable[[int, int | None], None]
@@ -82,13 +82,13 @@ def account(
     rule_set = rules if isinstance(rules, RuleSet) else load(rules)
     rule_set = _overridden(rule_set, layer, at)
     if ledger:
-        _expect_bookable(rule_set)
+        expect_bookable(rule_set)
     with ExitStack() as stack:
         book = stack.enter_context(open_ledger(ledger)) if ledger else None
         sources, run = stack.enter_context(_inputs(names, rule_set, skip_links, book is not None))
         tally = meter(
             sources, rule_set, workers=workers, trust_ip_length=trust_ip_length,
-            prior=_prior(book, run, rule_set) if book and run else None,
+            prior=carryover(book, run, rule_set) if book and run else None,
             source=run.source if run else "", epoch=EPOCH if run else "",
             progress=_reporting(sources, progress))
         if run is not None:
@@ -207,75 +207,6 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
         sponsor_octets=tuple((split.sponsor, int(share))
                              for split, (share,) in zip(splits, shares, strict=True)),
         mismatch=bool(row["flags"] >> FLAG_NAMES.index("mismatch") & 1))
-
-
-# --- what earlier runs used up ---------------------------------------------------------
-
-
-def _expect_bookable(rules: RuleSet) -> None:
-    """Raise RulesError where a running total ends inside a window.
-
-    The ledger keeps records by window: what a day used up of a month's record is not in it.
-    """
-    totals: list[tuple[str, str | None]] = [
-        (f'rule "{rule.id}"', rule.per) for rule in rules.rules if rule.splits]
-    totals += [(f'sponsor "{name}"', sponsor.budget.per)
-               for name, sponsor in rules.sponsors.items() if sponsor.budget]
-    month = rules.meter.window_month
-    window = "1mo" if month else "all"
-    for place, per in totals:
-        if rules.meter.window_s is None and (per == "day" or (per == "month" and not month)):
-            raise RulesError(
-                f'{rules.path}: {place}: key "per": a total per {per} goes on over booked runs '
-                f'only if no window is longer than a {per}, got "{window}"; set '
-                f'window = "{"1d" if per == "day" else "1mo"}" or shorter, or leave out the ledger')
-
-
-def _prior(
-    book: Ledger, run: Run, rules: RuleSet
-) -> Callable[[Cells], tuple[Prior, Spent]]:
-    """What is asked of the ledger once the time cells of this run are known."""
-
-    def ask(cells: Cells) -> tuple[Prior, Spent]:
-        totals: dict[tuple[str, str, str, int], int] = {}
-        for rule in rules.rules:
-            periods = sorted(_periods(cells, rule.per)) if rule.splits else []
-            whole = [(rule.id, start, end) for start, end in _hull(periods)]
-            # Most runs follow none in the same windows: one question then answers for all.
-            if book.prior(whole, before=run):
-                each = [(rule.id, start, end) for start, end in periods]
-                totals.update(book.prior(each, before=run))
-        spent: dict[tuple[str, int], int] = {}
-        for name, sponsor in rules.sponsors.items():
-            if sponsor.budget is None:
-                continue
-            if sponsor.budget.per is None:
-                spent[name, 0] = book.spent(name, None, None, before=run)
-                continue
-            for start, end in _periods(cells, sponsor.budget.per):
-                spent[name, start] = book.spent(name, start, end, before=run)
-        return totals, spent
-
-    return ask
-
-
-def _periods(cells: Cells, per: Period) -> set[tuple[int, int]]:
-    """[start, end) in ns of every period of a kind that the input touches.
-
-    What runs over the whole input, a session or the window "all", goes on from nothing.
-    """
-    if per == "window":
-        return {cell.window for cell in cells.known if cell.window is not None}
-    schedule = {"day": cells.days, "month": cells.months, "session": None}[per]
-    if schedule is None:
-        return set()
-    return {
-        (start, span(schedule, cells.zone, start // SECOND_NS)[1] * SECOND_NS)
-        for start in {period_start(cell, per) for cell in cells.known}}
-
-
-def _hull(periods: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    return [(periods[0][0], periods[-1][1])] if periods else []
 
 
 # --- what a run is called --------------------------------------------------------------

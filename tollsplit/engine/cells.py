@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -235,6 +235,11 @@ def period_start(cell: Cell, per: Period) -> int:
     if per == "window" and cell.window is not None:
         return cell.window[0]
     return 0
+
+
+def budget_start(cell: Cell, per: Literal["day", "month"] | None) -> int:
+    """When the period of a budget that a cell lies in began; 0: with the campaign."""
+    return 0 if per is None else period_start(cell, per)
 
 
 def windows_of(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:

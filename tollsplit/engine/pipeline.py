@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from tollsplit.cext.dissect import Dissection
@@ -35,23 +35,43 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """What one run counted: every frame in exactly one bucket (accounting §2)."""
+class Sums:
+    """Where all frames ended up: each in exactly one bucket (accounting §2). Sums add up."""
 
-    seen: Volume
-    metered: Volume
-    metered_twice: Volume
-    unattributed: Volume
-    non_ip: Volume
-    control: Volume
-    duplicate: Volume
-    faults: dict[str, Volume]
-    coalesced: Volume
-    mismatch: Volume
-    tunnel_overhead_octets: int
-    subscriber_octets: int
-    sponsor_octets: dict[str, int]
-    usage: Usage
+    seen: Volume = Volume()
+    metered: Volume = Volume()
+    metered_twice: Volume = Volume()
+    unattributed: Volume = Volume()
+    non_ip: Volume = Volume()
+    control: Volume = Volume()
+    duplicate: Volume = Volume()
+    faults: dict[str, Volume] = field(default_factory=dict)
+    coalesced: Volume = Volume()
+    mismatch: Volume = Volume()
+    tunnel_overhead_octets: int = 0
+    subscriber_octets: int = 0
+    sponsor_octets: dict[str, int] = field(default_factory=dict)
+    owes_nobody: bool = True  # no payer has less than 0 octets of a record
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.seen + other.seen,
+            self.metered + other.metered,
+            self.metered_twice + other.metered_twice,
+            self.unattributed + other.unattributed,
+            self.non_ip + other.non_ip,
+            self.control + other.control,
+            self.duplicate + other.duplicate,
+            {kind: self.faults.get(kind, Volume()) + other.faults.get(kind, Volume())
+             for kind in sorted(self.faults.keys() | other.faults.keys())},
+            self.coalesced + other.coalesced,
+            self.mismatch + other.mismatch,
+            self.tunnel_overhead_octets + other.tunnel_overhead_octets,
+            self.subscriber_octets + other.subscriber_octets,
+            {name: self.sponsor_octets.get(name, 0) + other.sponsor_octets.get(name, 0)
+             for name in {**self.sponsor_octets, **other.sponsor_octets}},
+            self.owes_nobody and other.owes_nobody,
+        )
 
     @property
     def identity_holds(self) -> bool:
@@ -64,8 +84,15 @@ class Tally:
         return (
             self.seen == Volume(out.packets - twice.packets, out.octets - twice.octets)
             and self.subscriber_octets + sum(self.sponsor_octets.values()) == self.metered.octets
-            and self.usage.owes_nobody
+            and self.owes_nobody
         )
+
+
+@dataclass(frozen=True)
+class Tally(Sums):
+    """What one run counted, and its usage records."""
+
+    usage: Usage = field(kw_only=True)
 
 
 def dissection(
@@ -203,5 +230,6 @@ def tally(
         tunnel_overhead_octets=sums["tunnel"].octets,
         subscriber_octets=usage.subscriber_total,
         sponsor_octets=usage.sponsor_totals(),
+        owes_nobody=usage.owes_nobody,
         usage=usage,
     )

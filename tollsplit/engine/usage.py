@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from tollsplit.cext.columns import Columns
 from tollsplit.cext.layout import FLAG_NAMES
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.shares import divide
-from tollsplit.engine.cells import Cells, moment, period_start
+from tollsplit.engine.cells import Cell, Cells, budget_start, moment, period_start
 from tollsplit.engine.split import running, within_budget
 from tollsplit.engine.subscribers import Subscribers, changes, intern
 from tollsplit.engine.terms import Terms
@@ -44,6 +44,7 @@ class Provenance:
     source: str
     epoch: str
     layer: str
+    first_sequence: int = 0  # of this run's records among those of the epoch
 
 
 class Usage:
@@ -173,7 +174,7 @@ class Usage:
         return UsageRecord(
             source=self.provenance.source,
             epoch=self.provenance.epoch,
-            sequence=sequence,
+            sequence=self.provenance.first_sequence + sequence,
             window_start=moment(window[0]) if window else None,
             window_end=moment(window[1]) if window else None,
             subscriber=self.subscribers.name(who),
@@ -292,6 +293,41 @@ class Usage:
                 if split.sponsor == sponsor:
                     yield number, column
 
+    # --- what a later run goes on from --------------------------------------------------
+
+    def running_totals(
+        self, is_open: Callable[[Cell], bool]
+    ) -> Iterator[tuple[tuple[str, str, str, int], int]]:
+        """What running totals grew by: (subscriber, account, rule, start of the period in ns),
+        octets; a key may come more than once.
+
+        is_open   whether more may come in a cell's window: totals per window end with it
+        """
+        for number, rule in enumerate(self.rules.rules, 1):
+            if not rule.splits:
+                continue
+            starts = [period_start(cell, rule.per) for cell in self._ordered]
+            goes_on = [rule.per != "window" or is_open(cell) for cell in self._ordered]
+            mine = self._rows_of[number]
+            mine = mine[np.array(goes_on, bool)[self._rows["cell"][mine]]]
+            octets = self._rows["uplink_octets"][mine] + self._rows["downlink_octets"][mine]
+            who, cells = (self._rows[name][mine].tolist() for name in ("subscriber", "cell"))
+            for w, c, total in zip(who, cells, octets.tolist(), strict=True):
+                name, account = self.subscribers.name(w), self.subscribers.account(w)
+                yield (name, account, rule.id, starts[c]), total
+
+    def spent(self) -> Iterator[tuple[tuple[str, int], int]]:
+        """What sponsors spent of their budgets: (identity, start of the period in ns), octets."""
+        for sponsor in self.rules.sponsors.values():
+            if sponsor.budget is None:
+                continue
+            by_cell = np.zeros(len(self._ordered), np.int64)
+            for number, column in self._splits_of(sponsor.identity):
+                mine = self._rows_of[number]
+                np.add.at(by_cell, self._rows["cell"][mine], self._paid[column, mine])
+            for cell, octets in zip(self._ordered, by_cell.tolist(), strict=True):
+                yield (sponsor.identity, budget_start(cell, sponsor.budget.per)), octets
+
     # --- how it is made ----------------------------------------------------------------
 
     @cached_property
@@ -359,13 +395,13 @@ class Usage:
                 self._sums[step] = self._paid[column, self._rows_of[number]].sum()
 
     def _grant(
-        self, asked: np.ndarray, per: str | None, octets: int, sponsor: str, spent: Spent
+        self, asked: np.ndarray, per: Literal["day", "month"] | None, octets: int, sponsor: str,
+        spent: Spent,
     ) -> np.ndarray:
         """What a budget grants of each row's demand: i8[rows]."""
         cell = self._rows["cell"]
         records = np.arange(len(cell)) if self._record_of is None else self._record_of
-        starts = [0 if per is None else (c.day if per == "day" else c.month) or 0
-                  for c in self._ordered]  # fmt: skip
+        starts = [budget_start(cell, per) for cell in self._ordered]
         period = np.array(starts, np.uint64)[cell]
         windows = np.array([c.window[0] if c.window else 0 for c in self._ordered], np.uint64)
         window = windows[cell]

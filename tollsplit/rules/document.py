@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,15 +21,21 @@ D = TypeVar("D")
 
 
 class Document:
-    """A rules file, the files it names, and all that was found wrong or odd in them."""
+    """A rules file, the files it names, and all that was found wrong or odd in them.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    content   what they hold, by name, "" for the rules file itself; None: it is read from disk
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], content: Mapping[str, bytes] | None = None
+    ) -> None:
         self.name = os.fspath(path)
+        self._given = content
         self.errors: list[tuple[str, int, str]] = []
         self.warnings: list[tuple[int, str]] = []
         self._files: dict[str, bytes] = {}
         try:
-            self._content = Path(path).read_bytes()
+            self._content = self._read("")
         except (OSError, ValueError) as error:
             raise RulesError(f"{self.name}: cannot be read: {_cause(error)}") from None
         values, self.positions = self._parsed()
@@ -54,11 +60,23 @@ class Document:
             line, message = 1, f"not valid TOML: {cause}"
         raise RulesError(f"{self.name}:{line}: {message}")
 
+    def _read(self, name: str) -> bytes:
+        if self._given is None:
+            return (Path(self.name).parent / name if name else Path(self.name)).read_bytes()
+        if name not in self._given:
+            raise ValueError("it is not among what was handed over with the rules")
+        return self._given[name]
+
+    @property
+    def content(self) -> dict[str, bytes]:
+        """All that was read: the rules file under "", the files that it names as it names them."""
+        return {"": self._content, **self._files}
+
     def read(self, name: str) -> bytes:
         """The content of a file that the rules name, relative to them. Raises ValueError."""
         if name not in self._files:
             try:
-                self._files[name] = (Path(self.name).parent / name).read_bytes()
+                self._files[name] = self._read(name)
             except (OSError, ValueError) as error:
                 raise ValueError(f"{shown(name)} cannot be read: {_cause(error)}") from None
         return self._files[name]
@@ -72,7 +90,7 @@ class Document:
         """SHA-256 over the rules and the files that they name, each with its name and length."""
         digest = hashlib.sha256()
         # The rules come first and without a name: to move or rename them changes nothing.
-        for name, content in [("", self._content), *sorted(self._files.items())]:
+        for name, content in sorted(self.content.items()):
             encoded = name.encode()
             digest.update(b"%d:%s%d:" % (len(encoded), encoded, len(content)))
             digest.update(content)

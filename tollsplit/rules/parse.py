@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from math import lcm
+from math import ceil, lcm
 from pathlib import PurePath
 from typing import Literal, cast
 
@@ -55,13 +56,17 @@ _NUMBERS = {
 }
 
 
-def load(path: str | os.PathLike[str]) -> RuleSet:
+def load(
+    path: str | os.PathLike[str], content: Mapping[str, bytes] | None = None
+) -> RuleSet:
     """The rules of a file, checked.
+
+    content   a RuleSet's `content`: what the files held then, instead of what they hold now
 
     Raises RulesError whose message has a line for each fault: file, line, what was found, what
     was expected, and the remedy where there is one. What is merely odd is in `warnings`.
     """
-    document = Document(path)
+    document = Document(path, content)
     return _Reader(document).rule_set()
 
 
@@ -105,6 +110,7 @@ class _Reader:
             self._tariffs,
             self._ingresses,
             warnings,
+            self._document.content,
         )
 
     # --- sections ------------------------------------------------------------------------
@@ -321,7 +327,14 @@ class _Reader:
         quota = entry.read("quota", units.size, None)
         if quota is not None and "per" not in entry:
             entry.warn('a "quota" without "per" holds for each window anew', "quota")
-        return Split(sponsor, entry.read("share", units.share, Fraction(1)), quota)
+        share = entry.read("share", units.share, Fraction(1))
+        thresholds = entry.several("thresholds", units.threshold) or ()
+        if quota is None and any(isinstance(threshold, Fraction) for threshold in thresholds):
+            entry.error('expected a "quota" beside it, or sizes instead of shares', "thresholds")
+        octets = {ceil(t * (quota or 0)) if isinstance(t, Fraction) else t for t in thresholds}
+        if quota is not None and any(threshold > quota for threshold in octets):
+            entry.error('expected thresholds up to the "quota"', "thresholds")
+        return Split(sponsor, share, quota, tuple(sorted(octets)))
 
     # --- prefixes ------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -82,6 +83,8 @@ class Split:
     sponsor: str
     share: Fraction = Fraction(1)  # of the rule's whole total, 0 < share ≤ 1
     quota_octets: int | None = None
+    # Of the sponsor's octets: reaching one raises an event (volume threshold, TS 29.244 §8.2.13).
+    threshold_octets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +163,5 @@ class RuleSet:
     tariffs: dict[str, Tariff] = field(default_factory=dict)
     ingresses: dict[str, Ingress] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    # What the rules file ("") and the files that it names held.
+    content: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)

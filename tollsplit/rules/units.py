@@ -192,6 +192,17 @@ def share(value: object) -> Fraction:
     return part
 
 
+def threshold(value: object) -> Fraction | int:
+    """A share of a quota, "80%", or a size."""
+    if isinstance(value, str) and _SHARE.fullmatch(value.strip()):
+        return share(value)
+    try:
+        return size(value)
+    except ValueError:
+        raise expected('a share of the quota such as "80%" or a size such as "40 MiB"',
+                       value) from None
+
+
 def currency(value: object) -> str:
     """A currency's code by its form (ISO 4217)."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Z]{3}", value):

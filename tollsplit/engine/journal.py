@@ -1,0 +1,350 @@
+"""What a live run has counted, on the disk before it is in the ledger.
+
+A segment is one generation: first what it counts by (rules and all files they name), then what
+was counted since the entry before, again and again, at last a seal. It holds counters and no
+bill: shares and charges are worked out when it is booked, from what was booked before. Counters
+add up, so entries can be read in any number, and a segment that a crash cut off is worth all but
+its torn last entry.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from tollsplit.cext.layout import COUNTER, SUBSCRIBER
+from tollsplit.cext.meter import Meter
+from tollsplit.engine.live import Generation
+from tollsplit.errors import JournalError, RulesError
+from tollsplit.limits import JOURNAL_ENTRY_OCTETS_MAX, JOURNAL_SEGMENT_OCTETS
+from tollsplit.rules import RuleSet, load
+
+SUFFIX = ".segment"
+FORMAT = 1
+# Kind, octets of the payload, CRC-32 of kind, length and payload.
+ENTRY = struct.Struct("<4sQI")
+HEAD, COUNTED, SEAL = b"head", b"sums", b"seal"
+LAYOUT = repr([COUNTER.descr, SUBSCRIBER.descr])
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a segment's counters belong to; the key of its records begins here (accounting §7)."""
+
+    source: str
+    epoch: str
+    first_sequence: int
+    program: str
+    rules: RuleSet
+    trust_ip_length: bool = False
+
+
+@dataclass(slots=True)
+class Contents:
+    """A segment as it was read back.
+
+    records        how many the seal says it makes; None: it was never sealed
+    last_ns        when its last entry was written, since 1970-01-01 UTC
+    torn_octets    behind the last whole entry
+    """
+
+    head: Head
+    generation: Generation
+    counted: Meter
+    records: int | None = None
+    last_ns: int = 0
+    torn_octets: int = 0
+
+
+class Segment:
+    """A segment that is being written. Every entry is on the disk when its method returns.
+
+    Raises JournalError; the segment then ends where it ended before.
+    """
+
+    def __init__(self, path: Path, head: Head) -> None:
+        self.path = path
+        self.head = head
+        self.octets = 0
+        self._cells = 0  # how many of the generation's cells are in it
+        self._compact_octets = 0
+        self._file = _open(path)
+        try:
+            self._append(HEAD, _head(head))
+            _sync_directory(path.parent)
+        except BaseException:
+            self.discard()
+            raise
+
+    def add(self, generation: Generation, counted: Meter) -> None:
+        """Write what was counted since the last time."""
+        self._append(COUNTED, _counted(generation, counted, self._cells))
+        self._cells = len(generation.cells.known)
+
+    @property
+    def swollen(self) -> bool:
+        """Whether it would be much smaller as one entry."""
+        return self.octets > JOURNAL_SEGMENT_OCTETS + 4 * self._compact_octets
+
+    def compact(self, generation: Generation, whole: Meter) -> None:
+        """Replace all entries by one.
+
+        whole   what all of them add up to
+        """
+        written = self.path.with_suffix(".new")
+        before = self._file, self.octets
+        self._file, self.octets = _open(written), 0
+        try:
+            self._append(HEAD, _head(self.head))
+            self._append(COUNTED, _counted(generation, whole, 0))
+            os.replace(written, self.path)
+        except (JournalError, OSError) as error:
+            self._file.close()
+            written.unlink(missing_ok=True)
+            self._file, self.octets = before
+            raise _failed(self.path, error) from error
+        before[0].close()
+        _sync_directory(self.path.parent)
+        self._compact_octets = self.octets
+        self._cells = len(generation.cells.known)
+
+    def seal(self, records: int) -> None:
+        """Say that nothing more comes, and how many records it makes."""
+        self._append(SEAL, json.dumps({"records": records}).encode())
+        self._file.close()
+
+    def discard(self) -> None:
+        """Take it off the disk."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, kind: bytes, payload: bytes) -> None:
+        entry = ENTRY.pack(kind, len(payload), _checksum(kind, payload))
+        try:
+            for part in (entry, payload):
+                _write(self._file, part)
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), self.octets)
+                self._file.seek(self.octets)
+            raise _failed(self.path, error) from error
+        self.octets += len(entry) + len(payload)
+
+
+class Journal:
+    """A folder of segments, in the hands of one run.
+
+    interfaces   what the run captures: no other run may have one of them in the same journal
+
+    Raises JournalError.
+    """
+
+    def __init__(self, folder: Path, interfaces: Sequence[str]) -> None:
+        self.folder = folder
+        self._locks: list[BinaryIO] = []
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in interfaces:
+                self._lock(name)
+        except OSError as error:
+            self.close()
+            raise _failed(folder, error) from error
+        except JournalError:
+            self.close()
+            raise
+
+    def _lock(self, interface: str) -> None:
+        lock = open(self.folder / f"{interface}.lock", "a+b")
+        self._locks.append(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            other = lock.read(32).decode(errors="replace").strip()
+            raise JournalError(
+                f"{self.folder}: {interface} is captured into this journal already, by process "
+                f"{other or '?'}; its octets would be billed twice"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n".encode())
+        lock.flush()
+
+    def segments(self) -> list[Path]:
+        """Those on the disk, oldest first."""
+        return sorted(self.folder.glob(f"*{SUFFIX}"))
+
+    @property
+    def octets(self) -> int:
+        """Of all segments."""
+        sizes = 0
+        for path in self.segments():
+            with suppress(FileNotFoundError):
+                sizes += path.stat().st_size
+        return sizes
+
+    def create(self, head: Head) -> Segment:
+        epoch = "".join(c if c.isalnum() else "-" for c in head.epoch)
+        return Segment(self.folder / f"{epoch}.{head.first_sequence:015}{SUFFIX}", head)
+
+    def leftovers(self) -> list[Path]:
+        """Segments that no run is writing any more: they wait for the ledger, or their run died."""
+        return [path for path in self.segments() if not _is_written(path)]
+
+    def close(self) -> None:
+        for lock in self._locks:
+            lock.close()
+        self._locks.clear()
+
+
+def read(path: Path) -> Contents:
+    """A segment's counters, as far as they are whole. Raises JournalError, RulesError."""
+    try:
+        with open(path, "rb") as file:
+            return _read(path, file)
+    except OSError as error:
+        raise _failed(path, error) from error
+
+
+def _read(path: Path, file: BinaryIO) -> Contents:
+    entries = _entries(file)
+    kind, payload = next(entries, (b"", b""))
+    if kind != HEAD:
+        raise JournalError(f"{path}: no segment of a journal, or cut off in its head; remove it")
+    head = _parsed_head(path, payload)
+    generation = Generation(head.rules, trust_ip_length=head.trust_ip_length)
+    contents = Contents(head, generation, generation.meter())
+    end = file.tell()
+    for kind, payload in entries:
+        if kind == COUNTED:
+            _load(path, contents, payload)
+        elif kind == SEAL:
+            contents.records = int(json.loads(payload)["records"])
+        end = file.tell()
+    contents.torn_octets = os.fstat(file.fileno()).st_size - end
+    return contents
+
+
+def _entries(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Whole entries; what follows the first that is not is left alone."""
+    while len(start := file.read(ENTRY.size)) == ENTRY.size:
+        kind, octets, checksum = ENTRY.unpack(start)
+        if octets > JOURNAL_ENTRY_OCTETS_MAX:
+            return
+        payload = file.read(octets)
+        if len(payload) < octets or _checksum(kind, payload) != checksum:
+            return
+        yield kind, payload
+
+
+def _head(head: Head) -> bytes:
+    content = {name: base64.b64encode(octets).decode()
+               for name, octets in head.rules.content.items()}
+    return json.dumps({
+        "format": FORMAT, "layout": LAYOUT, "program": head.program, "source": head.source,
+        "epoch": head.epoch, "first_sequence": head.first_sequence,
+        "trust_ip_length": head.trust_ip_length,
+        "rules": {"path": head.rules.path, "version": head.rules.version, "content": content},
+    }).encode()
+
+
+def _parsed_head(path: Path, payload: bytes) -> Head:
+    found: dict[str, Any] = json.loads(payload)
+    if (found["format"], found["layout"]) != (FORMAT, LAYOUT):
+        raise JournalError(
+            f"{path}: written by {found['program']}, whose counters are laid out otherwise; "
+            "let that version book it")
+    content = {name: base64.b64decode(text) for name, text in found["rules"]["content"].items()}
+    rules = load(found["rules"]["path"], content)
+    if rules.version != found["rules"]["version"]:
+        raise RulesError(f"{path}: its rules are {rules.version}, expected "
+                         f"{found['rules']['version']}")
+    return Head(found["source"], found["epoch"], found["first_sequence"], found["program"],
+                rules, found["trust_ip_length"])
+
+
+def _counted(generation: Generation, counted: Meter, cells: int) -> bytes:
+    """One entry: the time cells met since the last one, and three arrays."""
+    arrays = counted.export()
+    about = json.dumps({
+        "at_ns": time.time_ns(),
+        "cells": [cell.start_ns for cell in generation.cells.known[cells:]],
+        "octets": [array.nbytes for array in arrays],
+    }).encode()
+    return b"".join([struct.pack("<I", len(about)), about, *(a.tobytes() for a in arrays)])
+
+
+def _load(path: Path, contents: Contents, payload: bytes) -> None:
+    (length,) = struct.unpack_from("<I", payload)
+    about = json.loads(payload[4 : 4 + length])
+    contents.last_ns = int(about["at_ns"])
+    cells = contents.generation.cells
+    for start_ns in about["cells"]:
+        cells.at(start_ns)
+    at = 4 + length
+    arrays = []
+    for octets, dtype in zip(about["octets"], (COUNTER, SUBSCRIBER, np.uint64), strict=True):
+        arrays.append(np.frombuffer(payload[at : at + octets], dtype).copy())
+        at += octets
+    try:
+        contents.counted.load(*arrays, len(cells.known))
+    except ValueError as error:
+        raise JournalError(f"{path}: {error}") from error
+
+
+def _checksum(kind: bytes, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(kind + len(payload).to_bytes(8, "little")))
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _failed(path, error) from error
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return open(descriptor, "r+b", buffering=0)
+
+
+def _is_written(path: Path) -> bool:
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _write(file: BinaryIO, octets: bytes) -> None:
+    left = memoryview(octets)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _sync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failed(path: Path, error: Exception) -> JournalError:
+    if isinstance(error, JournalError):
+        return error
+    cause = (isinstance(error, OSError) and error.strerror) or str(error)
+    return JournalError(f"{path}: cannot be written or read: {cause}")

@@ -1,0 +1,178 @@
+"""Counting without stopping: workers meter what passes while their counters are taken away."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from tollsplit.cext.meter import Meter
+from tollsplit.cext.ring import Ring
+from tollsplit.engine.cells import Cells
+from tollsplit.engine.pipeline import Tally, dissection, tally
+from tollsplit.engine.usage import Prior, Provenance, Spent
+from tollsplit.rules.compile import Compiled
+from tollsplit.rules.rule import RuleSet
+
+# How long a worker waits for frames before it looks whether its counters are asked for.
+TURN_S = 0.1
+
+
+class Lane(Protocol):
+    """What one worker reads; tollsplit.capture.live has the real one."""
+
+    def turns(self, timeout_s: float) -> Iterator[list[Ring]]:
+        """Rings with frames in them, turn after turn, until it is stopped."""
+        ...
+
+    def wake(self) -> None:
+        """End a turn that waits."""
+        ...
+
+
+class Generation:
+    """What is counted under one version of the rules, from one instant up to another.
+
+    following   an earlier one of the same rules, whose compiled form serves again
+    keep_cells  number time cells as that one does, so that what both count can be added up
+    """
+
+    def __init__(
+        self,
+        rules: RuleSet,
+        *,
+        trust_ip_length: bool = False,
+        following: Generation | None = None,
+        keep_cells: bool = False,
+    ) -> None:
+        self.rules = rules
+        self.compiled = following.compiled if following else Compiled(rules)
+        self.cells = following.cells if following and keep_cells else Cells(rules)
+        self._dissection = dissection(rules, None, None, trust_ip_length)
+
+    def meter(self) -> Meter:
+        """A meter that has counted nothing; what it counts can be added to any other of these."""
+        return Meter(self._dissection, self.compiled.classifier, self.cells.at)
+
+    def tally(
+        self, counted: Meter, prior: Prior, spent: Spent, provenance: Provenance
+    ) -> Tally:
+        """The figures of what was counted; its counters are taken out."""
+        return tally(self.rules, self.compiled, self.cells, counted,
+                     lambda _: (prior, spent), provenance)
+
+
+class _Worker(threading.Thread):
+    """Meters one lane. Its meter is exchanged for another between two turns."""
+
+    def __init__(self, number: int, lane: Lane, meter: Meter) -> None:
+        super().__init__(name=f"meter-{number}", daemon=True)
+        self.meter = meter
+        self.error: BaseException | None = None
+        self._lane = lane
+        self._next: Meter | None = None
+        self._handed: queue.SimpleQueue[Meter] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        try:
+            for rings in self._lane.turns(TURN_S):
+                for ring in rings:
+                    self.meter.run(ring)
+                if self._next is not None:
+                    self._hand_over()
+        except BaseException as error:
+            self.error = error
+
+    def _hand_over(self) -> None:
+        assert self._next is not None
+        counted, self.meter, self._next = self.meter, self._next, None
+        self._handed.put(counted)
+
+    def ask(self, fresh: Meter) -> None:
+        """Have the meter exchanged at the next turn."""
+        self._next = fresh
+        self._lane.wake()
+
+    def taken(self) -> Meter:
+        """The meter that was asked for."""
+        while True:
+            try:
+                return self._handed.get(timeout=TURN_S)
+            except queue.Empty:
+                if self._next is not None and not self.is_alive():
+                    self._hand_over()
+
+
+class Counting:
+    """Workers at their lanes. One thread calls these methods.
+
+    A frame is counted by exactly one meter: its worker's at the time, or, from the instant on at
+    which a generation follows another, that one's successor, whichever comes first to the frame.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], generation: Generation) -> None:
+        self.generation = generation
+        self._following: Generation | None = None
+        self._successors: list[Meter] = []
+        self._workers = [_Worker(number, lane, generation.meter())
+                         for number, lane in enumerate(lanes)]
+
+    def start(self) -> None:
+        for worker in self._workers:
+            worker.start()
+
+    @property
+    def seen_octets(self) -> int:
+        """What was counted since the last take: a figure that moves while it is read."""
+        return sum(worker.meter.seen[1] for worker in self._workers) + sum(
+            meter.seen[1] for meter in self._successors)
+
+    def take(self) -> Meter:
+        """What was counted since the last time, under the generation in force."""
+        return self._exchange([self.generation.meter() for _ in self._workers])
+
+    def succeed(self, following: Generation, until_ns: int) -> None:
+        """Have another generation count the frames whose timestamps are `until_ns` or later."""
+        self._following = following
+        self._successors = [following.meter() for _ in self._workers]
+        for worker, successor in zip(self._workers, self._successors, strict=True):
+            worker.meter.succeed(successor, until_ns)
+
+    def conclude(self) -> Meter:
+        """End a generation that another one follows. Returns what take() would have.
+
+        Frames from before the instant that come later are counted by the one that follows, as
+        further deltas for their windows.
+        """
+        assert self._following is not None
+        self.generation, self._following = self._following, None
+        successors, self._successors = self._successors, []
+        return self._exchange(successors)
+
+    def _exchange(self, fresh: Sequence[Meter]) -> Meter:
+        for worker, meter in zip(self._workers, fresh, strict=True):
+            worker.ask(meter)
+        taken = [worker.taken() for worker in self._workers]
+        while len(taken) > 1:
+            taken[0].absorb(taken.pop())
+        return taken[0]
+
+    def check(self) -> None:
+        """Raise what ended a worker that nobody stopped."""
+        for worker in self._workers:
+            if worker.error is not None:
+                raise worker.error
+
+    @property
+    def running(self) -> bool:
+        """Whether all workers are at work."""
+        return all(worker.is_alive() for worker in self._workers)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the workers of stopped lanes to end; False: one still runs."""
+        deadline = time.monotonic() + timeout_s
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+        return not any(worker.is_alive() for worker in self._workers)

@@ -1,0 +1,8 @@
+"""Live accounting on a gateway: interfaces and rules in, books kept while packets arrive."""
+
+from __future__ import annotations
+
+from .control import push_rules
+from .session import Gateway, Options
+
+__all__ = ["Gateway", "Options", "push_rules"]

@@ -1,0 +1,149 @@
+"""A live run's usage on its way into the ledger: journal first, then booked, batch by batch."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..cext.meter import Meter
+from ..engine.journal import Head, Journal, Segment
+from ..engine.live import Generation
+from ..engine.usage import Prior, Spent
+from ..errors import JournalError
+from ..limits import JOURNAL_OCTETS_MAX
+from ..model import Event
+from .delivery import Delivery
+
+
+@dataclass(slots=True)
+class _Closed:
+    """A generation that is complete, and not yet handed to the ledger."""
+
+    head: Head
+    generation: Generation
+    segment: Segment | None
+    unwritten: Meter | None
+    records: int
+
+
+class Books:
+    """What was counted is in the journal after add(), and in the ledger some time after close().
+
+    head    the first batch's: where its records' keys begin
+    known   is told once what earlier runs used up, from the delivering thread; as is `raised`
+
+    A journal that cannot be written (a full disk) does not stop counting: what it lacks is kept in
+    memory, and generations are not closed until it has it.
+
+    Raises JournalError where the journal is another run's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        interfaces: Sequence[str],
+        head: Head,
+        known: Callable[[Prior, Spent], None],
+        raised: Callable[[Event], None],
+    ) -> None:
+        self.head = head
+        self.error: str | None = None  # why the journal cannot be written
+        self._raised = raised
+        self._journal = Journal(folder, interfaces)
+        try:
+            self._segment: Segment | None = self._journal.create(head)
+            self.delivery = Delivery(url, self._journal.leftovers(), head.rules, known, raised)
+        except BaseException:
+            self._journal.close()
+            raise
+        self._unwritten: Meter | None = None  # what the journal lacks of the generation in force
+        self._closed: deque[_Closed] = deque()
+
+    @property
+    def unwritten_octets(self) -> int:
+        """What was counted and is in memory alone."""
+        kept = (self._unwritten, *(closed.unwritten for closed in self._closed))
+        return sum(meter.seen[1] for meter in kept if meter is not None)
+
+    @property
+    def octets(self) -> int:
+        """Of the journal, on the disk."""
+        return self._journal.octets
+
+    def add(self, generation: Generation, counted: Meter, whole: Meter) -> None:
+        """Write what was counted since the last time.
+
+        whole   what the generation has counted altogether, `counted` included
+        """
+        if self._unwritten is not None:
+            self._unwritten.absorb(counted)
+            counted = self._unwritten
+        try:
+            self._write_closed()
+            if self.octets > JOURNAL_OCTETS_MAX:
+                raise JournalError(f"{self._journal.folder}: full: {self.octets:,} octets wait "
+                                   "for the ledger")
+            if self._segment is None:
+                self._segment = self._journal.create(self.head)
+            self._segment.add(generation, counted)
+            self._unwritten = None
+            if self._segment.swollen:
+                self._segment.compact(generation, whole)
+        except JournalError as error:
+            if self._unwritten is None:
+                self._unwritten = generation.meter()
+                self._unwritten.absorb(counted)
+            if self.error is None:
+                self._raise(f"{error}; counting goes on in memory")
+            self.error = str(error)
+            return
+        if self.error is not None:
+            self._raise(f"{self._journal.folder}: is written again")
+            self.error = None
+
+    def close(self, records: int, generation: Generation, following: Generation) -> None:
+        """Hand a generation that is complete to the ledger, and begin the batch of the next."""
+        self._closed.append(_Closed(self.head, generation, self._segment, self._unwritten, records))
+        self._segment = self._unwritten = None
+        self.head = replace(self.head, rules=following.rules,
+                            first_sequence=self.head.first_sequence + records)
+        with suppress(JournalError):  # it is tried again with what is counted next
+            self._write_closed()
+
+    def _write_closed(self) -> None:
+        """Hand over what is complete; mostly one, more where the journal could not be written."""
+        while self._closed:
+            closed = self._closed[0]
+            if not closed.records:
+                if closed.segment is not None:
+                    closed.segment.discard()
+                self._closed.popleft()
+                continue
+            if closed.segment is None:
+                closed.segment = self._journal.create(closed.head)
+            if closed.unwritten is not None:
+                closed.segment.add(closed.generation, closed.unwritten)
+                closed.unwritten = None
+            closed.segment.seal(closed.records)
+            self.delivery.add(closed.segment.path)
+            self._closed.popleft()
+
+    def finish(self, timeout_s: float | None) -> None:
+        """Book what is there, for so long at most, and let go of the journal."""
+        try:
+            self._write_closed()
+        except JournalError as error:
+            self.error = str(error)
+            self._raise(f"{error}; {self.unwritten_octets:,} metered octets are lost")
+        self.delivery.finish(timeout_s)
+        if self._segment is not None:
+            self._segment.close()
+        self._journal.close()
+
+    def _raise(self, text: str) -> None:
+        self._raised(Event("journal", time.time_ns(), text))

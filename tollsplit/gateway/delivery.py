@@ -1,0 +1,180 @@
+"""From the journal into the ledger: each segment is booked once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from ..carryover import carryover
+from ..engine.cells import Cells
+from ..engine.journal import Contents, read
+from ..engine.usage import Prior, Provenance, Spent
+from ..errors import IdentityError, JournalError, LedgerError, RulesError
+from ..ledger import Run, open_ledger, rate
+from ..model import Event
+from ..rules import RuleSet
+
+RETRY_S = 1.0
+RETRY_MAX_S = 30.0
+DAMAGED = ".damaged"
+
+
+class Delivery(threading.Thread):
+    """Books sealed segments in their order and takes them off the disk; tries again for ever.
+
+    url          the ledger's
+    leftovers    segments of earlier runs; they come first
+    rules        for whose periods the ledger is asked what earlier runs used up, after those
+    known        is told the answer once; nothing is known where the ledger cannot be reached
+    raised       is told what happens
+
+    Its shares and charges are worked out here, from what was booked before. A segment's records
+    have a key of their own (source, epoch, sequence), so one that was booked when the power went
+    is found booked, and changes nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        leftovers: list[Path],
+        rules: RuleSet,
+        known: Callable[[Prior, Spent], None],
+        raised: Callable[[Event], None],
+    ) -> None:
+        super().__init__(name="delivery", daemon=True)
+        self.error: str | None = None
+        self.records = 0  # booked
+        self.broken: IdentityError | None = None
+        self._url = url
+        self._rules = rules
+        self._known = known
+        self._raised = raised
+        self._leftovers = len(leftovers)
+        self._waiting = deque(leftovers)
+        self._changed = threading.Condition()
+        self._ending = False
+
+    @property
+    def batches(self) -> int:
+        """Segments that are not booked yet."""
+        return len(self._waiting)
+
+    def add(self, path: Path) -> None:
+        with self._changed:
+            self._waiting.append(path)
+            self._changed.notify()
+
+    def finish(self, timeout_s: float | None) -> None:
+        """Book what is there, for so long at most. None: until it is done or the ledger fails."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        self.join(timeout_s)
+
+    def run(self) -> None:
+        asked = False
+        pause_s = RETRY_S
+        while True:
+            if not asked and not self._leftovers:
+                self._ask()
+                asked = True
+            with self._changed:
+                while not self._waiting:
+                    if self._ending:
+                        return
+                    self._changed.wait()
+                path = self._waiting[0]
+            try:
+                self._deliver(path)
+            except LedgerError as error:
+                if self.error is None:
+                    self._raise("booking", f"{error}; the journal keeps what is not booked")
+                self.error = str(error)
+                if not asked:  # an answer that is late helps nobody: counting goes on meanwhile
+                    self._known({}, {})
+                    asked = True
+                with self._changed:
+                    if self._ending:
+                        return
+                    self._changed.wait_for(lambda: self._ending, pause_s)
+                pause_s = min(2 * pause_s, RETRY_MAX_S)
+                continue
+            except (JournalError, RulesError) as error:
+                self._set_aside(path, error)
+            except IdentityError as error:
+                self.broken = error
+                self._raise("booking", f"{error}; nothing of {path} is booked")
+                return
+            if self.error is not None:
+                self._raise("booking", f"{self._url}: takes bookings again")
+                self.error = None
+            pause_s = RETRY_S
+            with self._changed:
+                self._waiting.popleft()
+            self._leftovers = max(0, self._leftovers - 1)
+
+    def _ask(self) -> None:
+        """What earlier runs used up of the periods that this instant lies in."""
+        cells = Cells(self._rules)
+        cells.at(time.time_ns())
+        try:
+            with open_ledger(self._url) as book:
+                self._known(*carryover(book, None, self._rules)(cells))
+        except LedgerError as error:
+            self._raise("booking", f"{error}; what earlier runs used up of quotas is not shown")
+            self._known({}, {})
+
+    def _deliver(self, path: Path) -> None:
+        try:
+            contents = read(path)
+        except JournalError:
+            if not path.exists():  # another run has booked it
+                return
+            raise
+        head = contents.head
+        if contents.records is None:
+            last = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(contents.last_ns // 10**9))
+            self._raise(
+                "recovered",
+                f"{path.name}: the run that wrote it died; what it had counted until {last} UTC is "
+                f"booked, what it counted since its last flush is lost"
+                + (f" ({contents.torn_octets:,} torn octets)" if contents.torn_octets else ""))
+        book_records = self._book(contents)
+        if contents.records not in (None, book_records):
+            raise IdentityError(f"{path}: {book_records} records booked, {contents.records} sealed")
+        self.records += book_records
+        path.unlink(missing_ok=True)
+
+    def _book(self, contents: Contents) -> int:
+        head, generation = contents.head, contents.generation
+        rules = head.rules
+        run = Run(
+            source=head.source, epoch=head.epoch, rules_version=rules.version,
+            layer=rules.meter.layer, at=rules.meter.at, program=head.program,
+            sponsor_accounts={name: s.account for name, s in rules.sponsors.items()},
+            first_sequence=head.first_sequence)
+        with open_ledger(self._url) as book:
+            prior, spent = carryover(book, run, rules)(generation.cells)
+            tally = generation.tally(
+                contents.counted, prior, spent,
+                Provenance(head.source, head.epoch, rules.meter.layer, head.first_sequence))
+            if not tally.identity_holds:
+                raise IdentityError(f"{run.title}: the buckets do not add up to what was seen")
+            if not len(tally.usage):
+                return 0
+            charges = rate(tally.usage.quantities(), rules.tariffs, rules.meter.zone,
+                           partial(book.rated, before=run)) if rules.tariffs else ()
+            return book.post(run, tally.usage, charges).records
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        """A segment that no trying makes readable must not stop those behind it."""
+        aside = path.with_name(path.name + DAMAGED)
+        path.rename(aside)
+        self._raise("booking", f"{error}; it is kept as {aside}, and not booked")
+
+    def _raise(self, kind: str, text: str) -> None:
+        self._raised(Event(kind, time.time_ns(), text))

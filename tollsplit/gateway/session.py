@@ -1,0 +1,463 @@
+"""One live run: lanes are metered, windows close, rules change, books are kept."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from .. import __version__
+from ..carryover import expect_bookable
+from ..cext.meter import Meter
+from ..engine.cells import SECOND_NS, Cells
+from ..engine.journal import Head
+from ..engine.live import Counting, Generation, Lane
+from ..engine.pipeline import Sums, Tally
+from ..engine.quota import Quotas
+from ..engine.totals import RunningTotals
+from ..engine.usage import Prior, Provenance, Spent
+from ..errors import IdentityError, RulesError, TollsplitError
+from ..ledger import rate
+from ..limits import RING_RETIRE_MS
+from ..model import Event
+from ..report import Report
+from ..rules import RuleSet, load
+from ..snapshot import Snapshot
+from .books import Books
+from .control import Control
+from .picture import heaviest, sums_of
+
+# From a window's end on, for so long frames of it may still lie in a ring's open block.
+GRACE_NS = 8 * RING_RETIRE_MS * 1_000_000
+# So long before its end a generation is told when that is.
+LEAD_NS = 50_000_000
+# New rules come into force so long after they are compiled.
+NOTICE_NS = 20_000_000
+# A picture of everything may take this part of the time; then it is made less often.
+LOOK_SHARE = 0.1
+# Clocks that differ by more than this from what has passed were set, not disciplined.
+STEP_NS = 250_000_000
+# What SIGTERM leaves for workers to end, and for what waits to be booked.
+ENDING_S = 5.0
+HURRY_S = 1.0
+NEVER_NS = 1 << 63
+
+
+class Frames(Protocol):
+    """Interfaces as they are captured; tollsplit.capture.live has the real ones."""
+
+    @property
+    def lanes(self) -> Sequence[Lane]: ...
+    def watch(self, timeout_s: float) -> list[str]: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a live run counts and books.
+
+    ledger, journal   where usage is booked, and where it is kept until it is; both or neither
+    control           the socket through which rules are pushed
+    source            the first part of every record's key; None: host and interfaces
+    document          keep all usage of the run in memory, for reports at its end
+    top               how many subscribers a snapshot names
+    """
+
+    interfaces: tuple[str, ...]
+    flush_s: float = 1.0
+    ledger: str | None = None
+    journal: Path | None = None
+    control: Path | None = None
+    source: str | None = None
+    document: bool = False
+    trust_ip_length: bool = False
+    top: int = 20
+
+
+class Gateway:
+    """A live run. run() stays until stop(), from any thread or a signal's handler.
+
+    lost    (kernel, interface): packets that passed and were not handed out
+    raised  is told of each event, look is given each snapshot; both from the thread of run()
+
+    Raises JournalError, RulesError, UsageError.
+    """
+
+    def __init__(
+        self,
+        frames: Frames,
+        rules: RuleSet,
+        options: Options,
+        *,
+        lost: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        raised: Callable[[Event], None] = lambda event: None,
+        look: Callable[[Snapshot], None] = lambda snapshot: None,
+    ) -> None:
+        if options.ledger:
+            expect_bookable(rules)
+        self._frames = frames
+        self._options = options
+        self._lost = lost
+        self._tell = raised
+        self._show = look
+        self._began_s = time.monotonic()
+        self._clock_ns = time.time_ns() - time.monotonic_ns()
+        self._epoch = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        self._source = options.source or f"{socket.gethostname()}:{'+'.join(options.interfaces)}"
+        # What is in force, and what follows it: (generation, who waits for its instant).
+        generation = Generation(rules, trust_ip_length=options.trust_ip_length)
+        self._counting = Counting(frames.lanes, generation)
+        self._end_ns = self._window_end_ns()
+        self._following: tuple[Generation, Future[int] | None] | None = None
+        # What was counted: by the generation in force, by those before it.
+        self._whole = generation.meter()
+        self._sums = Sums()
+        self._first_sequence = 0
+        # What shares and quotas go on from; with a ledger not known before it has answered.
+        self._totals = RunningTotals({}, {})
+        self._quotas = None if options.ledger else Quotas(self._totals)
+        # The document of the rules in force: what was counted, what it goes on from.
+        self._document = generation.meter()
+        self._document_from: tuple[Prior, Spent] = ({}, {})
+        self.reports: list[Report] = []
+        self._happened: dict[str, int] = {}
+        self._latest: Snapshot | None = None
+        self._look_at_s = 0.0
+        self._lost_before = (0, 0)
+        # What other threads ask.
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._pushed: queue.SimpleQueue[tuple[RuleSet, Future[int]]] = queue.SimpleQueue()
+        self._known: queue.SimpleQueue[tuple[Prior, Spent]] = queue.SimpleQueue()
+        self._reload: Path | None = None
+        self._wake = threading.Event()
+        self._stopping = self._hurry = False
+        self._books = self._opened_books(rules)
+        self._control = None
+        if options.control is not None:
+            self._control = Control(options.control, self._take_rules)
+
+    def _opened_books(self, rules: RuleSet) -> Books | None:
+        options = self._options
+        if options.ledger is None or options.journal is None:
+            return None
+        head = Head(self._source, self._epoch, 0, f"tollsplit {__version__}", rules,
+                    options.trust_ip_length)
+        return Books(options.journal, options.ledger, options.interfaces, head,
+                     lambda prior, spent: self._known.put((prior, spent)), self._events.put)
+
+    # --- from outside -------------------------------------------------------------------
+
+    def stop(self, hurry: bool = False) -> None:
+        """End the run once what has passed is counted.
+
+        hurry   leave to the next run what the ledger does not take within a second
+        """
+        self._stopping = True
+        self._hurry |= hurry
+        self._wake.set()
+
+    def reload(self, path: Path) -> None:
+        """Put in force what a rules file holds now, as soon as may be."""
+        self._reload = path
+        self._wake.set()
+
+    @property
+    def latest(self) -> Snapshot | None:
+        return self._latest
+
+    def _take_rules(self, rules: RuleSet) -> int:
+        """From the door's thread: rules in force since the instant that is returned."""
+        done: Future[int] = Future()
+        self._pushed.put((rules, done))
+        self._wake.set()
+        return done.result()
+
+    # --- the run ------------------------------------------------------------------------
+
+    def run(self, duration_s: float | None = None) -> None:
+        """Count until stop(), or for so long. Raises IdentityError where books do not balance."""
+        ends_s = time.monotonic() + duration_s if duration_s is not None else float("inf")
+        self._counting.start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        if self._control is not None:
+            self._control.start()
+        if self._books is not None:
+            self._books.delivery.start()
+        try:
+            flush_s = time.monotonic()
+            while not self._stopping and self._counting.running and time.monotonic() < ends_s:
+                flush_s = max(flush_s + self._options.flush_s, time.monotonic())
+                while not self._stopping and time.monotonic() < min(flush_s, ends_s):
+                    pause_s = min(flush_s, ends_s, self._turn_s()) - time.monotonic()
+                    self._wake.wait(max(0.0, pause_s))
+                    self._wake.clear()
+                    self._turn()
+                    self._tell_events()
+                self._flush()
+        finally:
+            self._stopping = True
+            self._frames.stop()
+            if self._control is not None:
+                self._control.close()
+            self._counting.join(ENDING_S)
+        self._finish()
+
+    def _watch(self) -> None:
+        """Follows interfaces that come and go."""
+        while not self._stopping:
+            try:
+                for text in self._frames.watch(0.5):
+                    self._raise("interface", text)
+            except TollsplitError as error:
+                self._raise("interface", str(error))
+                self.stop()
+
+    def _finish(self) -> None:
+        """Count what is left, close the last generation, book what can be booked."""
+        if self._following is not None:
+            self._conclude()
+        generation = self._counting.generation
+        self._add(generation, self._counting.take())
+        self._look()
+        self._close(generation, generation)
+        if self._options.document:
+            self.reports.append(self._report(generation))
+        if self._books is not None:
+            self._books.finish(HURRY_S if self._hurry else None)
+            if self._latest is not None:
+                self._latest = replace(self._latest, **self._booked())
+                self._show(self._latest)
+        self._tell_events()
+        self._counting.check()
+        if self._books is not None and self._books.delivery.broken is not None:
+            raise self._books.delivery.broken
+
+    # --- generations --------------------------------------------------------------------
+
+    def _turn_s(self) -> float:
+        """When there is next something to decide about the generation in force."""
+        at_ns = self._end_ns + GRACE_NS if self._following else self._end_ns - LEAD_NS
+        if not self._following and self._books is not None and self._books.error is not None:
+            return float("inf")
+        return time.monotonic() + (at_ns - time.time_ns()) / SECOND_NS
+
+    def _window_end_ns(self) -> int:
+        """Where the window that we are in ends."""
+        cells = Cells(self._counting.generation.rules)
+        cells.at(time.time_ns())
+        window = cells.known[0].window
+        return window[1] if window else NEVER_NS
+
+    def _turn(self) -> None:
+        """Begin a generation, or end one, where it is time to."""
+        now_ns = time.time_ns()
+        if self._following is not None:
+            if now_ns >= self._end_ns + GRACE_NS:
+                self._conclude()
+            return
+        if self._reload is not None:
+            path, self._reload = self._reload, None
+            try:
+                self._pushed.put((load(path), Future()))
+            except RulesError as error:
+                self._raise("rules_refused", f"{error}\nthe rules in force stay")
+        if not self._pushed.empty():
+            self._change_rules(*self._pushed.get())
+        elif now_ns >= self._end_ns - LEAD_NS and (
+            self._books is None or self._books.error is None
+        ):
+            generation = self._counting.generation
+            self._succeed(Generation(
+                generation.rules, trust_ip_length=self._options.trust_ip_length,
+                following=generation, keep_cells=self._options.document), self._end_ns, None)
+
+    def _change_rules(self, rules: RuleSet, done: Future[int]) -> None:
+        try:
+            if rules.version == self._counting.generation.rules.version:
+                done.set_result(time.time_ns())
+                return
+            self._expect_takeable(rules)
+            following = Generation(rules, trust_ip_length=self._options.trust_ip_length)
+        except TollsplitError as error:
+            self._raise("rules_refused", f"{error}\nthe rules in force stay")
+            done.set_exception(error)
+            return
+        self._succeed(following, time.time_ns() + NOTICE_NS, done)
+
+    def _expect_takeable(self, rules: RuleSet) -> None:
+        if self._options.ledger:
+            expect_bookable(rules)
+        if self._books is not None and self._books.error is not None:
+            raise RulesError(f"{rules.path}: not while this is so: {self._books.error}")
+        if self._ingresses(self._counting.generation.rules) != self._ingresses(rules):
+            raise RulesError(f"{rules.path}: [ingress] names the captured interfaces otherwise than "
+                             "the rules in force; start the capture anew")
+
+    def _ingresses(self, rules: RuleSet) -> list[tuple[int, bool] | None]:
+        named = {ingress.interface: (number, ingress.trusted)
+                 for number, ingress in enumerate(rules.ingresses.values(), 1)}
+        return [named.get(name, named.get("*")) for name in self._options.interfaces]
+
+    def _succeed(self, following: Generation, until_ns: int, done: Future[int] | None) -> None:
+        self._end_ns = until_ns
+        self._following = (following, done)
+        self._counting.succeed(following, until_ns)
+
+    def _conclude(self) -> None:
+        """End the generation in force; the one that follows is."""
+        assert self._following is not None
+        (following, done), self._following = self._following, None
+        before, since_ns = self._counting.generation, self._end_ns
+        self._add(before, self._counting.conclude())
+        self._close(before, following)
+        self._end_ns = self._window_end_ns()
+        if done is not None:
+            rules = following.rules
+            self._raise("rules", f"{rules.path}: in force now: {rules.version}")
+            done.set_result(since_ns)
+
+    def _close(self, old: Generation, following: Generation) -> None:
+        """Work out what a generation comes to, and hand it to the ledger."""
+        now_ns = time.time_ns()
+        if self._options.document:
+            self._document.absorb(self._whole)
+        tally = self._tally(old, self._whole)
+        if not tally.identity_holds:
+            raise IdentityError("the buckets do not add up to what was seen; what was counted "
+                                "since the last window stays in the journal")
+        self._sums += sums_of(tally)
+        self._see_budgets(old, tally)
+        self._totals.add(tally.usage, now_ns)
+        self._totals.forget(following.rules, now_ns)
+        if self._quotas is not None:
+            self._quotas.forget(following, now_ns)
+        if self._books is not None:
+            self._books.close(len(tally.usage), old, following)
+        self._first_sequence += len(tally.usage)
+        self._whole = following.meter()
+        if following.rules.version != old.rules.version and self._options.document:
+            self.reports.append(self._report(old))
+            self._document = following.meter()
+            self._document_from = dict(self._totals.prior), dict(self._totals.spent)
+
+    # --- counting -----------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Take what was counted into the journal, and look at it."""
+        self._check_clock()
+        if self._following is None:
+            self._add(self._counting.generation, self._counting.take())
+        self._tell_loss()
+        if time.monotonic() >= self._look_at_s:
+            self._look()
+        self._tell_events()
+
+    def _add(self, generation: Generation, counted: Meter) -> None:
+        self._whole.absorb(counted)
+        if self._books is not None:
+            self._books.add(generation, counted, self._whole)
+        if self._quotas is None and not self._known.empty():
+            self._document_from = self._known.get()
+            self._totals = RunningTotals(*self._document_from)
+            self._quotas = Quotas(self._totals)
+            counted = self._whole
+        if self._quotas is not None:
+            for event in self._quotas.watch(generation, counted, time.time_ns()):
+                self._events.put(event)
+
+    def _check_clock(self) -> None:
+        """A clock that was set is told of; windows follow it (accounting §6)."""
+        clock_ns = time.time_ns() - time.monotonic_ns()
+        step_ns, self._clock_ns = clock_ns - self._clock_ns, clock_ns
+        if abs(step_ns) > STEP_NS:
+            self._raise("clock_step", f"the clock was set by {step_ns / SECOND_NS:+.3f} s; packets "
+                        "count in the windows that their timestamps name")
+            if self._following is None:
+                self._end_ns = self._window_end_ns()
+
+    def _tally(self, generation: Generation, counted: Meter) -> Tally:
+        return generation.tally(
+            counted, self._totals.prior, self._totals.spent,
+            Provenance(self._source, self._epoch, generation.rules.meter.layer,
+                       self._first_sequence))
+
+    def _see_budgets(self, generation: Generation, tally: Tally) -> None:
+        if self._quotas is not None:
+            for event in self._quotas.watch_budgets(generation, tally.usage, time.time_ns()):
+                self._events.put(event)
+
+    # --- what is told and shown ---------------------------------------------------------
+
+    def _raise(self, kind: str, text: str) -> None:
+        self._events.put(Event(kind, time.time_ns(), text))
+
+    def _tell_events(self) -> None:
+        while not self._events.empty():
+            event = self._events.get()
+            self._happened[event.kind] = self._happened.get(event.kind, 0) + 1
+            self._tell(event)
+
+    def _tell_loss(self) -> None:
+        lost = self._lost()
+        for place, count, before in zip(("kernel", "interface"), lost, self._lost_before,
+                                        strict=True):
+            if count > before:
+                self._raise("lost", f"{count - before:,} packets lost ({place}), {count:,} in all")
+        self._lost_before = lost
+
+    def _look(self) -> None:
+        """Make a snapshot; it may take a tenth of the time, so on many subscribers less often."""
+        since_s = time.monotonic()
+        generation = self._counting.generation
+        copy = generation.meter()
+        copy.absorb(self._whole)
+        tally = self._tally(generation, copy)
+        self._see_budgets(generation, tally)
+        sums = self._sums + sums_of(tally)
+        kernel, interface = self._lost()
+        cells = Cells(generation.rules)
+        cells.at(time.time_ns())
+        self._latest = Snapshot(
+            taken_at_ns=time.time_ns(), running_s=since_s - self._began_s,
+            interfaces=self._options.interfaces, rules_version=generation.rules.version,
+            **{field.name: getattr(sums, field.name)
+               for field in fields(Sums) if field.name != "owes_nobody"},
+            identity_holds=sums.identity_holds, lost_kernel=kernel, lost_interface=interface,
+            window=cells.known[0].window, subscribers=len(tally.usage.subscribers),
+            heaviest=heaviest(tally.usage, self._options.top),
+            **self._booked())
+        self._show(self._latest)
+        self._look_at_s = since_s + (time.monotonic() - since_s) / LOOK_SHARE
+
+    def _booked(self) -> dict[str, Any]:
+        """How far the books are, as a snapshot has it."""
+        books = self._books
+        return {
+            "unflushed_octets": self._counting.seen_octets + (
+                books.unwritten_octets if books else 0),
+            "unbooked_records_octets": books.octets if books else 0,
+            "unbooked_batches": books.delivery.batches if books else 0,
+            "booked_records": books.delivery.records if books else 0,
+            "booking_error": (books.error or books.delivery.error) if books else None,
+            "events": dict(self._happened),
+        }
+
+    def _report(self, generation: Generation) -> Report:
+        """What was counted under the rules of a generation, since they are in force."""
+        rules = generation.rules
+        tally = generation.tally(self._document, *self._document_from,
+                                 Provenance("", "", rules.meter.layer))
+        charges = tuple(rate(tally.usage.quantities(), rules.tariffs, rules.meter.zone, None)
+                        if rules.tariffs else ())
+        kernel, interface = self._lost()
+        return Report(
+            rules_version=rules.version, layer=rules.meter.layer, at=rules.meter.at, tally=tally,
+            charges=charges, lost_kernel=kernel, lost_interface=interface,
+            elapsed_s=time.monotonic() - self._began_s)
