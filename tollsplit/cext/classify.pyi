@@ -25,6 +25,8 @@ class Classifier:
         claims: npt.NDArray[np.uint64] | None,
         where: tuple[int, npt.NDArray[np.uint64]] | None,
     ) -> None: ...
+    @property
+    def bounds(self) -> tuple[int, int, int]: ...
 
 def hashed(
     values: Mapping[int, int],

@@ -104,6 +104,14 @@ cdef class Classifier:
         free(self.pools)
         free(self.verdicts)
 
+    @property
+    def bounds(self):
+        """The largest numbers of (rules, pools, tenures) that it can give."""
+        pools, segments, server = self.kept[2:5]
+        words = [int(word) for word in np.bitwise_or.reduce(server, axis=0)]
+        return (max(64 * w + word.bit_length() if word else 0 for w, word in enumerate(words)),
+                len(pools), int(segments[2].max(initial=0)))
+
     cdef const uint64_t *words_of(self, mask) except NULL:
         cdef const uint64_t[::1] view = mask
         if view.shape[0] != self.words:

@@ -3,7 +3,9 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from tollsplit.cext.classify cimport Classifier
 from tollsplit.cext.dissect cimport Dissection
-from tollsplit.cext.layout cimport frame_s, packet_s
+from tollsplit.cext.layout cimport counter_s, frame_s, packet_s, subscriber_s
+from tollsplit.cext.reader cimport Reader
+from tollsplit.cext.ring cimport Ring
 from tollsplit.cext.subscribers cimport Subscribers
 from tollsplit.cext.table cimport Table
 
@@ -11,6 +13,11 @@ cdef enum:
     BATCH = 64                   # frames; their rows fill half of the first-level cache
     FAULT_KINDS = 11
     BUCKETS = 6
+
+# What hands out frames.
+ctypedef fused frames_t:
+    Reader
+    Ring
 
 # Where every frame went. Sums, so that any two add up to a third.
 cdef struct totals_s:
@@ -54,7 +61,11 @@ cdef class Meter:
     cdef uint64_t end_ns
     cdef uint32_t number
     cdef bint same_cell          # cells_of_batch holds `number` throughout
+    cdef Meter successor
+    cdef uint64_t until_ns       # frames from then on are the successor's
 
+    cdef uint64_t walk(self, frames_t source, uint64_t limit) except? 0xFFFFFFFFFFFFFFFF
+    cdef int account(self, const frame_s *frames, int count) except -1 nogil
     cdef int batch(self, const frame_s *frames, int count) except -1 nogil
     cdef int place(self, packet_s *rows, int count) except -1 nogil
     cdef int find_cell(self, uint64_t timestamp_ns) except -1 nogil
@@ -62,3 +73,8 @@ cdef class Meter:
     cdef int learn_cell(self, uint64_t timestamp_ns) except -1
     cdef void settle(self, packet_s *rows, int count, int total) noexcept nogil
     cdef void settle_unusual(self, const packet_s *row) noexcept nogil
+    cdef int check(
+        self, const counter_s[::1] counters, const subscriber_s[::1] subscribers, uint64_t cells
+    ) except -1
+    cdef uint32_t[::1] number_all(self, const subscriber_s *subscribers, uint64_t count)
+    cdef void add_totals(self, const uint64_t *theirs) noexcept nogil

@@ -1,11 +1,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tollsplit.cext.classify import Classifier
 from tollsplit.cext.dissect import Dissection, Frame
 from tollsplit.cext.reader import Reader
+from tollsplit.cext.ring import Ring
 from tollsplit.cext.subscribers import Subscribers
 from tollsplit.cext.table import Table
 
@@ -18,7 +20,20 @@ class Meter:
         classifier: Classifier,
         cell_at: Callable[[int], tuple[int, int, int] | None],
     ) -> None: ...
-    def run(self, reader: Reader, limit: int = ...) -> int: ...
+    def run(self, frames: Reader | Ring, limit: int = ...) -> int: ...
+    def succeed(self, successor: Meter, until_ns: int) -> None: ...
     def absorb(self, other: Meter) -> None: ...
+    def export(
+        self,
+    ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.uint64]]: ...
+    def load(
+        self,
+        counters: npt.NDArray[np.void],
+        subscribers: npt.NDArray[np.void],
+        totals: npt.NDArray[np.uint64],
+        cells: int,
+    ) -> None: ...
+    @property
+    def seen(self) -> tuple[int, int]: ...
     def rows(self, frames: Sequence[Frame]) -> npt.NDArray[Any]: ...
     def sums(self) -> dict[str, tuple[int, int]]: ...

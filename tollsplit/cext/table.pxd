@@ -42,6 +42,11 @@ cdef class Table:
     cdef bint add(self, const counter_s *delta) noexcept nogil
     cdef bint put(self, const counter_s *delta) noexcept nogil
     cdef bint merge(self, Table other, const uint32_t *numbers) noexcept nogil
+    cdef bint load(
+        self, const counter_s *counters, uint64_t count, const uint32_t *numbers
+    ) noexcept nogil
+    cdef void expect(self, counter_s *counter, const uint32_t *numbers) noexcept nogil
+    cdef bint put_all(self, const counter_s *counters, uint64_t count) noexcept nogil
 
 
 cdef inline uint64_t hot_slots_of(Table table) noexcept nogil:

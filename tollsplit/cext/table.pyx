@@ -322,32 +322,57 @@ cdef class Table:
         """
         cdef counter_s batch[AHEAD]
         cdef uint64_t i, n = 0, hot_slots = other.hot_room + SLACK
-        cdef uint64_t slots = hot_slots + other.room
-        cdef uint64_t j, home
-        for i in range(slots + 1):
+        for i in range(hot_slots + other.room):
             if i < hot_slots:
                 if not other.marks[i]:
                     continue
                 widen(&other.hot[i], other.epoch_ns, &batch[n])
-            elif i < slots:
+            else:
                 if not other.slots[i - hot_slots].used:
                     continue
                 batch[n] = other.slots[i - hot_slots]
-            if i < slots:
-                if batch[n].interned:
-                    batch[n].subscriber = numbers[batch[n].subscriber]
-                home = (cold_key(&batch[n]) * self.hot_multiplier) >> self.hot_shift
-                tollsplit_prefetch(&self.marks[home])
-                tollsplit_prefetch(&self.hot[home])
-                n += 1
-            if n == AHEAD or i == slots:
-                while (self.hot_count + n > self.hot_room - (self.hot_room >> 3)
-                        and self.grow_hot()):
-                    pass
-                for j in range(n):
-                    if not self.put(&batch[j]):
-                        return False
+            self.expect(&batch[n], numbers)
+            n += 1
+            if n == AHEAD:
+                if not self.put_all(batch, n):
+                    return False
                 n = 0
+        return self.put_all(batch, n)
+
+    cdef bint load(
+        self, const counter_s *counters, uint64_t count, const uint32_t *numbers
+    ) noexcept nogil:
+        """Add counters that lie one behind the other, as merge() adds a table's."""
+        cdef counter_s batch[AHEAD]
+        cdef uint64_t i, n = 0
+        for i in range(count):
+            batch[n] = counters[i]
+            self.expect(&batch[n], numbers)
+            n += 1
+            if n == AHEAD:
+                if not self.put_all(batch, n):
+                    return False
+                n = 0
+        return self.put_all(batch, n)
+
+    cdef void expect(self, counter_s *counter, const uint32_t *numbers) noexcept nogil:
+        """Give a foreign counter's subscriber its number here, and ask for where it belongs."""
+        cdef uint64_t home
+        if counter.interned:
+            counter.subscriber = numbers[counter.subscriber]
+        home = (cold_key(counter) * self.hot_multiplier) >> self.hot_shift
+        tollsplit_prefetch(&self.marks[home])
+        tollsplit_prefetch(&self.hot[home])
+
+    cdef bint put_all(self, const counter_s *counters, uint64_t count) noexcept nogil:
+        """Add counters where they fit; False: no room."""
+        cdef uint64_t i
+        while (self.hot_count + count > self.hot_room - (self.hot_room >> 3)
+                and self.grow_hot()):
+            pass
+        for i in range(count):
+            if not self.put(&counters[i]):
+                return False
         return True
 
 
