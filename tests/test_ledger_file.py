@@ -25,6 +25,9 @@ from bookings import (
 
 from tollsplit.errors import LedgerError
 from tollsplit.ledger import open_ledger
+from tollsplit.ledger.schema import SCHEMA_VERSION
+
+VERSION_1 = Path(__file__).with_name("ledger_version_1.sql")
 
 
 @pytest.fixture
@@ -92,9 +95,39 @@ def test_ledger_in_a_folder_that_is_missing_is_refused(tmp_path: Path) -> None:
 def test_ledger_of_a_newer_schema_is_refused(path: Path) -> None:
     open_ledger(f"sqlite:///{path}").close()
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(LedgerError, match="schema version 2, this one knows 1; upgrade"):
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(LedgerError, match="schema version 99, this one knows 2; upgrade"):
         open_ledger(f"sqlite:///{path}")
+
+
+@pytest.fixture
+def old(path: Path) -> Path:
+    """A ledger that schema version 1 made."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_1.read_text("utf-8"))
+    return path
+
+
+def test_ledger_of_an_older_schema_is_migrated_in_place(old: Path) -> None:
+    with open_ledger(f"sqlite:///{old}", create=False) as ledger:
+        assert ledger.verify().findings == ()  # the schema is that of a new one, too
+        assert held(ledger)["operator:traffic", "octet"] == 3000
+        assert not ledger.post(
+            run_of("e2"), [record(epoch="e2", account="bob", subscriber="10.0.0.8")],
+            [charge(44, "bob", remainder=(2, 3))],
+        ).booked  # fmt: skip
+        assert ledger.post(run_of("e3"), [record(epoch="e3")], [charge()]).booked
+    assert rows(old, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+
+
+def test_ledger_that_cannot_be_migrated_stays_as_it_was(old: Path) -> None:
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("CREATE TABLE events (ours TEXT)")
+    before = rows(old, "SELECT name, sql FROM sqlite_schema")
+    with pytest.raises(LedgerError, match="table events already exists"):
+        open_ledger(f"sqlite:///{old}")
+    assert rows(old, "SELECT name, sql FROM sqlite_schema") == before
+    assert rows(old, "PRAGMA user_version") == [(1,)]
 
 
 # --- other processes, dying ones, full disks --------------------------------------------

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import TypeVar
 
 from ..errors import LedgerError
-from ..model import Charge, UsageRecord
+from ..model import Charge, Event, UsageRecord
+from . import event
 from .booking import Booking
 from .statement import Statement, state
 from .store import Balance, Receipt, Run, Store, instant_at
@@ -192,12 +193,22 @@ class Ledger:
             "changed"
         )
 
+    def record_events(self, events: Iterable[Event]) -> int:
+        """Keep events that are new, all of them or none; says how many were."""
+        with self._store.writing():
+            return event.record(self._store, events)
+
     # --- reading back -------------------------------------------------------------------
 
     def balances(self) -> list[Balance]:
         """Every account with what it holds, by name and unit."""
         with self._store.reading():
             return [Balance(*row) for row in self._store.rows(_BALANCES)]
+
+    def events(self) -> list[Event]:
+        """Every event, as they came in."""
+        with self._store.reading():
+            return list(event.read(self._store))
 
     def statement(
         self, account: str | None = None, period: str | None = None, zone: str = "UTC"

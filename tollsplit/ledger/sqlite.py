@@ -7,15 +7,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from ..errors import LedgerError
 from ..limits import LEDGER_CACHE_OCTETS, LEDGER_WAIT_S, VERIFY_FINDINGS_MAX
+from .schema import SCHEMA_VERSION, versions
 from .store import Row
 
 APPLICATION_ID = 0x746C7370  # "tlsp", in the file's header
-SCHEMA_VERSION = 1
 
 _ROOM = "nothing was booked; make room there and run it again"
 # What a person does about it, by SQLite's primary result code.
@@ -55,11 +54,11 @@ class Sqlite:
 
     def _open(self) -> None:
         # Before anything else: a file that is not ours is not touched.
-        if self._is_new():
+        if self._version() < SCHEMA_VERSION:
             self._switch_to_wal()
             with self.writing():
-                if self._is_new():  # still: another process may have been faster
-                    self._create()
+                # Asked again: another process may have been faster.
+                self._migrate(self._version())
         self._switch_to_wal()
         for pragma in (
             "synchronous = FULL",
@@ -72,12 +71,14 @@ class Sqlite:
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
 
-    def _is_new(self) -> bool:
-        """Whether the database is empty; raises LedgerError when it holds something else."""
+    def _version(self) -> int:
+        """The schema's version, 0 of an empty database; raises LedgerError when it holds
+        something else, or what only a newer tollsplit knows.
+        """
         application, version = self._pragma("application_id"), self._pragma("user_version")
         tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if not (application or version or tables):
-            return True
+            return 0
         if application != APPLICATION_ID:
             raise LedgerError(
                 f"{self._path}: an SQLite database, but not a tollsplit ledger; name another file"
@@ -87,7 +88,7 @@ class Sqlite:
                 f"{self._path}: written by a newer tollsplit: schema version {version}, "
                 f"this one knows {SCHEMA_VERSION}; upgrade tollsplit"
             )
-        return False
+        return version
 
     def _switch_to_wal(self) -> None:
         """Readers and the writer then don't wait for each other. The file remembers it."""
@@ -109,8 +110,8 @@ class Sqlite:
                 )
             return
 
-    def _create(self) -> None:
-        for statement in _schema():
+    def _migrate(self, version: int) -> None:
+        for statement in _steps(version):
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -187,16 +188,15 @@ class Sqlite:
 _NAMES = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
 
 
-@cache
-def _schema() -> tuple[str, ...]:
-    """The statements that make an empty database a ledger."""
-    statements, statement = [], ""
-    for line in files(__package__).joinpath("sqlite.sql").read_text("utf-8").splitlines(True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            statements.append(statement)
-            statement = ""
-    return tuple(statements)
+def _steps(version: int) -> Iterator[str]:
+    """The statements that lead from a version to the newest."""
+    for number, sql in versions("sqlite.sql").items():
+        statement = ""
+        for line in sql.splitlines(True) if number > version else ():
+            statement += line
+            if sqlite3.complete_statement(statement):
+                yield statement
+                statement = ""
 
 
 @cache
@@ -204,7 +204,7 @@ def _expected() -> dict[str, str]:
     """Tables, indexes and triggers as a fresh ledger has them."""
     connection = sqlite3.connect(":memory:")
     try:
-        for statement in _schema():
+        for statement in _steps(0):
             connection.execute(statement)
         return dict(connection.execute(_NAMES))
     finally:

@@ -1,8 +1,13 @@
--- The book of record on SQLite, schema version 1.
+-- The book of record on SQLite.
 --
 -- Amounts are integers: octets, or millionths of a currency. Times are nanoseconds since
 -- 1970-01-01 UTC. What happened is never changed or removed, triggers see to it; a correction
 -- is a further transaction that reverses an earlier one.
+--
+-- Each version's statements make a ledger of that version out of one of the version before, so a
+-- new ledger goes through all of them. A version that was released is never edited.
+
+-- version 1
 
 -- An account holds one unit; a name may stand once per unit.
 CREATE TABLE accounts (
@@ -183,3 +188,27 @@ CREATE TRIGGER remainders_no_update BEFORE UPDATE ON remainders
 BEGIN SELECT RAISE(ABORT, 'remainders are append-only'); END;
 CREATE TRIGGER remainders_no_delete BEFORE DELETE ON remainders
 BEGIN SELECT RAISE(ABORT, 'remainders are append-only'); END;
+
+-- version 2
+
+-- What a live run noticed and somebody may have to be told.
+CREATE TABLE events (
+    id               INTEGER PRIMARY KEY,
+    identity         TEXT NOT NULL UNIQUE,  -- JSON of what makes it this event: told again, once here
+    kind             TEXT NOT NULL,
+    at_ns            INTEGER NOT NULL,
+    source           TEXT NOT NULL,
+    epoch            TEXT NOT NULL,
+    subscriber       TEXT,
+    account          TEXT,
+    rule             TEXT,
+    sponsor          TEXT,
+    period_start_ns  INTEGER,
+    octets           INTEGER,
+    threshold_octets INTEGER
+) STRICT;
+
+CREATE TRIGGER events_no_update BEFORE UPDATE ON events
+BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+CREATE TRIGGER events_no_delete BEFORE DELETE ON events
+BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;

@@ -10,6 +10,7 @@ from fractions import Fraction
 from itertools import islice
 
 from ..limits import LEDGER_BATCH_RECORDS, VERIFY_FINDINGS_MAX
+from . import event
 from .store import OCTET, REMAINDER, Fingerprint, Part, Run, Store
 
 
@@ -54,6 +55,7 @@ def verify(store: Store) -> Verification:
                 ("remainders are carried and paid", "remainders", _remainders),
                 ("runs are complete", "runs", _complete),
                 ("runs are as they were booked", "runs", _as_booked),
+                ("events are those that were recorded", "events", event.astray),
             )
         ),
     )
