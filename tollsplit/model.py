@@ -89,7 +89,7 @@ class Event:
     rule: str | None = None
     sponsor: str | None = None  # the sponsor's identity
     period_start_ns: int | None = None  # of the quota's, budget's or threshold's period
-    octets: int | None = None  # the total that was reached, or what was lost
+    octets: int | None = None  # that the sponsor has paid for; of `lost`, the packets
     threshold_octets: int | None = None
 
     @property
@@ -123,26 +123,6 @@ class Posting:
     account: str
     unit: str  # "octet", or "CNY/1000000": micro-units of a currency
     amount: int
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened while traffic was metered, and that somebody wants to know.
-
-    kind   threshold, quota_end, budget_end: of a subscriber's quota or a sponsor's budget;
-           clock_step, lost, rules, rules_refused, interface, booking: of the run
-    """
-
-    kind: str
-    at_ns: int  # nanoseconds since 1970-01-01 UTC
-    text: str = ""  # what a person reads, where the other fields do not say it
-    subscriber: str | None = None
-    account: str | None = None
-    rule: str | None = None
-    sponsor: str | None = None
-    period_start_ns: int | None = None  # None: the session, or the campaign
-    octets: int | None = None  # that the sponsor has paid for, of this subscriber or of all
-    threshold_octets: int | None = None  # the threshold, quota or budget that was reached
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from .engine.pipeline import dissection
 from .engine.split import parts
 from .engine.subscribers import INTERNED, Subscribers
 from .errors import CaptureError, UsageError
-from .ledger import Ledger, Run, open_ledger, rate
+from .ledger import Run, open_ledger, rate
 from .model import Direction
 from .report import Report
 from .rules import load

@@ -1,10 +1,22 @@
-"""What a live run has found so far, at one instant: for the view, the metrics and the events."""
+"""What a live run shows of itself: its figures at one instant, and what happened to it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .model import Volume
+
+NoticeKind = Literal["interface", "rules", "rules_refused", "journal", "booking", "recovered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something about the run itself that its operator should read; see model.Event for traffic."""
+
+    kind: NoticeKind
+    at_ns: int  # since 1970-01-01 UTC
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

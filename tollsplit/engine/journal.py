@@ -170,7 +170,7 @@ class Journal:
             raise
 
     def _lock(self, interface: str) -> None:
-        lock = open(self.folder / f"{interface}.lock", "a+b")
+        lock = open(self.folder / f"{interface}.lock", "a+b")  # noqa: SIM115
         self._locks.append(lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -297,12 +297,14 @@ def _load(path: Path, contents: Contents, payload: bytes) -> None:
     for start_ns in about["cells"]:
         cells.at(start_ns)
     at = 4 + length
-    arrays = []
-    for octets, dtype in zip(about["octets"], (COUNTER, SUBSCRIBER, np.uint64), strict=True):
-        arrays.append(np.frombuffer(payload[at : at + octets], dtype).copy())
+    arrays: list[np.ndarray] = []
+    kinds = (COUNTER, SUBSCRIBER, np.dtype(np.uint64))
+    for octets, dtype in zip(about["octets"], kinds, strict=True):
+        arrays.append(np.frombuffer(payload, np.uint8, octets, at).copy().view(dtype))
         at += octets
+    counted, subscribers, totals = arrays
     try:
-        contents.counted.load(*arrays, len(cells.known))
+        contents.counted.load(counted, subscribers, totals, len(cells.known))
     except ValueError as error:
         raise JournalError(f"{path}: {error}") from error
 

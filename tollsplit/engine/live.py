@@ -48,8 +48,8 @@ class Generation:
         keep_cells: bool = False,
     ) -> None:
         self.rules = rules
-        self.compiled = following.compiled if following else Compiled(rules)
-        self.cells = following.cells if following and keep_cells else Cells(rules)
+        self.compiled: Compiled = following.compiled if following else Compiled(rules)
+        self.cells: Cells = following.cells if following and keep_cells else Cells(rules)
         self._dissection = dissection(rules, None, None, trust_ip_length)
 
     def meter(self) -> Meter:

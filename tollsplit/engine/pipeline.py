@@ -34,20 +34,23 @@ class Source(Protocol):
         ...
 
 
+NOTHING = Volume()
+
+
 @dataclass(frozen=True, slots=True)
 class Sums:
     """Where all frames ended up: each in exactly one bucket (accounting §2). Sums add up."""
 
-    seen: Volume = Volume()
-    metered: Volume = Volume()
-    metered_twice: Volume = Volume()
-    unattributed: Volume = Volume()
-    non_ip: Volume = Volume()
-    control: Volume = Volume()
-    duplicate: Volume = Volume()
+    seen: Volume = NOTHING
+    metered: Volume = NOTHING
+    metered_twice: Volume = NOTHING
+    unattributed: Volume = NOTHING
+    non_ip: Volume = NOTHING
+    control: Volume = NOTHING
+    duplicate: Volume = NOTHING
     faults: dict[str, Volume] = field(default_factory=dict)
-    coalesced: Volume = Volume()
-    mismatch: Volume = Volume()
+    coalesced: Volume = NOTHING
+    mismatch: Volume = NOTHING
     tunnel_overhead_octets: int = 0
     subscriber_octets: int = 0
     sponsor_octets: dict[str, int] = field(default_factory=dict)

@@ -9,7 +9,7 @@ import numpy as np
 from tollsplit.cext.columns import counters
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.shares import paid
-from tollsplit.engine.cells import budget_start, period_start
+from tollsplit.engine.cells import period_start
 from tollsplit.engine.live import Generation
 from tollsplit.engine.split import parts
 from tollsplit.engine.subscribers import INTERNED, Subscribers
@@ -25,11 +25,14 @@ _Key = tuple[int | bytes, str, int]
 class Quotas:
     """The running totals of rules that have a quota or thresholds, octet by octet.
 
-    totals   what was counted before this run
+    totals         what was counted before this run
+    source, epoch  whose events these are
     """
 
-    def __init__(self, totals: RunningTotals) -> None:
+    def __init__(self, totals: RunningTotals, source: str, epoch: str) -> None:
         self._totals = totals
+        self._source = source
+        self._epoch = epoch
         self._running: dict[_Key, int] = {}
         self._spent: set[tuple[str, int]] = set()  # budgets that have ended
 
@@ -77,6 +80,7 @@ class Quotas:
                 for index in np.flatnonzero(crossed).tolist():
                     yield Event(
                         "quota_end" if mark == split.quota_octets else "threshold", now_ns,
+                        self._source, self._epoch,
                         subscriber=names.name(index), account=names.account(index),
                         rule=rule.id, sponsor=split.sponsor,
                         period_start_ns=starts[int(mine["cell"][index])] or None,
@@ -95,7 +99,8 @@ class Quotas:
                 continue
             if octets >= sponsor.budget.octets:
                 self._spent.add((name, start))
-                yield Event("budget_end", now_ns, account=sponsor.account, sponsor=name,
+                yield Event("budget_end", now_ns, self._source, self._epoch,
+                            account=sponsor.account, sponsor=name,
                             period_start_ns=start or None, octets=octets,
                             threshold_octets=sponsor.budget.octets)
 

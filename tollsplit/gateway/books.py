@@ -15,7 +15,7 @@ from ..engine.live import Generation
 from ..engine.usage import Prior, Spent
 from ..errors import JournalError
 from ..limits import JOURNAL_OCTETS_MAX
-from ..model import Event
+from ..snapshot import Notice
 from .delivery import Delivery
 
 
@@ -34,7 +34,8 @@ class Books:
     """What was counted is in the journal after add(), and in the ledger some time after close().
 
     head    the first batch's: where its records' keys begin
-    known   is told once what earlier runs used up, from the delivering thread; as is `raised`
+    known   is told once what earlier runs used up; noticed is told what happens to the journal and
+            the ledger; both from the delivering thread too
 
     A journal that cannot be written (a full disk) does not stop counting: what it lacks is kept in
     memory, and generations are not closed until it has it.
@@ -49,15 +50,15 @@ class Books:
         interfaces: Sequence[str],
         head: Head,
         known: Callable[[Prior, Spent], None],
-        raised: Callable[[Event], None],
+        noticed: Callable[[Notice], None],
     ) -> None:
         self.head = head
         self.error: str | None = None  # why the journal cannot be written
-        self._raised = raised
+        self._noticed = noticed
         self._journal = Journal(folder, interfaces)
         try:
             self._segment: Segment | None = self._journal.create(head)
-            self.delivery = Delivery(url, self._journal.leftovers(), head.rules, known, raised)
+            self.delivery = Delivery(url, self._journal.leftovers(), head.rules, known, noticed)
         except BaseException:
             self._journal.close()
             raise
@@ -99,11 +100,11 @@ class Books:
                 self._unwritten = generation.meter()
                 self._unwritten.absorb(counted)
             if self.error is None:
-                self._raise(f"{error}; counting goes on in memory")
+                self._notice(f"{error}; counting goes on in memory")
             self.error = str(error)
             return
         if self.error is not None:
-            self._raise(f"{self._journal.folder}: is written again")
+            self._notice(f"{self._journal.folder}: is written again")
             self.error = None
 
     def close(self, records: int, generation: Generation, following: Generation) -> None:
@@ -139,11 +140,11 @@ class Books:
             self._write_closed()
         except JournalError as error:
             self.error = str(error)
-            self._raise(f"{error}; {self.unwritten_octets:,} metered octets are lost")
+            self._notice(f"{error}; {self.unwritten_octets:,} metered octets are lost")
         self.delivery.finish(timeout_s)
         if self._segment is not None:
             self._segment.close()
         self._journal.close()
 
-    def _raise(self, text: str) -> None:
-        self._raised(Event("journal", time.time_ns(), text))
+    def _notice(self, text: str) -> None:
+        self._noticed(Notice("journal", time.time_ns(), text))

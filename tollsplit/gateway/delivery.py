@@ -17,6 +17,7 @@ from ..errors import IdentityError, JournalError, LedgerError, RulesError
 from ..ledger import Run, open_ledger, rate
 from ..model import Event
 from ..rules import RuleSet
+from ..snapshot import Notice, NoticeKind
 
 RETRY_S = 1.0
 RETRY_MAX_S = 30.0
@@ -30,7 +31,7 @@ class Delivery(threading.Thread):
     leftovers    segments of earlier runs; they come first
     rules        for whose periods the ledger is asked what earlier runs used up, after those
     known        is told the answer once; nothing is known where the ledger cannot be reached
-    raised       is told what happens
+    noticed       is told what happens
 
     Its shares and charges are worked out here, from what was booked before. A segment's records
     have a key of their own (source, epoch, sequence), so one that was booked when the power went
@@ -43,7 +44,7 @@ class Delivery(threading.Thread):
         leftovers: list[Path],
         rules: RuleSet,
         known: Callable[[Prior, Spent], None],
-        raised: Callable[[Event], None],
+        noticed: Callable[[Notice], None],
     ) -> None:
         super().__init__(name="delivery", daemon=True)
         self.error: str | None = None
@@ -52,9 +53,10 @@ class Delivery(threading.Thread):
         self._url = url
         self._rules = rules
         self._known = known
-        self._raised = raised
+        self._noticed = noticed
         self._leftovers = len(leftovers)
         self._waiting = deque(leftovers)
+        self._events: list[Event] = []
         self._changed = threading.Condition()
         self._ending = False
 
@@ -66,6 +68,12 @@ class Delivery(threading.Thread):
     def add(self, path: Path) -> None:
         with self._changed:
             self._waiting.append(path)
+            self._changed.notify()
+
+    def tell(self, event: Event) -> None:
+        """Have an event kept in the ledger."""
+        with self._changed:
+            self._events.append(event)
             self._changed.notify()
 
     def finish(self, timeout_s: float | None) -> None:
@@ -83,16 +91,22 @@ class Delivery(threading.Thread):
                 self._ask()
                 asked = True
             with self._changed:
-                while not self._waiting:
+                while not (self._waiting or self._events):
                     if self._ending:
                         return
                     self._changed.wait()
-                path = self._waiting[0]
+                path = self._waiting[0] if self._waiting else None
+                events = tuple(self._events)
             try:
-                self._deliver(path)
+                if events:
+                    with open_ledger(self._url) as book:
+                        book.record_events(events)
+                    del self._events[: len(events)]
+                if path is not None:
+                    self._deliver(path)
             except LedgerError as error:
                 if self.error is None:
-                    self._raise("booking", f"{error}; the journal keeps what is not booked")
+                    self._notice("booking", f"{error}; the journal keeps what is not booked")
                 self.error = str(error)
                 if not asked:  # an answer that is late helps nobody: counting goes on meanwhile
                     self._known({}, {})
@@ -104,15 +118,18 @@ class Delivery(threading.Thread):
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             except (JournalError, RulesError) as error:
+                assert path is not None
                 self._set_aside(path, error)
             except IdentityError as error:
                 self.broken = error
-                self._raise("booking", f"{error}; nothing of {path} is booked")
+                self._notice("booking", f"{error}; nothing of {path} is booked")
                 return
             if self.error is not None:
-                self._raise("booking", f"{self._url}: takes bookings again")
+                self._notice("booking", f"{self._url}: takes bookings again")
                 self.error = None
             pause_s = RETRY_S
+            if path is None:
+                continue
             with self._changed:
                 self._waiting.popleft()
             self._leftovers = max(0, self._leftovers - 1)
@@ -125,7 +142,7 @@ class Delivery(threading.Thread):
             with open_ledger(self._url) as book:
                 self._known(*carryover(book, None, self._rules)(cells))
         except LedgerError as error:
-            self._raise("booking", f"{error}; what earlier runs used up of quotas is not shown")
+            self._notice("booking", f"{error}; what earlier runs used up of quotas is not shown")
             self._known({}, {})
 
     def _deliver(self, path: Path) -> None:
@@ -135,18 +152,17 @@ class Delivery(threading.Thread):
             if not path.exists():  # another run has booked it
                 return
             raise
-        head = contents.head
         if contents.records is None:
             last = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(contents.last_ns // 10**9))
-            self._raise(
+            self._notice(
                 "recovered",
                 f"{path.name}: the run that wrote it died; what it had counted until {last} UTC is "
                 f"booked, what it counted since its last flush is lost"
                 + (f" ({contents.torn_octets:,} torn octets)" if contents.torn_octets else ""))
-        book_records = self._book(contents)
-        if contents.records not in (None, book_records):
-            raise IdentityError(f"{path}: {book_records} records booked, {contents.records} sealed")
-        self.records += book_records
+        booked = self._book(contents)
+        if contents.records not in (None, booked):
+            raise IdentityError(f"{path}: {booked} records booked, {contents.records} sealed")
+        self.records += booked
         path.unlink(missing_ok=True)
 
     def _book(self, contents: Contents) -> int:
@@ -174,7 +190,7 @@ class Delivery(threading.Thread):
         """A segment that no trying makes readable must not stop those behind it."""
         aside = path.with_name(path.name + DAMAGED)
         path.rename(aside)
-        self._raise("booking", f"{error}; it is kept as {aside}, and not booked")
+        self._notice("booking", f"{error}; it is kept as {aside}, and not booked")
 
-    def _raise(self, kind: str, text: str) -> None:
-        self._raised(Event(kind, time.time_ns(), text))
+    def _notice(self, kind: NoticeKind, text: str) -> None:
+        self._noticed(Notice(kind, time.time_ns(), text))

@@ -29,7 +29,7 @@ from ..limits import RING_RETIRE_MS
 from ..model import Event
 from ..report import Report
 from ..rules import RuleSet, load
-from ..snapshot import Snapshot
+from ..snapshot import Notice, NoticeKind, Snapshot
 from .books import Books
 from .control import Control
 from .picture import heaviest, sums_of
@@ -85,7 +85,7 @@ class Gateway:
     """A live run. run() stays until stop(), from any thread or a signal's handler.
 
     lost    (kernel, interface): packets that passed and were not handed out
-    raised  is told of each event, look is given each snapshot; both from the thread of run()
+    told    what happens, look: a snapshot now and then; both from the thread of run()
 
     Raises JournalError, RulesError, UsageError.
     """
@@ -97,7 +97,7 @@ class Gateway:
         options: Options,
         *,
         lost: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        raised: Callable[[Event], None] = lambda event: None,
+        told: Callable[[Event | Notice], None] = lambda happened: None,
         look: Callable[[Snapshot], None] = lambda snapshot: None,
     ) -> None:
         if options.ledger:
@@ -105,7 +105,7 @@ class Gateway:
         self._frames = frames
         self._options = options
         self._lost = lost
-        self._tell = raised
+        self._tell = told
         self._show = look
         self._began_s = time.monotonic()
         self._clock_ns = time.time_ns() - time.monotonic_ns()
@@ -122,7 +122,7 @@ class Gateway:
         self._first_sequence = 0
         # What shares and quotas go on from; with a ledger not known before it has answered.
         self._totals = RunningTotals({}, {})
-        self._quotas = None if options.ledger else Quotas(self._totals)
+        self._quotas = None if options.ledger else Quotas(self._totals, self._source, self._epoch)
         # The document of the rules in force: what was counted, what it goes on from.
         self._document = generation.meter()
         self._document_from: tuple[Prior, Spent] = ({}, {})
@@ -130,9 +130,9 @@ class Gateway:
         self._happened: dict[str, int] = {}
         self._latest: Snapshot | None = None
         self._look_at_s = 0.0
-        self._lost_before = (0, 0)
+        self._lost_packets = 0
         # What other threads ask.
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._happening: queue.SimpleQueue[Event | Notice] = queue.SimpleQueue()
         self._pushed: queue.SimpleQueue[tuple[RuleSet, Future[int]]] = queue.SimpleQueue()
         self._known: queue.SimpleQueue[tuple[Prior, Spent]] = queue.SimpleQueue()
         self._reload: Path | None = None
@@ -150,7 +150,7 @@ class Gateway:
         head = Head(self._source, self._epoch, 0, f"tollsplit {__version__}", rules,
                     options.trust_ip_length)
         return Books(options.journal, options.ledger, options.interfaces, head,
-                     lambda prior, spent: self._known.put((prior, spent)), self._events.put)
+                     lambda prior, spent: self._known.put((prior, spent)), self._happening.put)
 
     # --- from outside -------------------------------------------------------------------
 
@@ -214,9 +214,9 @@ class Gateway:
         while not self._stopping:
             try:
                 for text in self._frames.watch(0.5):
-                    self._raise("interface", text)
+                    self._notice("interface", text)
             except TollsplitError as error:
-                self._raise("interface", str(error))
+                self._notice("interface", str(error))
                 self.stop()
 
     def _finish(self) -> None:
@@ -267,7 +267,7 @@ class Gateway:
             try:
                 self._pushed.put((load(path), Future()))
             except RulesError as error:
-                self._raise("rules_refused", f"{error}\nthe rules in force stay")
+                self._notice("rules_refused", f"{error}\nthe rules in force stay")
         if not self._pushed.empty():
             self._change_rules(*self._pushed.get())
         elif now_ns >= self._end_ns - LEAD_NS and (
@@ -286,7 +286,7 @@ class Gateway:
             self._expect_takeable(rules)
             following = Generation(rules, trust_ip_length=self._options.trust_ip_length)
         except TollsplitError as error:
-            self._raise("rules_refused", f"{error}\nthe rules in force stay")
+            self._notice("rules_refused", f"{error}\nthe rules in force stay")
             done.set_exception(error)
             return
         self._succeed(following, time.time_ns() + NOTICE_NS, done)
@@ -297,8 +297,8 @@ class Gateway:
         if self._books is not None and self._books.error is not None:
             raise RulesError(f"{rules.path}: not while this is so: {self._books.error}")
         if self._ingresses(self._counting.generation.rules) != self._ingresses(rules):
-            raise RulesError(f"{rules.path}: [ingress] names the captured interfaces otherwise than "
-                             "the rules in force; start the capture anew")
+            raise RulesError(f"{rules.path}: [ingress] names the captured interfaces otherwise "
+                             "than the rules in force; start the capture anew")
 
     def _ingresses(self, rules: RuleSet) -> list[tuple[int, bool] | None]:
         named = {ingress.interface: (number, ingress.trusted)
@@ -320,7 +320,7 @@ class Gateway:
         self._end_ns = self._window_end_ns()
         if done is not None:
             rules = following.rules
-            self._raise("rules", f"{rules.path}: in force now: {rules.version}")
+            self._notice("rules", f"{rules.path}: in force now: {rules.version}")
             done.set_result(since_ns)
 
     def _close(self, old: Generation, following: Generation) -> None:
@@ -366,19 +366,18 @@ class Gateway:
         if self._quotas is None and not self._known.empty():
             self._document_from = self._known.get()
             self._totals = RunningTotals(*self._document_from)
-            self._quotas = Quotas(self._totals)
+            self._quotas = Quotas(self._totals, self._source, self._epoch)
             counted = self._whole
         if self._quotas is not None:
             for event in self._quotas.watch(generation, counted, time.time_ns()):
-                self._events.put(event)
+                self._happening.put(event)
 
     def _check_clock(self) -> None:
         """A clock that was set is told of; windows follow it (accounting §6)."""
         clock_ns = time.time_ns() - time.monotonic_ns()
         step_ns, self._clock_ns = clock_ns - self._clock_ns, clock_ns
         if abs(step_ns) > STEP_NS:
-            self._raise("clock_step", f"the clock was set by {step_ns / SECOND_NS:+.3f} s; packets "
-                        "count in the windows that their timestamps name")
+            self._happening.put(Event("clock_step", time.time_ns(), self._source, self._epoch))
             if self._following is None:
                 self._end_ns = self._window_end_ns()
 
@@ -391,26 +390,26 @@ class Gateway:
     def _see_budgets(self, generation: Generation, tally: Tally) -> None:
         if self._quotas is not None:
             for event in self._quotas.watch_budgets(generation, tally.usage, time.time_ns()):
-                self._events.put(event)
+                self._happening.put(event)
 
     # --- what is told and shown ---------------------------------------------------------
 
-    def _raise(self, kind: str, text: str) -> None:
-        self._events.put(Event(kind, time.time_ns(), text))
+    def _notice(self, kind: NoticeKind, text: str) -> None:
+        self._happening.put(Notice(kind, time.time_ns(), text))
 
     def _tell_events(self) -> None:
-        while not self._events.empty():
-            event = self._events.get()
-            self._happened[event.kind] = self._happened.get(event.kind, 0) + 1
-            self._tell(event)
+        while not self._happening.empty():
+            happened = self._happening.get()
+            self._happened[happened.kind] = self._happened.get(happened.kind, 0) + 1
+            self._tell(happened)
+            if self._books is not None and isinstance(happened, Event):
+                self._books.delivery.tell(happened)
 
     def _tell_loss(self) -> None:
-        lost = self._lost()
-        for place, count, before in zip(("kernel", "interface"), lost, self._lost_before,
-                                        strict=True):
-            if count > before:
-                self._raise("lost", f"{count - before:,} packets lost ({place}), {count:,} in all")
-        self._lost_before = lost
+        before, self._lost_packets = self._lost_packets, sum(self._lost())
+        if self._lost_packets > before:
+            self._happening.put(Event("lost", time.time_ns(), self._source, self._epoch,
+                                      octets=self._lost_packets - before))
 
     def _look(self) -> None:
         """Make a snapshot; it may take a tenth of the time, so on many subscribers less often."""

@@ -1,0 +1,247 @@
+"""`tollsplit capture`: who pays for what passes an interface, while it passes."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from .output import FORMATS, Output
+
+if TYPE_CHECKING:
+    from ..gateway import Gateway
+    from ..report import Report
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """Seconds: "500ms", "30s", "5m", "1h", "1d"."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|[smhd])", str(value))
+        if match is None or not float(match[1]):
+            self.fail(f'{value!r}: expected a duration such as "500ms", "30s" or "1h"', param, ctx)
+        return float(match[1]) * _UNITS_S[match[2]]
+
+
+@click.command()
+@click.argument("interfaces", metavar="INTERFACE...", nargs=-1, required=True)
+@click.option("--rules", "rules_path", metavar="FILE", required=True,
+              help="The rules file (TOML); SIGHUP reads it again.")
+@click.option("--ledger", metavar="URL", help="Book usage and charges: sqlite:///PATH.")
+@click.option("--journal", metavar="FOLDER", type=click.Path(path_type=Path),
+              help="Where usage is kept until it is booked.  [default: PATH.journal]")
+@click.option("--source", metavar="NAME",
+              help="Whose records these are.  [default: host and interfaces]")
+@click.option("--flush", metavar="TIME", type=Duration(), default="1s", show_default=True,
+              help="How often counters are taken into journal, view and metrics.")
+@click.option("--duration", metavar="TIME", type=Duration(),
+              help="End after so long.  [default: at SIGTERM or SIGINT]")
+@click.option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True,
+              help="Threads that meter; each has a ring on every interface.")
+@click.option("--filter", "expression", metavar="EXPRESSION",
+              help="See only what a filter passes (pcap syntax); the rest is not accounted for.")
+@click.option("--wait", is_flag=True, help="Wait for interfaces that are not there, or down.")
+@click.option("--ring", "ring_mib", metavar="MIB", type=click.IntRange(2, 4096), default=64,
+              show_default=True, help="Each ring's size.")
+@click.option("--snap", "snap_octets", metavar="OCTETS", type=click.IntRange(128, 262144),
+              default=2048, show_default=True, help="What is copied of a packet, not billed.")
+@click.option("--no-promiscuous", is_flag=True, help="See only what is addressed to this host.")
+@click.option("--user", metavar="NAME",
+              help="Become NAME once interfaces are open.  [default: who called sudo]")
+@click.option("--control", metavar="SOCKET", type=click.Path(path_type=Path),
+              help="Where `rules push` is heard.  [default: control, in the journal]")
+@click.option("--events", "events_path", metavar="FILE", type=click.Path(path_type=Path),
+              help="Append what happens to FILE as JSON lines.")
+@click.option("--nft-set", metavar="SET",
+              help='Add subscribers whose quota ends to an nftables set: "inet filter exhausted".')
+@click.option("--metrics", metavar="ADDRESS", help="Answer Prometheus there: 127.0.0.1:9464.")
+@click.option("--trust-ip-length", is_flag=True,
+              help="Believe IP lengths beyond the frame's length.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
+              help="How the result is written at the end. Anything but a table keeps all usage of "
+              "the run in memory.")
+@click.option("--output", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write the result to FILE; it appears only when it is whole.")
+@click.option("--top", metavar="N", type=click.IntRange(1), default=20, show_default=True,
+              help="How many subscribers view and table show.")
+def capture(interfaces: tuple[str, ...], rules_path: str, **options: Any) -> int:
+    """Meter network interfaces, split their octets between payers, keep the books.
+
+    Every packet that comes in or goes out counts once on each INTERFACE; name one side of a
+    gateway, not both. What is counted is in the journal at each flush, and in the ledger when its
+    window is over; after a crash the next run books what the journal holds. Needs CAP_NET_RAW.
+
+    \b
+    Signals:
+      HUP        read the rules again; a broken file leaves those in force
+      TERM, INT  count what has passed, close the books, end
+
+    \b
+    Exit codes:
+      0  ended as asked
+      1  failed: the ledger or the journal refuses, the result cannot be written
+      2  usage
+      3  bad input: rules, or an interface that cannot be captured
+      4  the books do not balance
+
+    \b
+    Example:
+      tollsplit capture eth1 --rules rules.toml --ledger sqlite:///ledger.db
+    """
+    return _Run(interfaces, rules_path, **options).run()
+
+
+class _Run:
+    """The command's parts, opened in their order: what needs privileges first."""
+
+    def __init__(self, interfaces: tuple[str, ...], rules_path: str, **options: Any) -> None:
+        self.interfaces = interfaces
+        self.rules_path = rules_path
+        self.options = options
+
+    def run(self) -> int:
+        from ..capture.live import LiveCapture
+        from ..capture.packet_socket import RingOptions
+        from ..capture.privileges import drop_privileges
+        from ..gateway import Gateway, Options
+        from ..gateway.firewall import Firewall
+        from ..limits import RING_BLOCK_OCTETS
+        from ..rules import load
+        from .happenings import Happenings
+
+        options = self.options
+        rules = load(self.rules_path)
+        for warning in rules.warnings:
+            click.echo(f"tollsplit: warning: {warning}", err=True)
+        form = options["form"]
+        with ExitStack() as stack:
+            firewall = None
+            if options["nft_set"]:
+                firewall = Firewall(options["nft_set"])
+                stack.callback(firewall.close)
+            live = LiveCapture(
+                self.interfaces, workers=options["workers"], expression=options["expression"],
+                options=RingOptions(
+                    blocks=options["ring_mib"] * 1024 * 1024 // RING_BLOCK_OCTETS,
+                    snap_octets=options["snap_octets"],
+                    promiscuous=not options["no_promiscuous"]),
+                ingresses={ingress.interface: number
+                           for number, ingress in enumerate(rules.ingresses.values(), 1)},
+                wait=options["wait"])
+            stack.callback(live.close)
+            gateway: Gateway
+            latest: Callable[[], Any] = lambda: gateway.latest  # noqa: E731
+            if options["metrics"]:
+                from .metrics import serve
+
+                stack.enter_context(serve(options["metrics"], latest))
+            drop_privileges(options["user"] or _caller())
+            result = stack.enter_context(Output(options["output"], form))
+            happenings = stack.enter_context(Happenings(options["events_path"], firewall))
+            journal, control = self._places()
+            from .view import View
+
+            view = stack.enter_context(View())
+            gateway = Gateway(
+                live, rules,
+                Options(
+                    self.interfaces, options["flush"], options["ledger"], journal, control,
+                    options["source"], form != "table", options["trust_ip_length"],
+                    options["top"]),
+                lost=lambda: _lost(live), told=happenings.tell, look=view.show)
+            with _signals(gateway, Path(self.rules_path)):
+                gateway.run(options["duration"])
+            view.close()
+            self._write(result, gateway)
+        latest_error = gateway.latest and gateway.latest.booking_error
+        return 1 if latest_error else 0
+
+    def _places(self) -> tuple[Path | None, Path | None]:
+        """The journal's folder and the control socket, by default beside the ledger."""
+        ledger, journal = self.options["ledger"], self.options["journal"]
+        if ledger is None:
+            if journal is not None:
+                raise click.UsageError("--journal is of no use without --ledger")
+            return None, self.options["control"]
+        if journal is None:
+            scheme, _, path = ledger.partition(":///")
+            if scheme != "sqlite" or not path:
+                raise click.UsageError("--journal FOLDER is needed where the ledger is no file")
+            journal = Path(f"{path}.journal")
+        journal = Path(journal)
+        return journal, self.options["control"] or journal / "control"
+
+    def _write(self, result: Output, gateway: Gateway) -> None:
+        form, reports = self.options["form"], gateway.reports
+        if form == "parquet":
+            if len(reports) > 1:
+                click.echo("tollsplit: the rules changed meanwhile: the usage under the last "
+                           "ones is written", err=True)
+            result.write_binary(reports[-1].to_parquet)
+        elif form == "table":
+            from .table import print_snapshot
+
+            latest = gateway.latest
+            assert latest is not None
+            result.write_text(lambda stream: print_snapshot(latest, stream))
+        else:
+            result.write_text(lambda stream: _write_reports(reports, form, stream))
+
+
+def _write_reports(reports: Sequence[Report], form: str, stream: IO[str]) -> None:
+    """One document for each version of the rules that was in force."""
+    for report in reports:
+        if form == "json":
+            report.write_json(stream)
+        else:
+            report.write_csv(stream)
+
+
+def _lost(live: Any) -> tuple[int, int]:
+    lost = live.lost()
+    return lost.kernel, lost.interface
+
+
+def _caller() -> str | None:
+    """Who called sudo, where somebody did: the books are to be that user's."""
+    import os
+    import pwd
+
+    caller = os.environ.get("SUDO_USER")
+    if os.geteuid() != 0 or not caller:
+        return None
+    try:
+        return caller if pwd.getpwnam(caller).pw_uid else None
+    except KeyError:
+        return None
+
+
+@contextmanager
+def _signals(gateway: Gateway, rules: Path) -> Iterator[None]:
+    """Signals are for the gateway while it runs."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        gateway.stop(hurry=True)
+
+    def reload(number: int, frame: FrameType | None) -> None:
+        gateway.reload(rules)
+
+    before = {number: signal.signal(number, handler) for number, handler in (
+        (signal.SIGTERM, end), (signal.SIGINT, end), (signal.SIGHUP, reload))}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
