@@ -343,8 +343,9 @@ class Usage:
         if not prior:
             return None
         result = np.zeros(len(self._rows["rule"]), np.int64)
+        known = {key[2] for key in prior}
         for number, rule in enumerate(self.rules.rules, 1):
-            if not rule.splits:
+            if not rule.splits or rule.id not in known:
                 continue
             starts = [period_start(cell, rule.per) for cell in self._ordered]
             mine = self._rows_of[number]
