@@ -24,6 +24,7 @@ class Commands(click.Group):
 
     homes: ClassVar[dict[str, str]] = {
         "account": "account:account",
+        "capture": "capture:capture",
         "demo": "demo:demo",
         "ledger": "ledger:ledger",
         "rules": "rules:rules",
@@ -48,7 +49,7 @@ class Commands(click.Group):
 def tollsplit() -> None:
     """Whose octets these are, and who pays for them.
 
-    Reads network captures, meters every subscriber's octets, splits them between subscriber
+    Reads network captures or live interfaces, meters every subscriber's octets, splits them between subscriber
     and sponsors by your rules, proves that none was lost, rates them and books the charges.
 
     \b

@@ -161,6 +161,8 @@ class _Run:
                     options["source"], form != "table", options["trust_ip_length"],
                     options["top"]),
                 lost=lambda: _lost(live), told=happenings.tell, look=view.show)
+            click.echo(f"tollsplit: {', '.join(self.interfaces)}: captured from now on, by "
+                       f"{self.rules_path} ({rules.version[:19]}…)", err=True)
             with _signals(gateway, Path(self.rules_path)):
                 gateway.run(options["duration"])
             view.close()

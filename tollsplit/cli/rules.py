@@ -1,8 +1,9 @@
-"""`tollsplit rules`: check a rules file, explain one packet."""
+"""`tollsplit rules`: check a rules file, explain one packet, push rules to a running capture."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def rules() -> None:
-    """Check a rules file, or explain what it makes of one packet.
+    """Check a rules file, explain what it makes of one packet, or put it in force.
 
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 3 bad input.
@@ -72,6 +73,35 @@ def explain(file: str, capture: str, packet: int, trust_ip_length: bool) -> None
 
     print_explanation(run.explain(capture, file, packet, trust_ip_length=trust_ip_length),
                       sys.stdout)
+
+
+@rules.command()
+@click.argument("file", metavar="FILE")
+@click.option("--to", "door", metavar="PLACE", type=click.Path(path_type=Path), required=True,
+              help="The running capture's --control socket, or the folder of its journal.")
+def push(file: str, door: Path) -> None:
+    """Put a rules file in force in a running `tollsplit capture`, without losing a packet.
+
+    The file is checked here, and handed over with every file that it names. Packets from the
+    printed instant on are metered by it, those before by the rules before; no usage record mixes
+    the two. Where the capture refuses it, the rules in force stay.
+
+    \b
+    Exit codes: 0 in force, 2 usage (no capture answers), 3 not valid, or refused.
+
+    \b
+    Example:
+      tollsplit rules push rules.toml --to ledger.db.journal
+    """
+    from ..gateway import push_rules
+    from ..report import instant_text
+    from ..rules import load
+
+    loaded = load(file)
+    for warning in loaded.warnings:
+        click.echo(f"tollsplit: warning: {warning}", err=True)
+    version, since_ns = push_rules(loaded, door)
+    click.echo(f"{file}: {version} is in force since {instant_text(since_ns)}")
 
 
 def summary(loaded: RuleSet) -> str:

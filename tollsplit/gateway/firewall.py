@@ -66,14 +66,13 @@ def element(subscriber: str) -> str | None:
     return str(network.network_address if single else network)
 
 
-def main(names: Sequence[str]) -> int:
+def main(names: Sequence[str]) -> None:
     for line in sys.stdin:
         added = element(line.strip())
         if added is not None:
             # An element that is there already is no error.
             subprocess.run(["nft", "add", "element", *names, "{", added, "}"], check=False)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
