@@ -241,9 +241,8 @@ def test_recording_is_read_by_scapy(tmp_path: Path) -> None:
     record(path, odd_frames())
     with RawPcapNgReader(str(path)) as reader:
         found = list(reader)
-    assert [(octets, told.tshigh << 32 | told.tslow, told.wirelen, told.ifname, told.tsresol)
-            for octets, told in found] == [
-        (one[0], one[1], one[2], b"eth0", 10**9) for one in odd_frames()]
+    assert [(octets, told.tshigh << 32 | told.tslow, told.wirelen, told.tsresol)
+            for octets, told in found] == [(*one[:3], 10**9) for one in odd_frames()]
 
 
 # --- buffers ---------------------------------------------------------------------------
@@ -299,7 +298,7 @@ def test_recorder_hands_over_when_told_and_when_a_second_has_passed(tmp_path: Pa
     wait_until(lambda: kept.frames == 4)
     recorder.record([frame(b"e", NS), frame(b"f", NS - 3_600_000_000_000)])
     wait_until(lambda: kept.frames == 6)
-    assert [one[0] for one in read(tmp_path / "kept.pcapng")] == [b"a", b"b", b"c", b"d", b"e", b"f"]
+    assert b"".join(one[0] for one in read(tmp_path / "kept.pcapng")) == b"abcdef"
     kept.close({})
 
 
