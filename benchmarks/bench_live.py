@@ -268,7 +268,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     if arguments.measure:
-        print(json.dumps(read_ring(*arguments.measure, arguments.into)))
+        block_octets, blocks = arguments.measure
+        print(json.dumps(read_ring(block_octets, blocks, arguments.into)))
         return
     if os.geteuid() != 0:
         raise SystemExit("bench_live: needs root, for a network namespace of its own")
