@@ -190,7 +190,31 @@ def test_recording_of_a_ring_is_of_its_frames(tmp_path: Path) -> None:
         (one.octets, 1_000_000_000 + one.nanoseconds, 64, ETHERNET, 3) for one in packets]
 
 
+def test_recorder_pads_with_zeros_whatever_the_buffer_held(tmp_path: Path) -> None:
+    kept = recording(tmp_path / "kept.pcapng")
+    recorder = kept.recorder()
+    recorder.interface = kept.interface("eth0", ETHERNET)
+    recorder.record([frame(b"\xff" * 1000)])
+    recorder.flush()
+    wait_until(lambda: kept.frames == 1)
+    odd = [frame(b"\xff" * octets, segments=segments)
+           for octets in range(1, 5) for segments in (0, 1, 1448, UNKNOWN)]
+    recorder.record(odd)                     # into the buffer that was given back
+    kept.close({})
+    expected = b"".join(
+        expected_block(one, {0: None, 1: "segments of 1 octets", 1448: "segments of 1448 octets",
+                             UNKNOWN: "segments of unknown size"}[one[5]]) for one in odd)
+    assert (tmp_path / "kept.pcapng").read_bytes().endswith(expected)
+
+
 # --- other people's readers ------------------------------------------------------------
+
+
+def said_by(*command: str) -> str:
+    """A tool's output; the sanitizer, loaded into every process, is not for it."""
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 def odd_frames() -> list[Frame]:
@@ -204,9 +228,7 @@ def test_recording_is_read_by_tshark(tmp_path: Path) -> None:
     record(path, odd_frames())
     fields = ("frame.interface_name", "frame.time_epoch", "frame.cap_len", "frame.len",
               "frame.comment")
-    said = subprocess.run(
-        ["tshark", "-r", str(path), "-T", "fields", *(f"-e{field}" for field in fields)],
-        capture_output=True, text=True, check=True).stdout
+    said = said_by("tshark", "-r", str(path), "-T", "fields", *(f"-e{field}" for field in fields))
     assert said.splitlines() == [
         f"eth0\t{one[1] // 10**9}.{one[1] % 10**9:09}\t{len(one[0])}\t{one[2]}\t"
         + ("segments of 1448 octets" if one[5] else "") for one in odd_frames()]
@@ -217,8 +239,7 @@ def test_recording_is_read_by_tshark(tmp_path: Path) -> None:
 def test_recording_is_read_by_capinfos(tmp_path: Path) -> None:
     path = tmp_path / "kept.pcapng"
     record(path, odd_frames(), snap_octets=500)
-    said = subprocess.run(
-        ["capinfos", "-M", str(path)], capture_output=True, text=True, check=True).stdout
+    said = said_by("capinfos", "-M", str(path))
     for line in ("Number of packets:   99", "Name = eth0", "Capture length = 504",
                  "Time precision = nanoseconds (9)", f"Capture application: {APPLICATION}"):
         assert line in said
