@@ -7,7 +7,9 @@ was lost. Needs root and two cores.
 
     bare     benchmarks/load.c, a TPACKET_V3 reader that adds up the lengths
     ring     capture.live: tollsplit's ring, each frame pointed at and its length added up
-    overrun  the same with a ring far too small, on purpose
+    record   the same, and each frame is kept in a pcapng file; what that costs the thread that
+             walks is told apart from what the thread that writes takes beside it
+    overrun  ring, far too small on purpose
 """
 
 from __future__ import annotations
@@ -40,15 +42,21 @@ ROUND_S = 60
 # --- one measurement -------------------------------------------------------------------
 
 
-def read_ring(block_octets: int, blocks: int) -> dict[str, int]:
-    """Walk a ring until standard input ends; say "ready" when packets may come."""
+def read_ring(block_octets: int, blocks: int, path: str | None) -> dict[str, int]:
+    """Walk a ring until standard input ends; say "ready" when packets may come.
+
+    path   of the file that frames are recorded in; None: they are not
+    """
     from tollsplit.capture.live import LiveCapture
     from tollsplit.capture.packet_socket import RingOptions
+    from tollsplit.capture.recording import Recording
 
     # Frames are shorter than either, so that what is copied is the same.
     snap_octets = min(RING_SNAP_OCTETS, block_octets // 2)
     options = RingOptions(block_octets=block_octets, blocks=blocks, snap_octets=snap_octets)
-    live = LiveCapture([READER], options=options)
+    recording = Recording(path, snap_octets, "benchmark") if path else None
+    recorder = recording.recorder() if recording else None
+    live = LiveCapture([READER], options=options, recording=recording)
 
     def stop_at_end() -> None:
         sys.stdin.read()
@@ -57,17 +65,33 @@ def read_ring(block_octets: int, blocks: int) -> dict[str, int]:
     threading.Thread(target=stop_at_end, daemon=True).start()
     print("ready", flush=True)
     packets = octets = 0
-    cpu, wall = time.process_time_ns(), time.monotonic_ns()
+    cpu, thread, wall = time.process_time_ns(), time.thread_time_ns(), time.monotonic_ns()
     for rings in live.lanes[0].turns(1.0):
         for ring in rings:
-            walked, original = ring.skip()
+            walked, original = recorder.walk(ring) if recorder else ring.skip()
             packets += walked
             octets += original
-    cpu, wall = time.process_time_ns() - cpu, time.monotonic_ns() - wall
-    lost = live.lost()
+    thread = time.thread_time_ns() - thread
+    lost, counts = live.lost(), live.counts()
     live.close()
-    return {"packets": packets, "octets": octets, "lost": lost.kernel,
+    if recording:
+        recording.close(counts)
+        if recording.failure or recording.frames != packets:
+            raise SystemExit(f"record: {recording.frames:,} of {packets:,} frames are in the file: "
+                             f"{recording.failure}")
+    cpu, wall = time.process_time_ns() - cpu, time.monotonic_ns() - wall
+    return {"packets": packets, "octets": octets, "lost": lost.kernel, "thread_ns": thread,
             "interface_lost": lost.interface, "cpu_ns": cpu, "wall_ns": wall}
+
+
+def frames_in(path: Path) -> int:
+    """How many frames a file holds, as accounting would read them."""
+    from tollsplit.capture.file import open_capture
+
+    reader = None
+    for reader in open_capture(path).chunks(False):
+        reader.skip()
+    return reader.records if reader else 0
 
 
 def compile_load(folder: Path) -> Path:
@@ -110,8 +134,11 @@ def measure(
         ring = OVERRUN_BLOCK_OCTETS, OVERRUN_BLOCKS
     sizes = [str(size) for size in ring]
     reader_command = [sys.executable, "-m", "benchmarks.bench_live", "--measure", *sizes]
+    kept = program.with_name("kept.pcapng")
     if contender == "bare":
         reader_command = [str(program), "count", READER, *sizes]
+    elif contender == "record":
+        reader_command += ["--into", str(kept)]
     cores = sorted(os.sched_getaffinity(0))
     with subprocess.Popen([*enter, *on_core(cores[0]), *reader_command], cwd=results.ROOT,
                           text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
@@ -133,6 +160,11 @@ def measure(
         result = dict(zip(names, map(int, said.split()), strict=True))
     else:
         result = json.loads(said)
+    if contender == "record":
+        if frames_in(kept) != result["packets"]:
+            raise SystemExit(f"record: {frames_in(kept):,} frames in the file, "
+                             f"{result['packets']:,} seen")
+        kept.unlink()
     return result | {"sent": sent, "refused": refused, "sent_wall_ns": sent_wall_ns}
 
 
@@ -152,7 +184,8 @@ def check(contender: str, result: dict[str, int], octets: int) -> None:
 
 def interleave(arguments: argparse.Namespace) -> dict[str, list[dict[str, int]]]:
     """All contenders in turn, round by round."""
-    results: dict[str, list[dict[str, int]]] = {name: [] for name in ("bare", "ring", "overrun")}
+    results: dict[str, list[dict[str, int]]] = {
+        name: [] for name in ("bare", "ring", "record", "overrun")}
     with tempfile.TemporaryDirectory() as temporary, veth_pair() as enter:
         program = compile_load(Path(temporary))
         for _ in range(arguments.rounds):
@@ -179,12 +212,14 @@ def summary(results: dict[str, list[dict[str, int]]]) -> dict[str, Any]:
             "interface_lost": sum(row.get("interface_lost", 0) for row in rows),
             "checksum": f"{sum(row['octets'] for row in rows):016x}",
         }
-    ratios = [
-        (ours["cpu_ns"] / ours["packets"]) / (bare["cpu_ns"] / bare["packets"])
-        for ours, bare in zip(results["ring"], results["bare"], strict=True)
-    ]
-    figures["bare"]["ratio_to_bare"] = 1.0
-    figures["ring"]["ratio_to_bare"] = round(median(ratios), 2)
+    for name in ("bare", "ring", "record"):
+        figures[name]["ratio_to_bare"] = round(median(
+            (ours["cpu_ns"] / ours["packets"]) / (bare["cpu_ns"] / bare["packets"])
+            for ours, bare in zip(results[name], results["bare"], strict=True)), 2)
+    for name, time_of in (("walking", "thread_ns"), ("both", "cpu_ns")):
+        figures["record"][f"{name}_over_ring_ns"] = round(median(
+            record[time_of] / record["packets"] - ring[time_of] / ring["packets"]
+            for record, ring in zip(results["record"], results["ring"], strict=True)), 2)
     return figures
 
 
@@ -196,6 +231,9 @@ def table(figures: dict[str, Any]) -> str:
         rows.append(
             f"{name:10}{row['median_ns']:>10.1f}{row['best_ns']:>8.1f}{row['sent_mpps']:>11.2f}"
             f"{row['sent']:>12,}{row['seen']:>12,}{row['lost']:>12,}{ratio:>8}  {row['checksum']}")
+    record = figures["record"]
+    rows.append(f"recording: {record['walking_over_ring_ns']:.1f} ns a packet on the thread that "
+                f"walks, {record['both_over_ring_ns']:.1f} with the one that writes")
     return "\n".join(rows)
 
 
@@ -220,6 +258,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, help="append here; default benchmarks/results.jsonl, smoke nowhere")
     parser.add_argument("--measure", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--into", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.packets, arguments.rounds = SMOKE_PACKETS, 1
@@ -229,7 +268,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     if arguments.measure:
-        print(json.dumps(read_ring(*arguments.measure)))
+        block_octets, blocks = arguments.measure
+        print(json.dumps(read_ring(block_octets, blocks, arguments.into)))
         return
     if os.geteuid() != 0:
         raise SystemExit("bench_live: needs root, for a network namespace of its own")

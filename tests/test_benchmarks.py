@@ -295,13 +295,14 @@ def test_bench_live_accounts_for_every_frame_at_smoke_size(tmp_path: Path) -> No
         pytest.skip("needs root, ip (apt-get install iproute2) and two cores")
     printed, [line] = bench(tmp_path / "results.jsonl", "bench_live")
     found = line["results"]
-    for name in ("bare", "ring", "overrun"):
+    for name in ("bare", "ring", "record", "overrun"):
         row = found[name]
         assert row["sent"] == row["seen"] + row["lost"] + row["interface_lost"] == 50_000
         assert f"\n{name} " in printed
-    assert found["bare"]["lost"] == found["ring"]["lost"] == 0
+    assert found["bare"]["lost"] == found["ring"]["lost"] == found["record"]["lost"] == 0
     assert found["overrun"]["lost"] > 0
-    assert found["bare"]["checksum"] == found["ring"]["checksum"]
+    assert found["bare"]["checksum"] == found["ring"]["checksum"] == found["record"]["checksum"]
+    assert re.search(r"^recording: -?[\d.]+ ns a packet on the thread that walks", printed, re.M)
 
 
 def test_bench_peers_names_everybody_and_what_they_count(rivals: Sitting) -> None:

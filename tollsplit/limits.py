@@ -40,6 +40,13 @@ RING_WORKERS_MAX = 256
 # Times that each interface may vanish and come back once privileges are dropped: a packet
 # socket needs a privilege to be made, so they are made ahead, `workers` file descriptors each.
 RING_RETURNS_MAX = 16
+# What is handed to the file at a time: the largest packet's block fits, and it is still in the
+# second level cache when it is written.
+RECORDING_BUFFER_OCTETS = 512 * 1024
+# For each worker: a disk may stand still for as long as 4 MiB of traffic, and the ring, take.
+RECORDING_BUFFERS = 8
+# How old a frame is handed over at the latest while others follow it.
+RECORDING_BEHIND_NS = 1_000_000_000
 
 # --- journal ---------------------------------------------------------------------------
 # A segment that is larger than this and four times what it adds up to is written anew.

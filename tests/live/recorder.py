@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from lab import Lab
 
 from tollsplit.capture.live import LiveCapture
+from tollsplit.capture.recording import Recording
 from tollsplit.cext.ring import Ring
 
 
@@ -23,10 +24,14 @@ class Frame(NamedTuple):
 
 
 class Recorder:
-    """A capture whose lanes are walked until stop(); then `lanes` has each one's frames."""
+    """A capture whose lanes are walked until stop(); then `lanes` has each one's frames.
 
-    def __init__(self, live: LiveCapture) -> None:
+    recording   each lane's frames are recorded in it, too
+    """
+
+    def __init__(self, live: LiveCapture, recording: Recording | None = None) -> None:
         self.live = live
+        self._recorders = [recording.recorder() for _ in live.lanes] if recording else []
         self.lanes: list[list[Frame]] = [[] for _ in live.lanes]
         self._threads = [
             threading.Thread(target=self._walk, args=(number,), daemon=True)
@@ -43,6 +48,9 @@ class Recorder:
     def _keep(self, number: int, ring: Ring) -> None:
         while frames := ring.frames(1000):
             self.lanes[number] += map(Frame._make, frames)
+            if self._recorders:
+                self._recorders[number].interface = ring.interface
+                self._recorders[number].record(frames)
 
     @property
     def frames(self) -> list[Frame]:
@@ -66,7 +74,7 @@ def recorded(lab: Lab, name: str, *interfaces: str, **options: Any) -> Iterator[
     """A capture inside a namespace, closed at the end."""
     with lab.inside(name):
         live = LiveCapture(interfaces, **options)
-    recorder = Recorder(live)
+    recorder = Recorder(live, options.get("recording"))
     try:
         yield recorder
     finally:

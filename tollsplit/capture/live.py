@@ -22,6 +22,7 @@ from tollsplit.capture.packet_socket import (
     open_socket,
     wake_descriptor,
 )
+from tollsplit.capture.recording import InterfaceCounts, Recording
 from tollsplit.cext.ring import Ring
 from tollsplit.errors import CaptureError, UsageError
 from tollsplit.limits import RING_RETURNS_MAX, RING_WORKERS_MAX
@@ -248,6 +249,7 @@ class LiveCapture:
     expression   what is captured, in libpcap's syntax; None: everything
     ingresses    interface name → ingress number, "*" for every other
     wait         an interface that is not there, or down, is waited for instead of refused
+    recording    the file that frames will be recorded in; each ring then has its `interface`
 
     What goes out of an interface is seen as well as what comes in, each once. Interfaces that
     vanish and come back are taken up again by watch(), which one thread has to keep calling.
@@ -264,11 +266,13 @@ class LiveCapture:
         expression: str | None = None,
         ingresses: Mapping[str, int] | None = None,
         wait: bool = False,
+        recording: Recording | None = None,
     ) -> None:
         if not 1 <= workers <= RING_WORKERS_MAX:
             raise UsageError(f"workers {workers}: expected 1 to {RING_WORKERS_MAX}")
         self._options = options or RingOptions()
         self._expression = expression
+        self._recording = recording
         numbers = ingresses or {}
         self.interfaces = [
             Interface(name, numbers.get(name, numbers.get("*", 0))) for name in _checked(interfaces)
@@ -311,6 +315,9 @@ class LiveCapture:
                     self._pool.take(), name, program, self._options, interface.ingress))
                 if len(self.lanes) > 1:
                     group = opened[-1].join(group)
+                if self._recording is not None:
+                    opened[-1].ring.interface = self._recording.interface(
+                        name, opened[-1].link_type)
             # Not before all have joined: outside the group a socket gets everything.
             for one in opened:
                 one.start()
@@ -366,6 +373,17 @@ class LiveCapture:
                 interface.read_loss()
             total += interface.interface_lost() + Lost(interface.statistics().drops)
         return total
+
+    def counts(self) -> dict[str, InterfaceCounts]:
+        """What passed each interface, by its name: what a recording wants to know at its end."""
+        found = {}
+        for interface in self.interfaces:
+            if interface.current:
+                interface.read_loss()
+            counted = interface.statistics()
+            found[interface.name] = InterfaceCounts(
+                counted.packets, interface.interface_lost().interface, counted.drops)
+        return found
 
     def statistics(self) -> Statistics:
         """What the kernel counted; packets less drops are handed out once all lanes have ended."""

@@ -184,12 +184,12 @@ class PacketSocket:
             hardware = hardware_type(name)
             if hardware is None:
                 raise CaptureError(f"{name}: no such interface")
-            link_type = link_type_of(name, hardware)
+            self.link_type = link_type_of(name, hardware)
             # The loopback interface shows every packet on its way out and on its way in. The
             # latter is kept: the filter sees to it, so that what the kernel counts is right too.
             self._program = without_outgoing(program) if hardware == ARPHRD_LOOPBACK else program
             self._memory = self._prepare()
-            self.ring = Ring(self._memory, options.block_octets, link_type, ingress,
+            self.ring = Ring(self._memory, options.block_octets, self.link_type, ingress,
                              options.segments)
         except OSError as error:
             self._socket.close()

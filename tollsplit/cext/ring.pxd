@@ -21,6 +21,7 @@ cdef class Ring:
     cdef bint segments           # each frame has a virtio_net_hdr in front of it
     cdef readonly uint64_t handed_out
     cdef readonly uint64_t faults
+    cdef public uint32_t interface
 
     cdef int next_batch(self, frame_s* frames, int count) noexcept nogil
     cdef bint take(self) noexcept nogil

@@ -5,6 +5,7 @@ class Ring:
     block_count: int
     handed_out: int
     faults: int
+    interface: int
     def __init__(
         self,
         memory: Buffer,

@@ -85,6 +85,7 @@ cdef class Ring:
 
     handed_out    frames, ever
     faults        frames that a block announced and that do not lie in it, ever
+    interface     what a recording calls the interface that the ring is on
 
     One thread uses a ring at a time. Raises ValueError where memory is no ring, or the link type
     is not dissected.
