@@ -66,6 +66,8 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
               help="Append what happens to FILE as JSON lines.")
 @click.option("--nft-set", metavar="SET",
               help='Add subscribers whose quota ends to an nftables set: "inet filter exhausted".')
+@click.option("--write", "recording_path", metavar="FILE",
+              help="Keep what passes in a pcapng file, to be accounted again.")
 @click.option("--metrics", metavar="ADDRESS", help="Answer Prometheus there: 127.0.0.1:9464.")
 @click.option("--trust-ip-length", is_flag=True,
               help="Believe IP lengths beyond the frame's length.")

@@ -6,9 +6,11 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Protocol
 
 from tollsplit.cext.meter import Meter
+from tollsplit.cext.recorder import Recorder
 from tollsplit.cext.ring import Ring
 from tollsplit.engine.cells import Cells
 from tollsplit.engine.pipeline import Tally, dissection, tally
@@ -67,9 +69,12 @@ class Generation:
 class _Worker(threading.Thread):
     """Meters one lane. Its meter is exchanged for another between two turns."""
 
-    def __init__(self, number: int, lane: Lane, meter: Meter) -> None:
+    def __init__(
+        self, number: int, lane: Lane, meter: Meter, recorder: Recorder | None
+    ) -> None:
         super().__init__(name=f"meter-{number}", daemon=True)
         self.meter = meter
+        self._recorder = recorder
         self.error: BaseException | None = None
         self._lane = lane
         self._next: Meter | None = None
@@ -79,7 +84,9 @@ class _Worker(threading.Thread):
         try:
             for rings in self._lane.turns(TURN_S):
                 for ring in rings:
-                    self.meter.run(ring)
+                    if self._recorder is not None:
+                        self._recorder.interface = ring.interface
+                    self.meter.run(ring, recorder=self._recorder)
                 if self._next is not None:
                     self._hand_over()
         except BaseException as error:
@@ -109,15 +116,20 @@ class Counting:
     """Workers at their lanes. One thread calls these methods.
 
     A frame is counted by exactly one meter: its worker's at the time, or, from the instant on at
-    which a generation follows another, that one's successor, whichever comes first to the frame.
+    which a generation follows another, that one's successor, as the frame's timestamp says.
+
+    recorders   that keep what each lane hands out; none: nothing is kept
     """
 
-    def __init__(self, lanes: Sequence[Lane], generation: Generation) -> None:
+    def __init__(
+        self, lanes: Sequence[Lane], generation: Generation, recorders: Sequence[Recorder] = ()
+    ) -> None:
         self.generation = generation
         self._following: Generation | None = None
         self._successors: list[Meter] = []
-        self._workers = [_Worker(number, lane, generation.meter())
-                         for number, lane in enumerate(lanes)]
+        each = zip_longest(lanes, recorders)
+        self._workers = [_Worker(number, lane, generation.meter(), recorder)
+                         for number, (lane, recorder) in enumerate(each)]
 
     def start(self) -> None:
         for worker in self._workers:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from .. import __version__
 from ..carryover import expect_bookable
 from ..cext.meter import Meter
+from ..cext.recorder import Recorder
 from ..engine.cells import SECOND_NS, Cells
 from ..engine.journal import Head
 from ..engine.live import Counting, Generation, Lane
@@ -85,6 +86,7 @@ class Gateway:
     """A live run. run() stays until stop(), from any thread or a signal's handler.
 
     lost    (kernel, interface): packets that passed and were not handed out
+    recorders   one for each lane, where what passes is to be kept
     told    what happens, look: a snapshot now and then; both from the thread of run()
 
     Raises JournalError, RulesError, UsageError.
@@ -99,6 +101,7 @@ class Gateway:
         lost: Callable[[], tuple[int, int]] = lambda: (0, 0),
         told: Callable[[Event | Notice], None] = lambda happened: None,
         look: Callable[[Snapshot], None] = lambda snapshot: None,
+        recorders: Sequence[Recorder] = (),
     ) -> None:
         if options.ledger:
             expect_bookable(rules)
@@ -113,7 +116,7 @@ class Gateway:
         self._source = options.source or f"{socket.gethostname()}:{'+'.join(options.interfaces)}"
         # What is in force, and what follows it: (generation, who waits for its instant).
         generation = Generation(rules, trust_ip_length=options.trust_ip_length)
-        self._counting = Counting(frames.lanes, generation)
+        self._counting = Counting(frames.lanes, generation, recorders)
         self._end_ns = self._window_end_ns()
         self._following: tuple[Generation, Future[int] | None] | None = None
         # What was counted: by the generation in force, by those before it.
