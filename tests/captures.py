@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-Frame = tuple[bytes, int, int, int, int]  # as Reader.frames gives it
+Frame = tuple[bytes, int, int, int, int, int]  # as Reader.frames gives it
 
 MICROSECONDS = 0xA1B2C3D4
 NANOSECONDS = 0xA1B23C4D
@@ -55,7 +55,7 @@ def record(
     scale = 1 if magic == NANOSECONDS else 1000
     held = octets[:wire] if wire else octets
     time = seconds * 1_000_000_000 + fraction * scale
-    return Piece(head + octets, (held, time, wire, link, 0))
+    return Piece(head + octets, (held, time, wire, link, 0, 0))
 
 
 def pcap(order: str, magic: int, link: int = 1) -> list[Piece]:
@@ -116,14 +116,14 @@ def pcapng(order: str = "<", other: str = ">") -> list[Piece]:
         interface(order, 1, 10, names),
         interface(order, 12),
         enhanced(order, 0, 1_700_000_000_123_456_789, b"0123456789", original=1500, frame=(
-            b"0123456789", 1_700_000_000_123_456_789, 1500, 1, 3), options=comment),
+            b"0123456789", 1_700_000_000_123_456_789, 1500, 1, 3, 0), options=comment),
         enhanced(order, 1, 1_700_000_000_123_456, thirteen, frame=(
-            thirteen, 1_700_000_000_123_456_000, 13, 101, 9)),
+            thirteen, 1_700_000_000_123_456_000, 13, 101, 9, 0)),
         Piece(block(order, 3, struct.pack(order + "I", 60) + b"simple, ten"[:10]),
-              (b"simple, te", 0, 60, 1, 3)),
-        Piece(block(order, 3, struct.pack(order + "I", 3) + b"abc"), (b"abc", 0, 3, 1, 3)),
+              (b"simple, te", 0, 60, 1, 3, 0)),
+        Piece(block(order, 3, struct.pack(order + "I", 3) + b"abc"), (b"abc", 0, 3, 1, 3, 0)),
         Piece(block(order, 2, struct.pack(order + "HHIIII", 1, 5, 0, 77, 4, 4) + b"oldy"),
-              (b"oldy", 77_000, 4, 101, 9)),
+              (b"oldy", 77_000, 4, 101, 9, 0)),
         Piece(block(order, 4, b"\0\0\0\0")),  # name resolution
         Piece(block(order, 5, bytes(12))),  # interface statistics
         Piece(block(order, 10, bytes(8))),  # decryption secrets
@@ -133,8 +133,8 @@ def pcapng(order: str = "<", other: str = ">") -> list[Piece]:
         Piece(block(order, 0x80001234, b"")),  # for local use
         section(other),
         interface(other, 113, 0, late),
-        enhanced(other, 0, 17, b"cooked", frame=(b"cooked", 1_002_125_000_000, 6, 113, 9)),
-        Piece(block(other, 3, struct.pack(other + "I", 5) + b"whole"), (b"whole", 0, 5, 113, 9)),
+        enhanced(other, 0, 17, b"cooked", frame=(b"cooked", 1_002_125_000_000, 6, 113, 9, 0)),
+        Piece(block(other, 3, struct.pack(other + "I", 5) + b"whole"), (b"whole", 0, 5, 113, 9, 0)),
     ]
 
 
@@ -142,7 +142,7 @@ INGRESSES = {"eth0": 3, "*": 9}
 
 
 def with_ingress(pieces: list[Piece], ingress: int) -> list[Piece]:
-    return [Piece(piece.octets, piece.frame and (*piece.frame[:4], ingress)) for piece in pieces]
+    return [Piece(piece.octets, piece.frame and (*piece.frame[:4], ingress, 0)) for piece in pieces]
 
 
 CAPTURES: dict[str, list[Piece]] = {

@@ -16,6 +16,7 @@ class Frame(NamedTuple):
     original: int
     link_type: int
     ingress: int = 0
+    segment_octets: int = 0
 
 
 Rows = list[dict[str, int]]
@@ -23,7 +24,8 @@ Judge = Callable[..., Rows]
 
 
 def reference_rows(frames: Sequence[Frame], **options: Any) -> Rows:
-    return [reference.dissect(f.octets, f.original, f.link_type, **options) for f in frames]
+    return [reference.dissect(f.octets, f.original, f.link_type,
+                              segment_octets=f.segment_octets, **options) for f in frames]
 
 
 def core_rows(frames: Sequence[Frame], **options: Any) -> Rows:

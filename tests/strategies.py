@@ -38,6 +38,7 @@ PORTS = st.sampled_from([0, 53, 443, 1701, 2152, 4789, 6081, 8080])
 LINKS = (1, 0, 101, 9, 113, 276)
 # Interfaces of the rule sets' ingresses, in the order of their numbers.
 INTERFACES = ("s1-u", "eth0")
+SEGMENT_UNKNOWN = 0xFFFFFFFF
 DAY_NS = 86_400 * 10**9
 # Clocks go back in Berlin, Havana (over midnight) and Lord Howe (by half an hour), forward in
 # Berlin; and the end of a month.
@@ -228,7 +229,8 @@ def frames(draw: Draw) -> Frame:
         original = len(octets)
     elif harm == "claim":  # what the capture says of the wire is not what it holds
         original = draw(st.integers(len(octets), len(octets) + 70_000))
-    return Frame(octets, 0, original, link, 0)
+    segments = draw(st.sampled_from([0, 0, 0, 1, 7, 1448, SEGMENT_UNKNOWN]))
+    return Frame(octets, 0, original, link, 0, segments)
 
 
 @st.composite
@@ -243,7 +245,10 @@ def traffic(draw: Draw, start_s: int) -> list[Frame]:
 
 
 def capture(content: Iterable[Frame]) -> bytes:
-    """Frames as a pcapng file; ingress n came in by the interface INTERFACES[n - 1]."""
+    """Frames as a pcapng file; ingress n came in by the interface INTERFACES[n - 1].
+
+    Of coalesced packets a comment says so, as in captures that a live run keeps.
+    """
     content = list(content)
     interfaces = sorted({(f.link_type, f.ingress) for f in content})
 
@@ -257,10 +262,16 @@ def capture(content: Iterable[Frame]) -> bytes:
         out += block(1, struct.pack("<HHI", link_type, 0, 0) + struct.pack("<HH", 2, len(name))
                      + name + bytes(-len(name) % 4) + b"\x09\0\x01\0\x09\0\0\0" + bytes(4))
     for f in content:
+        options = b""
+        if f.segment_octets:
+            size = "unknown size" if f.segment_octets == SEGMENT_UNKNOWN else (
+                f"{f.segment_octets} octets")
+            text = f"segments of {size}".encode()
+            options = struct.pack("<HH", 1, len(text)) + text + bytes(-len(text) % 4 + 4)
         index = interfaces.index((f.link_type, f.ingress))
         out += block(6, struct.pack("<IIIII", index, f.timestamp_ns >> 32,
                                     f.timestamp_ns & 0xFFFFFFFF, len(f.octets), f.original)
-                     + f.octets)
+                     + f.octets + bytes(-len(f.octets) % 4) + options)
     return bytes(out)
 
 

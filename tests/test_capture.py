@@ -118,7 +118,7 @@ def test_capture_reads_a_block_larger_than_a_chunk(
     for name in ("STREAM_CHUNK_OCTETS", "WINDOW_OCTETS", "WORKER_WINDOW_OCTETS"):
         monkeypatch.setattr(file, name, 4096)
     pieces = [section("<"), interface("<"), Piece(block("<", 0xBAD, bytes(1_000_000))),
-              enhanced("<", 0, 5, b"after", (b"after", 5_000, 5, 1, 0))]
+              enhanced("<", 0, 5, b"after", (b"after", 5_000, 5, 1, 0, 0))]
     for octets in (octets_of(pieces), gzip.compress(octets_of(pieces))):
         assert read(open_capture(stored(tmp_path, octets)), parallel) == frames_of(pieces)
 

@@ -331,7 +331,7 @@ EVERYBODY = Pool((Prefix(4, 0, 0), Prefix(6, 0, 0)), ipv6_key=128)
 
 def slow_usage(name: str, **options: Any) -> tuple[list[dict[str, Any]], int]:
     document = reference.account(
-        ((f.timestamp_ns, f.octets, f.original, f.link_type, f.ingress) for f in read(name)),
+        ((f.timestamp_ns, f.octets, f.original, f.link_type, f.ingress, 0) for f in read(name)),
         RuleSet("everybody", "sha256:0", pools=(EVERYBODY,)), **options)
     assert document["identity"]["holds"]
     return document["usage"], document["seen"]["packets"]

@@ -170,6 +170,7 @@ def block(order: str, kind: int, body: bytes) -> bytes:
 def pcapng(packets: list[bytes], order: str = "<") -> bytes:
     """A section with two interfaces, options, and enhanced and simple packet blocks."""
     resolution = struct.pack(order + "HHB3xHH", 9, 1, 9, 0, 0)
+    comment = struct.pack(order + "HH20sHH", 1, 20, b"segments of 7 octets", 0, 0)
     blocks = [
         block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1)),
         block(order, 1, struct.pack(order + "HHI", 1, 0, 0) + resolution),
@@ -183,7 +184,7 @@ def pcapng(packets: list[bytes], order: str = "<") -> bytes:
         time_ns = (1_793_491_200 + number) * 1_000_000_000
         head = struct.pack(order + "IIIII", number % 2, time_ns >> 32, time_ns & 0xFFFFFFFF, size,
                            size)
-        blocks.append(block(order, 6, head + packet + bytes(-size % 4)))
+        blocks.append(block(order, 6, head + packet + bytes(-size % 4) + comment * (number % 2)))
     return b"".join(blocks)
 
 

@@ -57,8 +57,8 @@ def fast(content: list[Frame], rules: RuleSet, *, files: int = 1, **options: Any
 
 def slow(content: list[Frame], rules: RuleSet, **options: Any) -> dict[str, Any]:
     return reference.account(
-        ((f.timestamp_ns, f.octets, f.original, f.link_type, f.ingress) for f in content), rules,
-        **options)
+        ((f.timestamp_ns, f.octets, f.original, f.link_type, f.ingress, f.segment_octets)
+         for f in content), rules, **options)
 
 
 def document(tally: Tally) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def explain(
     return Explanation(number, bucket, fields(rows[0]), tuple(sides))
 
 
-def _frame(source: Source, core: Meter, number: int) -> tuple[bytes, int, int, int, int]:
+def _frame(source: Source, core: Meter, number: int) -> tuple[bytes, int, int, int, int, int]:
     """A source's nth frame; those before it are metered."""
     before = 0
     for reader in source.chunks(parallel=False):

@@ -26,6 +26,10 @@ cdef struct cursor_s:
     uint16_t ethertype
     uint8_t link_tags
     bint fragment                # inside a first fragment: inner lengths exceed the wire
+    uint32_t start               # of the IP packet that was read last
+    uint32_t payload_at          # its transport payload; 0: none that can lie in segments
+    uint32_t jumbo_octets        # of the jumbogram headers met
+    uint32_t jumbo_outside       # those of them that the IP packet read last does not hold
 
 
 cdef inline bint has(const cursor_s *c, uint32_t count) noexcept nogil:

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Frame = tuple[bytes, int, int, int, int]
+Frame = tuple[bytes, int, int, int, int, int]
 BOUNDS: dict[str, int]
 
 class Dissection:

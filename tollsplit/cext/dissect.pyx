@@ -32,6 +32,7 @@ cdef next_e transport(cursor_s *c, packet_s *row, const meter_s *meter) noexcept
     """Read ports and payload length; says whether a tunnel follows."""
     cdef const uint8_t *p
     cdef uint32_t size, header
+    c.payload_at = 0
     if row.flags & FLAG_LATER_FRAGMENT:
         return NEXT_NOTHING
     if row.protocol == PROTOCOL_AH:  # behind IPv4; behind IPv6 it was stepped over
@@ -75,6 +76,8 @@ cdef next_e transport(cursor_s *c, packet_s *row, const meter_s *meter) noexcept
         row.tcp_flags = p[13]
         header = max(20, (p[12] >> 4) * 4)
     row.payload_octets = row.payload_octets - header if row.payload_octets > header else 0
+    if row.protocol != PROTOCOL_SCTP and not row.flags & FLAG_FRAGMENT:
+        c.payload_at = c.at + header
     if row.protocol != PROTOCOL_UDP:
         return NEXT_NOTHING
     c.at += 8
@@ -130,27 +133,33 @@ cdef void tunnels(
     """Follow tunnels inward from the outermost IP packet, whose row stands already."""
     cdef packet_s outer = row[0]
     cdef packet_s enclosing
+    cdef cursor_s before
     cdef fault_e fault = FAULT_NONE
     while step != NEXT_NOTHING and row.depth < TUNNELS_MAX:
         if step == NEXT_CONTROL:
             row.bucket = BUCKET_CONTROL
             break
+        before = c[0]
         step = link_layers(c, row, step)
         if step == NEXT_NOTHING or step == NEXT_NONSENSE or step == NEXT_CONTROL:
+            c[0] = before
             break
         enclosing = row[0]
+        c.jumbo_outside = c.jumbo_octets
         clear_ip(row)
         if step != NEXT_CUT:
             fault = ipv4(c, row, meter.trust_ip_length) if step == NEXT_IPV4 else ipv6(c, row, meter.trust_ip_length)
         if step == NEXT_CUT or fault == FAULT_TRUNCATED:
             if meter.outer:
                 row[0] = enclosing
+                c.payload_at = 0
                 break
             fail(row, FAULT_TRUNCATED, link_octets)
             row.octets = outer.ip_octets
             return
         if fault != FAULT_NONE:  # nonsense on the wire: the enclosing packet is what counts
             row[0] = enclosing
+            c[0] = before
             break
         row.depth = enclosing.depth + 1
         step = transport(c, row, meter)
@@ -163,6 +172,40 @@ cdef void tunnels(
         row[0] = outer
         row.bucket = enclosing.bucket
         take_tags(row, &enclosing)
+
+
+cdef void segments(
+    const cursor_s *c, packet_s *row, const meter_s *meter, uint32_t outermost, uint32_t whole,
+    uint32_t segment_octets,
+) noexcept nogil:
+    """Give each segment of a coalesced packet its headers, as they were on the wire.
+
+    outermost, whole   where the outermost IP packet begins, and its octets
+
+    The segments are known where the innermost transport payload is whole: what is metered, and
+    the outermost packet, end where it ends. Then `octets` and `tunnel_octets` count the headers
+    of all of them; a jumbogram's own header (RFC 2675 §2) is on none. Else the packet is one.
+    """
+    cdef uint32_t start = outermost if meter.outer else c.start
+    cdef uint64_t payload, count, headers, overhead
+    if segment_octets == SEGMENT_UNKNOWN:
+        row.flags |= FLAG_COALESCED
+        return
+    if meter.layer != LAYER_IP:
+        return
+    row.flags |= FLAG_COALESCED
+    if not (0 < c.payload_at < c.wire and outermost + <uint64_t>whole == c.wire
+            and start + <uint64_t>row.ip_octets == c.wire):
+        return
+    payload = c.wire - c.payload_at
+    count = (payload + segment_octets - 1) // segment_octets
+    overhead = 0 if meter.outer else start - outermost - c.jumbo_outside
+    headers = c.payload_at - outermost - c.jumbo_octets - overhead
+    if payload + count * (headers + overhead) > 0xFFFFFFFFU:  # beyond what a row holds
+        return
+    row.octets = <uint32_t>(payload + count * headers)
+    row.tunnel_octets = <uint32_t>(count * overhead)
+    row.flags &= ~<uint16_t>FLAG_COALESCED
 
 
 cdef void dissect(
@@ -186,6 +229,7 @@ cdef void dissect(
     c.link_tags = 0
     c.ethertype = 0
     c.fragment = False
+    c.jumbo_octets = c.jumbo_outside = 0
     if frame.link_type == LINK_SKIPPED:
         fail(row, FAULT_LINK_TYPE, 0)
         return
@@ -212,6 +256,8 @@ cdef void dissect(
         tunnels(&c, row, meter, step, link_octets)
     if row.bucket != BUCKET_FAULT:
         row.octets = row.ip_octets
+    if frame.segment_octets and row.bucket == BUCKET_METERED:
+        segments(&c, row, meter, link_octets, whole, frame.segment_octets)
     if meter.layer == LAYER_PAYLOAD and row.flags & FLAG_PARTIAL:
         # how long the header is was cut off: a guess would bill by the snap length
         fail(row, FAULT_TRUNCATED, link_octets)
@@ -282,7 +328,7 @@ cdef class Dissection:
         self.meter.endpoints6 = &(<Trie>self.endpoints6).trie
 
     def rows(self, frames):
-        """PACKET[n] of (octets, timestamp_ns, original_octets, link_type, ingress) frames."""
+        """PACKET[n] of frames as Reader.frames() and Ring.frames() give them."""
         cdef frame_s frame
         cdef packet_s[::1] packets
         cdef int i
@@ -290,13 +336,15 @@ cdef class Dissection:
         if not len(frames):
             return result
         packets = result
-        for i, (octets, timestamp_ns, original, link_type, ingress) in enumerate(frames):
+        for i, (octets, timestamp_ns, original, link_type, ingress, segment_octets) in enumerate(
+                frames):
             frame.octets = <const uint8_t *>PyBytes_AS_STRING(octets)
             frame.captured_octets = PyBytes_GET_SIZE(octets)
             frame.timestamp_ns = timestamp_ns
             frame.original_octets = original
             frame.link_type = link_type
             frame.ingress = ingress
+            frame.segment_octets = segment_octets
             dissect_batch(&frame, &packets[i], 1, &self.meter, True)
             packets[i].frame = i
         return result

@@ -369,7 +369,7 @@ cdef class Meter:
             mine[i] += theirs[i]
 
     def rows(self, frames):
-        """PACKET[n] of (octets, timestamp_ns, original, link_type, ingress) frames, not counted.
+        """PACKET[n] of frames as Reader.frames() and Ring.frames() give them, not counted.
 
         Dissected, attributed and decided; the downlink of a packet between two subscribers
         follows its uplink.
@@ -379,7 +379,8 @@ cdef class Meter:
         cdef packet_s[::1] view
         cdef int count
         found = []
-        for i, (octets, timestamp_ns, original, link_type, ingress) in enumerate(frames):
+        for i, (octets, timestamp_ns, original, link_type, ingress, segment_octets) in enumerate(
+                frames):
             memset(&frame, 0, sizeof(frame))
             frame.octets = <const uint8_t *>PyBytes_AS_STRING(octets)
             frame.captured_octets = PyBytes_GET_SIZE(octets)
@@ -387,6 +388,7 @@ cdef class Meter:
             frame.original_octets = original
             frame.link_type = link_type
             frame.ingress = ingress
+            frame.segment_octets = segment_octets
             dissect_batch(&frame, rows, 1, &self.dissection.meter, True)
             count = self.classifier.attribute(&frame, rows, 1, self.subscribers)
             self.classifier.decide(rows, count, self.where)

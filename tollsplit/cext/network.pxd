@@ -44,6 +44,7 @@ cdef inline fault_e ipv4(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
     cdef const uint8_t *p = c.octets + c.at
     cdef uint32_t left = c.wire - c.at
     cdef uint32_t header, total, fragment
+    c.start = c.at
     if not has(c, 1):
         return FAULT_IP_HEADER if left < 1 else FAULT_TRUNCATED
     if p[0] >> 4 != 4:
@@ -102,10 +103,10 @@ cdef inline fault_e ipv6(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
     """Read an IPv6 header and its extension headers (RFC 8200 §3, §4)."""
     cdef const uint8_t *p = c.octets + c.at
     cdef uint32_t left = c.wire - c.at
-    cdef uint32_t start = c.at
     cdef uint32_t payload, word
     cdef uint64_t total
     cdef fault_e fault
+    c.start = c.at
     if not has(c, 1):
         return FAULT_IP_HEADER if left < 1 else FAULT_TRUNCATED
     if p[0] >> 4 != 6:
@@ -145,11 +146,12 @@ cdef inline fault_e ipv6(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
     fault = extension_headers(c, row, p[6])
     if fault != FAULT_NONE:
         return fault
-    row.payload_octets = row.ip_octets - (c.at - start) if row.ip_octets > c.at - start else 0
+    word = c.at - c.start
+    row.payload_octets = row.ip_octets - word if row.ip_octets > word else 0
     return FAULT_NONE
 
 
-cdef inline fault_e jumbogram(const cursor_s *c, uint64_t *total) noexcept nogil:
+cdef inline fault_e jumbogram(cursor_s *c, uint64_t *total) noexcept nogil:
     """The length in a hop-by-hop jumbo payload option (RFC 2675 §2), if there is one."""
     cdef const uint8_t *p = c.octets + c.at + 40
     cdef uint32_t left = c.wire - c.at
@@ -172,6 +174,7 @@ cdef inline fault_e jumbogram(const cursor_s *c, uint64_t *total) noexcept nogil
             return FAULT_NONE
         if p[at] == 0xC2 and p[at + 1] == 4:
             total[0] = 40 + <uint64_t>be32(p + at + 2)
+            c.jumbo_octets += 8 if size == 8 else 0
             return FAULT_NONE if total[0] > 40 + 65535 else FAULT_IP_LENGTH  # RFC 2675 §3
         at += 2 + p[at + 1]
     return FAULT_NONE

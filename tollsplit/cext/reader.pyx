@@ -8,6 +8,7 @@ from libc.string cimport memcpy
 from tollsplit.cext.interface cimport (
     TIMESTAMP_NS_MAX,
     interface_s, link_handed_out, nanoseconds, set_resolution)
+from tollsplit.cext.comment cimport OPTION_END, segments_told
 from tollsplit.cext.layout cimport LINK_SKIPPED, frame_s
 from tollsplit.cext.record cimport (
     CAPTURED_OCTETS_MAX, GUESS_OCTETS, chain_end, chain_s, held_octets, pcap_record_s, read16,
@@ -44,7 +45,6 @@ cdef enum:
     BLOCK_PACKET_ENHANCED = 6
 
 cdef enum:
-    OPTION_END = 0
     OPTION_IF_NAME = 2
     OPTION_IF_TSRESOL = 9
     OPTION_IF_TSOFFSET = 14
@@ -288,12 +288,15 @@ cdef class Reader:
         self.guessed = self.whole = True
 
     def frames(self, int count):
-        """At most `count` frames: (octets, timestamp_ns, original octets, link type, ingress)."""
+        """At most `count` frames: octets, timestamp_ns, original octets, link type, ingress, and
+        the payload octets of each segment (0: one packet; SEGMENT_UNKNOWN).
+        """
         cdef frame_s frame
         handed = []
         while len(handed) < count and self.next_batch(&frame, 1):
             handed.append((frame.octets[:frame.captured_octets], frame.timestamp_ns,
-                           frame.original_octets, frame.link_type, frame.ingress))
+                           frame.original_octets, frame.link_type, frame.ingress,
+                           frame.segment_octets))
         return handed
 
     def check(self):
@@ -545,6 +548,11 @@ cdef class Reader:
         frame.link_type = interface.link_type
         frame.ingress = interface.ingress
         frame.segment_octets = 0
+        # Behind the packet, which is padded to 4 octets as the block is, options may follow.
+        if kind == BLOCK_PACKET_ENHANCED and room - captured >= 4:
+            captured = header + ((captured + 3) & ~<uint32_t>3)
+            frame.segment_octets = segments_told(block + captured, length - 4 - captured,
+                                                 self.swapped)
         return True
 
     cdef interface_s* add_interface(self, uint16_t link, uint32_t snap) noexcept nogil:

@@ -145,7 +145,7 @@ cdef class Ring:
         return walked, octets
 
     def frames(self, int count):
-        """At most `count` frames: the Reader's five columns and the segments' payload octets."""
+        """At most `count` frames, as Reader.frames() gives them."""
         cdef frame_s frame
         handed = []
         while len(handed) < count and self.next_batch(&frame, 1):

@@ -31,8 +31,8 @@ FLAG_NAMES = {COALESCED: "coalesced", MISMATCH: "mismatch", PARTIAL: "partial", 
 # The order of subscribers in a bill; addresses come by their version before all others.
 KINDS = ("gtp_teid", "vlan", "pppoe_session", "mac")
 Row = dict[str, int]
-# timestamp_ns, captured octets, original length, link type, ingress
-Frame = tuple[int, bytes, int, int, int]
+# timestamp_ns, captured octets, original length, link type, ingress, octets of a segment
+Frame = tuple[int, bytes, int, int, int, int]
 
 
 class Subscriber(NamedTuple):
@@ -101,10 +101,11 @@ def account(
     spent   … of a sponsor's budget, by (sponsor, start of period in ns; 0: the campaign)
     """
     bill = Bill(rules, layer or rules.meter.layer, at or rules.meter.at)
-    for timestamp_ns, octets, original, link_type, ingress in frames:
+    for timestamp_ns, octets, original, link_type, ingress, segment_octets in frames:
         row = dissect(
             octets, original, link_type, layer=bill.layer, at=bill.at,
-            trust_ip_length=trust_ip_length, endpoints=rules.meter.tunnel_endpoints)
+            trust_ip_length=trust_ip_length, endpoints=rules.meter.tunnel_endpoints,
+            segment_octets=segment_octets)
         bill.count(row, timestamp_ns, ingress, octets if link_type == 1 else b"")
     bill.split(prior, spent)
     return bill.document()

@@ -51,6 +51,8 @@ class Packet:
     ported: bool = False
     tcp_flags: int = 0
     payload_octets: int = 0
+    payload_at: int = 0  # where the transport payload starts; 0: not known
+    jumbo_octets: int = 0  # of a header that only a jumbogram has
 
 
 def fields(header: Any, octets: bytes) -> Any:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tollsplit.engine.reference.packet import PARTIAL, TRUSTED, Control, Cut, NonIp, Nonsense
+from tollsplit.engine.reference.packet import (
+    COALESCED,
+    PARTIAL,
+    TRUSTED,
+    Control,
+    Cut,
+    NonIp,
+    Nonsense,
+    Packet,
+)
 from tollsplit.engine.reference.walk import Walk
 from tollsplit.rules.rule import At, Layer, Prefix
 
@@ -20,23 +29,30 @@ TAGS = {
     "pppoe_session": 128,
 }
 PORTS, FLOW_LABEL = 256, 512
+SEGMENT_UNKNOWN = 0xFFFFFFFF
+OCTETS_MAX = 0xFFFFFFFF  # of a row
 
 
 def dissect(
     octets: bytes, original: int, link_type: int, *, layer: Layer = "ip", at: At = "inner",
     trust_ip_length: bool = False, endpoints: Sequence[Prefix] | None = None,
+    segment_octets: int = 0,
 ) -> dict[str, int]:
     """One frame's row: the PACKET fields that dissecting fills, by name.
 
     Addresses are plain integers. A fault has the outermost IP packet's length, or where there
     is none the frame without the link layers that were understood. With at="outer" a capture
     that is cut inside a tunnel is no fault: the packet that is metered is whole.
+
+    segment_octets   payload of each segment of a coalesced packet; 0: it is one packet
     """
     walk = Walk(octets, original, endpoints, trust_ip_length)
     bucket, fault = METERED, "none"
+    cut = False
     try:
         walk.link(link_type)
     except Cut:
+        cut = True
         if at == "inner" or not walk.packets:
             bucket, fault = FAULT, "truncated"
     except Nonsense as nonsense:
@@ -70,6 +86,37 @@ def dissect(
                         | TUNNELLED * (len(walk.packets) > 1))
         if layer == "payload" and bucket != FAULT:
             row["octets"] = packet.payload_octets
+        if bucket == METERED and segment_octets and (
+                layer == "ip" or segment_octets == SEGMENT_UNKNOWN):
+            row |= segmented(row, packet, [] if cut else walk.packets, segment_octets)
     if layer == "frame":
         row["octets"] = original
     return row
+
+
+def segmented(
+    row: dict[str, int], metered: Packet, packets: Sequence[Packet], segment_octets: int
+) -> dict[str, int]:
+    """What a coalesced packet's row has under layer ip: the headers of every segment count.
+
+    packets   those met, from the outermost in; none: the capture ends before the payload
+
+    Where it cannot be told what was cut into segments, the packet is one, and says so.
+    """
+    as_it_is = {"flags": row["flags"] | COALESCED}
+    if segment_octets == SEGMENT_UNKNOWN or not packets:
+        return as_it_is
+    outermost, innermost = packets[0], packets[-1]
+    end = innermost.wire_end
+    if not 0 < innermost.payload_at < end or any(
+            packet.start + packet.octets != end for packet in (outermost, metered)):
+        return as_it_is
+    payload = end - innermost.payload_at
+    count = -(-payload // segment_octets)
+    inside = packets.index(metered)
+    overhead = metered.start - outermost.start - sum(p.jumbo_octets for p in packets[:inside])
+    headers = innermost.payload_at - metered.start - sum(p.jumbo_octets for p in packets[inside:])
+    if payload + count * (headers + overhead) > OCTETS_MAX:
+        return as_it_is
+    return {"octets": payload + count * headers, "tunnel_octets": count * overhead,
+            "flags": row["flags"] & ~COALESCED}

@@ -266,7 +266,7 @@ class Walk:
 
     def ipv6(self, at: int, end: int) -> Packet:
         header = fields(dpkt.ip6.IP6, self.header(at, 40, end, 6))
-        flags = 0
+        flags = jumbo_octets = 0
         octets = 40 + header.plen
         if header.plen == 0:
             jumbo = self.jumbo(at + 40, end) if header.nxt == 0 else None
@@ -275,6 +275,7 @@ class Walk:
                 if jumbo <= 0xFFFF or (self.packets and self.packets[-1].flags & FRAGMENT):
                     raise Nonsense("ip_length")
                 octets = 40 + jumbo
+                jumbo_octets = 8 if self.octets[at + 41] == 0 else 0  # that option and no other
             elif header.nxt != NO_NEXT_HEADER and end - at > ETHERNET_PAYLOAD_MIN:
                 octets = end - at
                 flags |= COALESCED
@@ -285,7 +286,7 @@ class Walk:
         return Packet(
             at, 6, int.from_bytes(header.src, "big"), int.from_bytes(header.dst, "big"), protocol,
             octets, wire_end, transport, header.fc >> 2, header.hlim, header.flow,
-            flags | fragment)
+            flags | fragment, jumbo_octets=jumbo_octets)
 
     def jumbo(self, at: int, end: int) -> int | None:
         """The jumbo payload length of a hop-by-hop header, if there is one (RFC 2675 §2)."""
@@ -350,6 +351,8 @@ class Walk:
                 if packet.protocol == 6:
                     packet.tcp_flags = header.flags & 0xFF
                     size = max(size, header.off * 4)
+                if packet.protocol != 132 and not packet.flags & FRAGMENT:
+                    packet.payload_at = packet.transport + size
         behind_ip = packet.octets - (packet.transport - packet.start)
         packet.payload_octets = max(0, behind_ip - size)
 
