@@ -1,4 +1,4 @@
-"""`tollsplit capture` on the lab's gateway: its octets against the kernel's and the applications'."""
+"""`tollsplit capture` on the lab's gateway: its octets against the kernel's and TCP's own."""
 
 from __future__ import annotations
 

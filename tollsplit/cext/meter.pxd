@@ -5,6 +5,7 @@ from tollsplit.cext.classify cimport Classifier
 from tollsplit.cext.dissect cimport Dissection
 from tollsplit.cext.layout cimport counter_s, frame_s, packet_s, subscriber_s
 from tollsplit.cext.reader cimport Reader
+from tollsplit.cext.recorder cimport Recorder
 from tollsplit.cext.ring cimport Ring
 from tollsplit.cext.subscribers cimport Subscribers
 from tollsplit.cext.table cimport Table
@@ -64,7 +65,9 @@ cdef class Meter:
     cdef Meter successor
     cdef uint64_t until_ns       # frames from then on are the successor's
 
-    cdef uint64_t walk(self, frames_t source, uint64_t limit) except? 0xFFFFFFFFFFFFFFFF
+    cdef uint64_t walk(
+        self, frames_t source, uint64_t limit, Recorder recorder
+    ) except? 0xFFFFFFFFFFFFFFFF
     cdef int account(self, const frame_s *frames, int count) except -1 nogil
     cdef int batch(self, const frame_s *frames, int count) except -1 nogil
     cdef int place(self, packet_s *rows, int count) except -1 nogil

@@ -15,6 +15,7 @@ from tollsplit.cext.layout cimport *
 from tollsplit.cext.layout import BUCKET_NAMES, COUNTER, FAULT_NAMES, PACKET, SUBSCRIBER
 from tollsplit.cext.lpm cimport lookup4
 from tollsplit.cext.reader cimport Reader
+from tollsplit.cext.recorder cimport Recorder
 from tollsplit.cext.ring cimport Ring
 from tollsplit.cext.subscribers cimport Subscribers
 from tollsplit.cext.table cimport Table
@@ -65,8 +66,10 @@ cdef class Meter:
         free(self.where)
         free(self.rows_of_batch)
 
-    def run(self, frames not None, uint64_t limit=0xFFFFFFFFFFFFFFFF):
+    def run(self, frames not None, uint64_t limit=0xFFFFFFFFFFFFFFFF, Recorder recorder=None):
         """Account a Reader's region to its end, a Ring until no frame is ready, or `limit` frames.
+
+        recorder   keeps what is accounted, too
 
         Returns how many were accounted, here and by a successor.
 
@@ -74,10 +77,12 @@ cdef class Meter:
         batches and taken back where a new time cell begins.
         """
         if isinstance(frames, Ring):
-            return self.walk[Ring](<Ring>frames, limit)
-        return self.walk[Reader](<Reader?>frames, limit)
+            return self.walk[Ring](<Ring>frames, limit, recorder)
+        return self.walk[Reader](<Reader?>frames, limit, recorder)
 
-    cdef uint64_t walk(self, frames_t source, uint64_t limit) except? 0xFFFFFFFFFFFFFFFF:
+    cdef uint64_t walk(
+        self, frames_t source, uint64_t limit, Recorder recorder
+    ) except? 0xFFFFFFFFFFFFFFFF:
         cdef frame_s frames[BATCH]
         cdef int count
         cdef uint64_t done = 0
@@ -86,6 +91,8 @@ cdef class Meter:
                 count = source.next_batch(frames, <int>min(<uint64_t>BATCH, limit - done))
                 if count <= 0:
                     break
+                if recorder is not None:
+                    recorder.add(frames, count)
                 self.account(frames, count)
                 done += count
         return done

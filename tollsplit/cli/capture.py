@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from .. import __version__
 from .output import FORMATS, Output
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class _Run:
         from ..capture.live import LiveCapture
         from ..capture.packet_socket import RingOptions
         from ..capture.privileges import drop_privileges
+        from ..capture.recording import Recording
         from ..gateway import Gateway, Options
         from ..gateway.firewall import Firewall
         from ..limits import RING_BLOCK_OCTETS
@@ -133,6 +135,13 @@ class _Run:
             if options["nft_set"]:
                 firewall = Firewall(options["nft_set"])
                 stack.callback(firewall.close)
+            user = options["user"] or _caller()
+            live: LiveCapture | None = None
+            recording = None
+            if options["recording_path"]:
+                recording = Recording(options["recording_path"], options["snap_octets"],
+                                      f"tollsplit {__version__}")
+                stack.callback(lambda: recording.close(live.counts() if live else {}))
             live = LiveCapture(
                 self.interfaces, workers=options["workers"], expression=options["expression"],
                 options=RingOptions(
@@ -141,7 +150,7 @@ class _Run:
                     promiscuous=not options["no_promiscuous"]),
                 ingresses={ingress.interface: number
                            for number, ingress in enumerate(rules.ingresses.values(), 1)},
-                wait=options["wait"])
+                wait=options["wait"], recording=recording)
             stack.callback(live.close)
             gateway: Gateway
             latest: Callable[[], Any] = lambda: gateway.latest  # noqa: E731
@@ -149,7 +158,7 @@ class _Run:
                 from .metrics import serve
 
                 stack.enter_context(serve(options["metrics"], latest))
-            drop_privileges(options["user"] or _caller())
+            drop_privileges(user)
             result = stack.enter_context(Output(options["output"], form))
             happenings = stack.enter_context(Happenings(options["events_path"], firewall))
             journal, control = self._places()
@@ -162,7 +171,8 @@ class _Run:
                     self.interfaces, options["flush"], options["ledger"], journal, control,
                     options["source"], form != "table", options["trust_ip_length"],
                     options["top"]),
-                lost=lambda: _lost(live), told=happenings.tell, look=view.show)
+                lost=lambda: _lost(live), told=happenings.tell, look=view.show,
+                recorders=[recording.recorder() for _ in live.lanes] if recording else ())
             click.echo(f"tollsplit: {', '.join(self.interfaces)}: captured from now on, by "
                        f"{self.rules_path} ({rules.version[:19]}…)", err=True)
             with _signals(gateway, Path(self.rules_path)):

@@ -87,6 +87,8 @@ class _Worker(threading.Thread):
                     if self._recorder is not None:
                         self._recorder.interface = ring.interface
                     self.meter.run(ring, recorder=self._recorder)
+                if self._recorder is not None and not rings:
+                    self._recorder.flush()
                 if self._next is not None:
                     self._hand_over()
         except BaseException as error:
