@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .errors import TollsplitError
 from .model import Charge, UsageRecord, Volume
@@ -36,6 +36,38 @@ class Bucket(NamedTuple):
     name: str
     volume: Volume
     sign: int = 1
+
+
+class Sums(Protocol):
+    """What has buckets: a tally, or a snapshot of a live run."""
+
+    @property
+    def metered(self) -> Volume: ...
+    @property
+    def metered_twice(self) -> Volume: ...
+    @property
+    def unattributed(self) -> Volume: ...
+    @property
+    def non_ip(self) -> Volume: ...
+    @property
+    def control(self) -> Volume: ...
+    @property
+    def duplicate(self) -> Volume: ...
+    @property
+    def faults(self) -> dict[str, Volume]: ...
+
+
+def buckets_of(sums: Sums) -> tuple[Bucket, ...]:
+    """Every bucket with its sign; their sum is `seen` (accounting §2)."""
+    return (
+        Bucket("metered", sums.metered),
+        Bucket("metered_twice", sums.metered_twice, -1),
+        Bucket("unattributed", sums.unattributed),
+        Bucket("non_ip", sums.non_ip),
+        Bucket("control", sums.control),
+        Bucket("duplicate", sums.duplicate),
+        *(Bucket(f"fault:{kind}", volume) for kind, volume in sorted(sums.faults.items())),
+    )
 
 
 @dataclass(frozen=True)
@@ -73,16 +105,7 @@ class Report:
     @property
     def buckets(self) -> tuple[Bucket, ...]:
         """Every bucket with its sign; their sum is `seen` (accounting §2)."""
-        tally = self.tally
-        return (
-            Bucket("metered", tally.metered),
-            Bucket("metered_twice", tally.metered_twice, -1),
-            Bucket("unattributed", tally.unattributed),
-            Bucket("non_ip", tally.non_ip),
-            Bucket("control", tally.control),
-            Bucket("duplicate", tally.duplicate),
-            *(Bucket(f"fault:{kind}", volume) for kind, volume in sorted(tally.faults.items())),
-        )
+        return buckets_of(self.tally)
 
     @property
     def identity_holds(self) -> bool:

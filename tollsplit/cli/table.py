@@ -19,7 +19,7 @@ from ..model import Charge, UsageRecord
 
 if TYPE_CHECKING:
     from ..ledger import Balance, Receipt, Statement
-    from ..report import Report
+    from ..report import Bucket, Report
     from ..rules.explain import Explanation, Side
 
 LAST = math.inf  # no rule comes after every precedence
@@ -35,6 +35,11 @@ def size(octets: int) -> str:
             break
         value /= 1024
     return f"{octets} octets" if unit == "octets" else f"{value:.1f} {unit}"
+
+
+def share(octets: int, whole: int) -> str:
+    """A part of a whole: "79.9 %"; "-" where there is nothing to share."""
+    return f"{100 * octets / whole:.1f} %" if whole else "-"
 
 
 def money(amount_micros: int, currency: str) -> str:
@@ -124,10 +129,9 @@ def _print_payers(report: Report, out: Console) -> None:
     payers = [("subscribers", report.subscriber_octets)]
     payers += [(f"sponsor {name}", octets) for name, octets in report.sponsor_octets.items()]
     for name, octets in payers:
-        share = f"{100 * octets / whole:.1f} %" if whole else "-"
-        table.add_row(name, f"{octets:,}", size(octets), share)
+        table.add_row(name, f"{octets:,}", size(octets), share(octets, whole))
     table.add_section()
-    table.add_row("metered", f"{whole:,}", size(whole), "100.0 %" if whole else "-")
+    table.add_row("metered", f"{whole:,}", size(whole), share(whole, whole))
     out.print(table)
 
 
@@ -150,18 +154,28 @@ def _print_charges(charges: Sequence[Charge], out: Console, top: int) -> None:
 def _print_identity(report: Report, out: Console) -> None:
     table = grid("Every frame in one bucket", ("bucket", "packets", "octets"), (1, 2))
     for bucket in report.buckets:
-        sign = "−" if bucket.sign < 0 and bucket.volume.packets else ""
-        name = bucket.name.replace("non_ip", "non-IP").replace("_", " ").replace(":", ": ")
-        table.add_row(name, f"{sign}{bucket.volume.packets:,}", f"{sign}{bucket.volume.octets:,}")
+        table.add_row(*bucket_cells(bucket))
     if not report.tally.faults:
         table.add_row("faults", "0", "0")
     table.add_section()
     table.add_row("seen", f"{report.seen.packets:,}", f"{report.seen.octets:,}")
     out.print(table)
     lost = report.lost_kernel + report.lost_interface
-    verdict = "the buckets add up to what was seen" if report.identity_holds else (
+    out.print(Text(f"{identity_text(report.identity_holds)}; lost {lost:,}"))
+
+
+def bucket_cells(bucket: Bucket) -> tuple[str, str, str]:
+    """A bucket's name, packets and octets."""
+    sign = "−" if bucket.sign < 0 and bucket.volume.packets else ""
+    name = bucket.name.replace("non_ip", "non-IP").replace("_", " ").replace(":", ": ")
+    return name, f"{sign}{bucket.volume.packets:,}", f"{sign}{bucket.volume.octets:,}"
+
+
+def identity_text(holds: bool) -> str:
+    """Whether the buckets add up."""
+    verdict = "the buckets add up to what was seen" if holds else (
         "THE BUCKETS DO NOT ADD UP TO WHAT WAS SEEN")
-    out.print(Text(f"identity: {verdict}; lost {lost:,}"))
+    return f"identity: {verdict}"
 
 
 def _print_notes(report: Report, out: Console) -> None:
