@@ -49,8 +49,9 @@ class Commands(click.Group):
 def tollsplit() -> None:
     """Whose octets these are, and who pays for them.
 
-    Reads network captures or live interfaces, meters every subscriber's octets, splits them between subscriber
-    and sponsors by your rules, proves that none was lost, rates them and books the charges.
+    Reads network captures or live interfaces, meters every subscriber's octets, splits them
+    between subscriber and sponsors by your rules, proves that none was lost, rates them and
+    books the charges.
 
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 the books do not balance.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -119,11 +119,13 @@ class _Run:
         from ..capture.packet_socket import RingOptions
         from ..capture.privileges import drop_privileges
         from ..capture.recording import Recording
+        from ..errors import TollsplitError
         from ..gateway import Gateway, Options
         from ..gateway.firewall import Firewall
         from ..limits import RING_BLOCK_OCTETS
         from ..rules import load
         from .happenings import Happenings
+        from .view import View
 
         options = self.options
         rules = load(self.rules_path)
@@ -152,19 +154,16 @@ class _Run:
                            for number, ingress in enumerate(rules.ingresses.values(), 1)},
                 wait=options["wait"], recording=recording)
             stack.callback(live.close)
-            gateway: Gateway
-            latest: Callable[[], Any] = lambda: gateway.latest  # noqa: E731
+            gateway: Gateway | None = None
             if options["metrics"]:
                 from .metrics import serve
 
-                stack.enter_context(serve(options["metrics"], latest))
+                stack.enter_context(serve(options["metrics"], lambda: gateway and gateway.latest))
             drop_privileges(user)
             result = stack.enter_context(Output(options["output"], form))
             happenings = stack.enter_context(Happenings(options["events_path"], firewall))
             journal, control = self._places()
-            from .view import View
-
-            view = stack.enter_context(View())
+            view = View()
             gateway = Gateway(
                 live, rules,
                 Options(
@@ -175,12 +174,13 @@ class _Run:
                 recorders=[recording.recorder() for _ in live.lanes] if recording else ())
             click.echo(f"tollsplit: {', '.join(self.interfaces)}: captured from now on, by "
                        f"{self.rules_path} ({rules.version[:19]}…)", err=True)
-            with _signals(gateway, Path(self.rules_path)):
+            with view, happenings.held(view.drawn), _signals(gateway, Path(self.rules_path)):
                 gateway.run(options["duration"])
-            view.close()
             self._write(result, gateway)
-        latest_error = gateway.latest and gateway.latest.booking_error
-        return 1 if latest_error else 0
+        if recording is not None and recording.failure:
+            raise TollsplitError(recording.failure)
+        latest = gateway.latest
+        return 1 if latest is not None and latest.booking_error else 0
 
     def _places(self) -> tuple[Path | None, Path | None]:
         """The journal's folder and the control socket, by default beside the ledger."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,8 @@ from ..snapshot import Notice
 if TYPE_CHECKING:
     from ..gateway.firewall import Firewall
 
+HELD = 1000  # of what happens, the latest
+
 
 class Happenings:
     """Tells of events and notices.
@@ -32,6 +36,7 @@ class Happenings:
         self._firewall = firewall
         self._file: TextIO | None = None
         self._stack = ExitStack()
+        self._held: deque[str] | None = None
 
     def __enter__(self) -> Happenings:
         if self._path is not None:
@@ -51,18 +56,36 @@ class Happenings:
     ) -> None:
         self._stack.close()
 
+    @contextmanager
+    def held(self, drawn: bool) -> Iterator[None]:
+        """While a view is drawn on the terminal, say nothing there: the latest are said after."""
+        self._held = deque(maxlen=HELD) if drawn else None
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            for text in held or ():
+                self._say(text)
+
     def tell(self, happened: Event | Notice) -> None:
-        click.echo(f"tollsplit: {_text(happened)}", err=True)
+        text = f"{instant_text(happened.at_ns)[:19]}Z {_text(happened)}"
+        if self._held is None:
+            self._say(text)
+        else:
+            self._held.append(text)
         if self._file is not None:
             try:
                 self._file.write(json.dumps(_entry(happened), ensure_ascii=False) + "\n")
             except OSError as error:
-                click.echo(f"tollsplit: {self._path}: {error.strerror}; no more events are "
-                           "written there", err=True)
+                self._say(f"{self._path}: {error.strerror}; no more events are written there")
                 self._file = None
         if (self._firewall is not None and isinstance(happened, Event)
                 and happened.kind == "quota_end" and happened.subscriber is not None):
             self._firewall.add(happened.subscriber)
+
+
+    def _say(self, text: str) -> None:
+        click.echo(f"tollsplit: {text}", err=True)
 
 
 def _entry(happened: Event | Notice) -> dict[str, object]:

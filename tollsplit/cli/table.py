@@ -16,11 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ..model import Charge, UsageRecord
+from ..report import buckets_of
 
 if TYPE_CHECKING:
     from ..ledger import Balance, Receipt, Statement
-    from ..report import Bucket, Report
+    from ..report import Bucket, Report, Sums
     from ..rules.explain import Explanation, Side
+    from ..snapshot import Snapshot
 
 LAST = math.inf  # no rule comes after every precedence
 COLUMNS = 80  # where the output is no terminal
@@ -73,11 +75,40 @@ def print_account(report: Report, stream: IO[str], top: int) -> None:
     """Print the largest subscribers, who pays, what was charged, and the identity."""
     out = console(stream)
     _print_usage(report, out, top)
-    _print_payers(report, out)
+    _print_payers(report.tally, out)
     if report.charges:
         _print_charges(report.charges, out, top)
-    _print_identity(report, out)
-    _print_notes(report, out)
+    lost = report.lost_kernel + report.lost_interface
+    _print_identity(report.tally, report.identity_holds, lost, out)
+    _print_notes(report.tally, out)
+    metered = f"layer {report.layer}, {report.at} packet"
+    out.print(Text(f"metered: {metered}; {report.seen.packets:,} packets in "
+                   f"{report.elapsed_s:.3f} s"))
+    if report.receipt is not None:
+        out.print(Text(f"ledger: {receipt_text(report.receipt)}"))
+
+
+def print_snapshot(found: Snapshot, stream: IO[str]) -> None:
+    """Print a live run's end: its last window's largest subscribers, who paid, the identity."""
+    out = console(stream)
+    table = grid("Usage in the last window, largest subscribers first",
+                 ("subscriber", "octets", "subscriber pays", "sponsors pay"), (1, 2, 3))
+    for heavy in found.heaviest:
+        octets = heavy.uplink_octets + heavy.downlink_octets
+        name = heavy.subscriber if heavy.account == heavy.subscriber else (
+            f"{heavy.subscriber}\n{heavy.account}")
+        table.add_row(name, f"{octets:,}", f"{heavy.subscriber_octets:,}",
+                      f"{octets - heavy.subscriber_octets:,}")
+    if found.heaviest:
+        out.print(table)
+    _print_payers(found, out)
+    _print_identity(found, found.identity_holds, found.lost_kernel + found.lost_interface, out)
+    _print_notes(found, out)
+    out.print(Text(f"metered: {found.seen.packets:,} packets in {found.running_s:.1f} s"))
+    if found.booked_records or found.unbooked_batches:
+        waiting = f", {found.unbooked_batches:,} batches wait in the journal" if (
+            found.unbooked_batches) else ""
+        out.print(Text(f"ledger: {found.booked_records:,} records booked{waiting}"))
 
 
 def _print_usage(report: Report, out: Console, top: int) -> None:
@@ -123,11 +154,11 @@ class _Line:
         self.subscriber_octets += record.subscriber_octets
 
 
-def _print_payers(report: Report, out: Console) -> None:
-    whole = report.tally.metered.octets
+def _print_payers(sums: Sums, out: Console) -> None:
+    whole = sums.metered.octets
     table = grid("Who pays", ("payer", "octets", "size", "share"), (1, 2, 3))
-    payers = [("subscribers", report.subscriber_octets)]
-    payers += [(f"sponsor {name}", octets) for name, octets in report.sponsor_octets.items()]
+    payers = [("subscribers", sums.subscriber_octets)]
+    payers += [(f"sponsor {name}", octets) for name, octets in sums.sponsor_octets.items()]
     for name, octets in payers:
         table.add_row(name, f"{octets:,}", size(octets), share(octets, whole))
     table.add_section()
@@ -151,17 +182,16 @@ def _print_charges(charges: Sequence[Charge], out: Console, top: int) -> None:
         out.print(Text(f"… and {len(totals) - top:,} more accounts (--format json for all)\n"))
 
 
-def _print_identity(report: Report, out: Console) -> None:
+def _print_identity(sums: Sums, holds: bool, lost: int, out: Console) -> None:
     table = grid("Every frame in one bucket", ("bucket", "packets", "octets"), (1, 2))
-    for bucket in report.buckets:
+    for bucket in buckets_of(sums):
         table.add_row(*bucket_cells(bucket))
-    if not report.tally.faults:
+    if not sums.faults:
         table.add_row("faults", "0", "0")
     table.add_section()
-    table.add_row("seen", f"{report.seen.packets:,}", f"{report.seen.octets:,}")
+    table.add_row("seen", f"{sums.seen.packets:,}", f"{sums.seen.octets:,}")
     out.print(table)
-    lost = report.lost_kernel + report.lost_interface
-    out.print(Text(f"{identity_text(report.identity_holds)}; lost {lost:,}"))
+    out.print(Text(f"{identity_text(holds)}; lost {lost:,}"))
 
 
 def bucket_cells(bucket: Bucket) -> tuple[str, str, str]:
@@ -178,20 +208,14 @@ def identity_text(holds: bool) -> str:
     return f"identity: {verdict}"
 
 
-def _print_notes(report: Report, out: Console) -> None:
-    tally = report.tally
-    if tally.tunnel_overhead_octets:
-        out.print(Text(f"tunnel overhead: {tally.tunnel_overhead_octets:,} octets, on no bill"))
-    if tally.coalesced.packets:
-        out.print(Text(f"coalesced: {tally.coalesced.packets:,} packets metered as captured"))
-    if tally.mismatch.packets:
-        out.print(Text(f"mismatch: {tally.mismatch.packets:,} packets claim a sponsor that their "
+def _print_notes(sums: Sums, out: Console) -> None:
+    if sums.tunnel_overhead_octets:
+        out.print(Text(f"tunnel overhead: {sums.tunnel_overhead_octets:,} octets, on no bill"))
+    if sums.coalesced.packets:
+        out.print(Text(f"coalesced: {sums.coalesced.packets:,} packets metered as captured"))
+    if sums.mismatch.packets:
+        out.print(Text(f"mismatch: {sums.mismatch.packets:,} packets claim a sponsor that their "
                        "server contradicts; subscribers pay"))
-    metered = f"layer {report.layer}, {report.at} packet"
-    out.print(Text(f"metered: {metered}; {report.seen.packets:,} packets in "
-                   f"{report.elapsed_s:.3f} s"))
-    if report.receipt is not None:
-        out.print(Text(f"ledger: {receipt_text(report.receipt)}"))
 
 
 def receipt_text(receipt: Receipt) -> str:

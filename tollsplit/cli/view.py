@@ -68,6 +68,11 @@ class View:
         if self._thread is not None:
             self._thread.join(PATIENCE_S)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether it is on a terminal: what others write there is drawn over."""
+        return self._thread is not None
+
     def show(self, snapshot: Snapshot) -> None:
         """Have a snapshot drawn, and return at once; one that was not drawn yet is left out."""
         self._latest = snapshot
