@@ -279,6 +279,8 @@ class LiveCapture:
         ]
         self._pool = SocketPool(RING_RETURNS_MAX * workers * len(self.interfaces))
         self.lanes = tuple(Lane() for _ in range(workers))
+        self._following = threading.Lock()
+        self._stopped = False
         # No interface asked for may appear between the look at it and the wait for it.
         self._links = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
@@ -347,8 +349,10 @@ class LiveCapture:
                     with suppress(InterruptedError):
                         self._links.recv(65536)
         happened: list[str] = []
-        for interface in self.interfaces:
-            happened += self._follow(interface)
+        with self._following:
+            # A socket that stop() ended is no interface that is gone.
+            for interface in self.interfaces if not self._stopped else ():
+                happened += self._follow(interface)
         return happened
 
     def _follow(self, interface: Interface) -> Iterator[str]:
@@ -391,6 +395,8 @@ class LiveCapture:
 
     def stop(self) -> None:
         """Ends the lanes' turns, once what has passed until now is handed out."""
+        with self._following:
+            self._stopped = True
         for lane in self.lanes:
             lane.stop()
 

@@ -49,7 +49,7 @@ class Delivery(threading.Thread):
         super().__init__(name="delivery", daemon=True)
         self.error: str | None = None
         self.records = 0  # booked
-        self.broken: IdentityError | None = None
+        self.failure: BaseException | None = None  # what ended it before its time
         self._url = url
         self._rules = rules
         self._known = known
@@ -84,6 +84,12 @@ class Delivery(threading.Thread):
         self.join(timeout_s)
 
     def run(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            self.failure = error
+
+    def _run(self) -> None:
         asked = False
         pause_s = RETRY_S
         while True:
@@ -120,10 +126,6 @@ class Delivery(threading.Thread):
             except (JournalError, RulesError) as error:
                 assert path is not None
                 self._set_aside(path, error)
-            except IdentityError as error:
-                self.broken = error
-                self._notice("booking", f"{error}; nothing of {path} is booked")
-                return
             if self.error is not None:
                 self._notice("booking", f"{self._url}: takes bookings again")
                 self.error = None

@@ -195,9 +195,9 @@ class Gateway:
             self._books.delivery.start()
         try:
             flush_s = time.monotonic()
-            while not self._stopping and self._counting.running and time.monotonic() < ends_s:
+            while not self._over() and time.monotonic() < ends_s:
                 flush_s = max(flush_s + self._options.flush_s, time.monotonic())
-                while not self._stopping and time.monotonic() < min(flush_s, ends_s):
+                while not self._over() and time.monotonic() < min(flush_s, ends_s):
                     pause_s = min(flush_s, ends_s, self._turn_s()) - time.monotonic()
                     self._wake.wait(max(0.0, pause_s))
                     self._wake.clear()
@@ -211,6 +211,11 @@ class Gateway:
                 self._control.close()
             self._counting.join(ENDING_S)
         self._finish()
+
+    def _over(self) -> bool:
+        """Whether somebody ends the run, or something that it cannot do without has failed."""
+        failed = self._books is not None and self._books.delivery.failure is not None
+        return self._stopping or failed or not self._counting.running
 
     def _watch(self) -> None:
         """Follows interfaces that come and go."""
@@ -239,8 +244,8 @@ class Gateway:
                 self._show(self._latest)
         self._tell_events()
         self._counting.check()
-        if self._books is not None and self._books.delivery.broken is not None:
-            raise self._books.delivery.broken
+        if self._books is not None and self._books.delivery.failure is not None:
+            raise self._books.delivery.failure
 
     # --- generations --------------------------------------------------------------------
 
