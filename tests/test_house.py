@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.
-LATE = {"numba", "llvmlite", "pyarrow", "dpkt"}
+LATE = {"numba", "llvmlite", "pyarrow", "dpkt", "prometheus_client"}
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
 # Late by nature: nothing else in the package imports it, and it is nothing without dpkt.
 JUDGE = Path("engine/reference")
