@@ -369,7 +369,7 @@ def test_recording_describes_an_interface_anew_when_its_link_type_changes(tmp_pa
     for recorder.interface in range(3):
         recorder.record([frame(b"x")])
     kept.close({})
-    assert [one[3:] for one in read(tmp_path / "kept.pcapng")] == [
+    assert [one[3:5] for one in read(tmp_path / "kept.pcapng")] == [
         (RAW, 9), (ETHERNET, 3), (ETHERNET, 9)]
 
 

@@ -63,6 +63,7 @@ class Snapshot:
     window: tuple[int, int] | None  # [start, end) in ns of the open window; None: "all"
     subscribers: int  # with traffic in the open window
     heaviest: tuple[Heavy, ...] = ()  # of the open window, most octets first
+    has_ledger: bool = True  # whether usage is booked at all
     unbooked_records_octets: int = 0  # of the journal, on the disk: not in the ledger yet
     unbooked_batches: int = 0
     booked_records: int = 0

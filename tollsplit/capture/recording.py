@@ -89,7 +89,6 @@ class Recording:
         self._recorders = [Recorder(self._spool)]  # the first one is for blocks of our own
         self._thread = threading.Thread(
             target=self._spool.write_out, name="recording", daemon=True)
-        self._thread.start()
 
     def interface(self, name: str, link_type: int) -> int:
         """The number of an interface in the file; it is described there at the first time.
@@ -104,11 +103,18 @@ class Recording:
             return number
 
     def recorder(self) -> Recorder:
-        """A recorder for one more worker."""
+        """A recorder for one more worker. The first one starts the thread that writes, so that
+        privileges can be dropped before: capabilities are each thread's own.
+        """
         recorder = Recorder(self._spool)
         with self._lock:
+            self._start()
             self._recorders.append(recorder)
         return recorder
+
+    def _start(self) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
 
     @property
     def octets(self) -> int:
@@ -134,6 +140,7 @@ class Recording:
 
         The workers must have ended. What goes wrong is told by `failure`.
         """
+        self._start()
         for recorder in self._recorders:
             recorder.flush()
         now_ns = time.time_ns()

@@ -155,11 +155,12 @@ class _Run:
                 wait=options["wait"], recording=recording)
             stack.callback(live.close)
             gateway: Gateway | None = None
+            drop_privileges(user)  # before any thread: capabilities are each thread's own
             if options["metrics"]:
                 from .metrics import serve
 
-                stack.enter_context(serve(options["metrics"], lambda: gateway and gateway.latest))
-            drop_privileges(user)
+                stack.enter_context(serve(
+                    options["metrics"], lambda: gateway.latest if gateway is not None else None))
             result = stack.enter_context(Output(options["output"], form))
             happenings = stack.enter_context(Happenings(options["events_path"], firewall))
             journal, control = self._places()

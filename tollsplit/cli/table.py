@@ -105,7 +105,7 @@ def print_snapshot(found: Snapshot, stream: IO[str]) -> None:
     _print_identity(found, found.identity_holds, found.lost_kernel + found.lost_interface, out)
     _print_notes(found, out)
     out.print(Text(f"metered: {found.seen.packets:,} packets in {found.running_s:.1f} s"))
-    if found.booked_records or found.unbooked_batches:
+    if found.has_ledger:
         waiting = f", {found.unbooked_batches:,} batches wait in the journal" if (
             found.unbooked_batches) else ""
         out.print(Text(f"ledger: {found.booked_records:,} records booked{waiting}"))
@@ -184,9 +184,11 @@ def _print_charges(charges: Sequence[Charge], out: Console, top: int) -> None:
 
 def _print_identity(sums: Sums, holds: bool, lost: int, out: Console) -> None:
     table = grid("Every frame in one bucket", ("bucket", "packets", "octets"), (1, 2))
+    faults = any(volume.packets for volume in sums.faults.values())
     for bucket in buckets_of(sums):
-        table.add_row(*bucket_cells(bucket))
-    if not sums.faults:
+        if bucket.volume.packets or not bucket.name.startswith("fault:"):
+            table.add_row(*bucket_cells(bucket))
+    if not faults:
         table.add_row("faults", "0", "0")
     table.add_section()
     table.add_row("seen", f"{sums.seen.packets:,}", f"{sums.seen.octets:,}")

@@ -240,6 +240,8 @@ def _verdict(now: Snapshot) -> list[Text]:
 
 
 def _books(now: Snapshot) -> list[Text]:
+    if not now.has_ledger:
+        return [Text("no ledger: nothing is booked")]
     parts = []
     if now.booking_error is not None:
         parts.append(Text(f"the ledger takes nothing: {_plain(now.booking_error)}", WARNING))

@@ -11,23 +11,24 @@ from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from .. import __version__
 from ..carryover import expect_bookable
+from ..cext.layout import FAULT_NAMES
 from ..cext.meter import Meter
 from ..cext.recorder import Recorder
 from ..engine.cells import SECOND_NS, Cells
 from ..engine.journal import Head
 from ..engine.live import Counting, Generation, Lane
-from ..engine.pipeline import Sums, Tally
+from ..engine.pipeline import NOTHING, Sums, Tally
 from ..engine.quota import Quotas
 from ..engine.totals import RunningTotals
 from ..engine.usage import Prior, Provenance, Spent
 from ..errors import IdentityError, RulesError, TollsplitError
 from ..ledger import rate
 from ..limits import RING_RETIRE_MS
-from ..model import Event
+from ..model import Event, EventKind
 from ..report import Report
 from ..rules import RuleSet, load
 from ..snapshot import Notice, NoticeKind, Snapshot
@@ -49,6 +50,7 @@ STEP_NS = 250_000_000
 ENDING_S = 5.0
 HURRY_S = 1.0
 NEVER_NS = 1 << 63
+KINDS = (*get_args(EventKind), *get_args(NoticeKind))
 
 
 class Frames(Protocol):
@@ -427,7 +429,8 @@ class Gateway:
         copy.absorb(self._whole)
         tally = self._tally(generation, copy)
         self._see_budgets(generation, tally)
-        sums = self._sums + sums_of(tally)
+        # Each kind of fault and event is there from the start: who counts them sees the first one.
+        sums = self._sums + sums_of(tally) + Sums(faults=dict.fromkeys(FAULT_NAMES[1:], NOTHING))
         kernel, interface = self._lost()
         cells = Cells(generation.rules)
         cells.at(time.time_ns())
@@ -453,7 +456,8 @@ class Gateway:
             "unbooked_batches": books.delivery.batches if books else 0,
             "booked_records": books.delivery.records if books else 0,
             "booking_error": (books.error or books.delivery.error) if books else None,
-            "events": dict(self._happened),
+            "has_ledger": books is not None,
+            "events": dict.fromkeys(KINDS, 0) | self._happened,
         }
 
     def _report(self, generation: Generation) -> Report:
