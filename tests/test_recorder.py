@@ -449,7 +449,8 @@ FULL_DISK = """
     from test_recorder import ETHERNET, as_read, frame, read, recording
     how, room, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     if how == "limit":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     else:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "none", folder], check=True)
     kept = recording(folder / "kept.pcapng")
@@ -457,13 +458,20 @@ FULL_DISK = """
     recorder.interface = kept.interface("eth0", ETHERNET)
     frames = [frame(number.to_bytes(4, "big") * (number % 400 + 1), segments=number % 5)
               for number in range(20_000)]
+    other = kept.recorder()
+    other.record(frames[:10])
     added = recorder.record(frames)
     recorder.flush()
     until = time.monotonic() + 20
     while kept.failure is None and time.monotonic() < until:
         time.sleep(0.01)
     print(kept.failure)
-    # Others go on without a disk, and are told so.
+    # Room that comes later does not go on a file whose end is missing; metering goes on without.
+    if how == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    else:
+        subprocess.run(["mount", "-o", "remount,size=10m", folder], check=True)
+    other.flush()
     print(recorder.record(frames), kept.recorder().record(frames), kept.interface("eth1", ETHERNET))
     kept.close({})
     found = read(folder / "kept.pcapng")
