@@ -379,11 +379,11 @@ def test_gateway_ledger_that_is_away_gets_everything_when_it_is_back(home: Path)
         wait(lambda: "booking" in run.kinds())
         run.frames.lanes[0].give(packet(time.time_ns()))
         wait(lambda: run.last.unbooked_batches >= 1)
-        assert run.last.booking_error
+        wait(lambda: run.last.booking_error)
         os.rmdir(home / "ledger.db")
         os.rename(home / "away.db", home / "ledger.db")
         wait(lambda: run.last.booked_records == 1, 40)
-        assert run.last.booking_error is None
+        wait(lambda: run.last.booking_error is None)
     assert booked(home) == 128
     assert not list((home / "journal").glob("*.segment"))
 

@@ -174,7 +174,7 @@ def test_metrics_leave_nothing_of_a_snapshot_out() -> None:
         assert changed != now
         if samples(families(changed)) == before:
             unseen.add(name)
-    assert unseen == {"running_s", "interfaces", "window", "heaviest"}
+    assert unseen == {"running_s", "interfaces", "window", "heaviest", "has_ledger"}
 
 
 # --- the server ----------------------------------------------------------------------------

@@ -1,21 +1,17 @@
-"""What is recorded is a pcapng file that says the same, whatever happens to it on its way."""
+"""What is recorded is a pcapng file that says the same as the frames did."""
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import shutil
-import signal
 import stat
 import struct
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import captures
@@ -23,58 +19,29 @@ import dpkt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_ring import GOOD, Packet, block, ring
+from recordings import (
+    APPLICATION,
+    ETHERNET,
+    NS,
+    RAW,
+    UNKNOWN,
+    Frame,
+    as_read,
+    frame,
+    read,
+    record,
+    recording,
+    wait_until,
+)
+from test_ring import Packet, block, ring
 
+import tollsplit
 from tollsplit import limits
 from tollsplit.capture.file import open_capture
-from tollsplit.capture.recording import InterfaceCounts, Recording
+from tollsplit.capture.recording import InterfaceCounts
 from tollsplit.cext.recorder import BOUNDS, Recorder
-from tollsplit.errors import CaptureError
 
 ORDER = "<" if sys.byteorder == "little" else ">"
-ETHERNET, RAW = 1, 101
-UNKNOWN = 0xFFFFFFFF
-NS = 1_700_000_000_123_456_789
-INGRESSES = {"eth0": 3, "eth1": 4, "*": 9}
-Frame = tuple[bytes, int, int, int, int, int]  # as Ring.frames gives it
-APPLICATION = "tollsplit 1.2.3"
-
-
-def recording(path: Path, snap_octets: int = 2048) -> Recording:
-    return Recording(str(path), snap_octets, APPLICATION)
-
-
-def frame(octets: bytes, ns: int = NS, original: int | None = None, segments: int = 0) -> Frame:
-    return octets, ns, len(octets) if original is None else original, ETHERNET, 0, segments
-
-
-def read(path: Path) -> list[tuple[bytes, int, int, int, int, int]]:
-    """The file's frames; it ends with a whole block."""
-    capture = open_capture(path, ingresses=INGRESSES)
-    found = [frame for reader in capture.chunks(False) for frame in reader.frames(1 << 30)]
-    assert capture.truncated is None
-    return found
-
-
-def as_read(frames: list[Frame], link: int = ETHERNET, ingress: int = 3) -> list[
-        tuple[bytes, int, int, int, int, int]]:
-    return [(*one[:3], link, ingress, one[5]) for one in frames]
-
-
-def record(path: Path, frames: list[Frame], snap_octets: int = 2048) -> None:
-    kept = recording(path, snap_octets)
-    recorder = kept.recorder()
-    recorder.interface = kept.interface("eth0", ETHERNET)
-    assert recorder.record(frames) == len(frames)
-    kept.close({})
-    assert (kept.failure, kept.frames, kept.octets) == (None, len(frames), path.stat().st_size)
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 20) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def test_recorder_bounds_are_those_of_limits() -> None:
@@ -203,6 +170,42 @@ def test_recorder_pads_with_zeros_whatever_the_buffer_held(tmp_path: Path) -> No
         expected_block(one, {0: None, 1: "segments of 1 octets", 1448: "segments of 1448 octets",
                              UNKNOWN: "segments of unknown size"}[one[5]]) for one in odd)
     assert (tmp_path / "kept.pcapng").read_bytes().endswith(expected)
+
+
+RULES = """
+meter.window = "1h"
+meter.zone = "UTC"
+pools = [{ prefixes = ["0.0.0.0/1", "2000::/3", "fe80::/10"] }]
+sponsors.s = {}
+[[rules]]
+id = "half"
+precedence = 10
+match = { server = ["128.0.0.0/1"] }
+split = { sponsor = "s", share = "70%" }
+"""
+
+
+def test_recording_of_a_real_capture_has_an_equal_document(corpus: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text(RULES)
+    usage = 0
+    for number, capture in enumerate(sorted(corpus.glob("*.pcap*"))):
+        path = tmp_path / f"{number}.pcapng"
+        kept = recording(path, limits.CAPTURED_OCTETS_MAX)
+        recorder = kept.recorder()
+        for reader in open_capture(capture).chunks(False):
+            for one in reader.frames(1 << 30):
+                recorder.interface = kept.interface(f"link{one[3]}", one[3])
+                recorder.record([one])
+        kept.close({})
+        documents = [tollsplit.account([source], rules).document() for source in (capture, path)]
+        for document in documents:
+            # A file's name, whether it was cut, and how fast it was read are the file's own.
+            for name in ("captures", "warnings", "truncated", "elapsed_s", "packets_per_s"):
+                document.pop(name, None)
+        assert documents[0] == documents[1], capture.name
+        usage += len(documents[0]["usage"])
+    assert usage > 100
 
 
 # --- other people's readers ------------------------------------------------------------
@@ -401,172 +404,3 @@ def test_recorders_wait_for_a_disk_that_is_slow(tmp_path: Path) -> None:
     assert len(frames) * 2000 > 3 * limits.RECORDING_BUFFERS * limits.RECORDING_BUFFER_OCTETS
     assert read(copy) == as_read(frames)
     assert kept.failure is None
-
-
-# --- what goes wrong -------------------------------------------------------------------
-
-
-def test_recording_does_not_write_over_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "kept.pcapng"
-    path.write_bytes(b"x")
-    with pytest.raises(CaptureError, match=r"kept\.pcapng: is there already, and not empty: name"):
-        recording(path)
-    assert path.read_bytes() == b"x"
-
-
-@pytest.mark.parametrize(("path", "finding"), [
-    ("/dev/full", "No space left on device"),
-    ("no/such/folder", "No such file or directory: expected a file to write to"),
-    (".", "Is a directory: expected a file"),
-])
-def test_recording_that_cannot_begin_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, finding: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(CaptureError, match=f"^{path}: {finding}"):
-        Recording(path, 2048, APPLICATION)
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def in_process(program: str, *arguments: str, unshare: bool = False) -> list[str]:
-    command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
-    if unshare:
-        command = ["unshare", "--mount", *command]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False,
-                          cwd=Path(__file__).parent)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout.splitlines()
-
-
-FULL_DISK = """
-    import os, resource, subprocess, sys, time
-    from pathlib import Path
-    sys.path.insert(0, ".")
-    from test_recorder import ETHERNET, as_read, frame, read, recording
-    how, room, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-    if how == "limit":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    else:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "none", folder], check=True)
-    kept = recording(folder / "kept.pcapng")
-    recorder = kept.recorder()
-    recorder.interface = kept.interface("eth0", ETHERNET)
-    frames = [frame(number.to_bytes(4, "big") * (number % 400 + 1), segments=number % 5)
-              for number in range(20_000)]
-    added = recorder.record(frames)
-    recorder.flush()
-    until = time.monotonic() + 20
-    while kept.failure is None and time.monotonic() < until:
-        time.sleep(0.01)
-    print(kept.failure)
-    # Others go on without a disk, and are told so.
-    print(recorder.record(frames), kept.recorder().record(frames), kept.interface("eth1", ETHERNET))
-    kept.close({})
-    found = read(folder / "kept.pcapng")
-    size = (folder / "kept.pcapng").stat().st_size
-    print(added < len(frames), found == as_read(frames[:len(found)]), kept.frames == len(found),
-          kept.octets == size, size)
-    print(kept.failure)
-"""
-MOUNTS = os.geteuid() == 0 and shutil.which("unshare") is not None
-
-
-@pytest.mark.parametrize(("how", "room", "error"), [
-    ("limit", 700_001, errno.EFBIG),         # inside the second buffer
-    ("limit", 700_040, errno.EFBIG),
-    ("limit", 1_048_576, errno.EFBIG),
-    ("limit", 300, errno.EFBIG),             # behind the interface
-    ("limit", 200, errno.EFBIG),             # inside it: there is not one frame
-    pytest.param("tmpfs", 1_015_808, errno.ENOSPC, marks=pytest.mark.skipif(
-        not MOUNTS, reason="needs root and unshare, for a small disk of its own")),
-])
-def test_recording_on_a_full_disk_ends_with_a_whole_block(
-    tmp_path: Path, how: str, room: int, error: int
-) -> None:
-    failure, later, result, at_the_end = in_process(
-        FULL_DISK, how, str(room), str(tmp_path), unshare=how == "tmpfs")
-    assert failure.startswith(f"{tmp_path}/kept.pcapng: {os.strerror(error)}: recording has "
-                              "stopped; the file holds what was before, ")
-    assert failure == at_the_end
-    assert later == "0 0 1"
-    *truths, size = result.split()
-    assert truths == ["True"] * 4
-    # No more than the largest block is missing to what the disk takes.
-    assert room - 1700 <= int(size) <= room
-
-
-def test_recording_whose_file_is_lost_at_its_end_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    kept = recording(tmp_path / "kept.pcapng")
-    monkeypatch.setattr(os, "fsync", full)
-    kept.close({})
-    assert kept.failure == (f"{tmp_path}/kept.pcapng: Input/output error: what was recorded may "
-                            "be lost")
-
-
-KILLED = """
-    import sys
-    from pathlib import Path
-    sys.path.insert(0, ".")
-    from test_recorder import ETHERNET, frame, recording
-    kept = recording(Path(sys.argv[1]))
-    recorder = kept.recorder()
-    recorder.interface = kept.interface("eth0", ETHERNET)
-    number = 0
-    while True:
-        recorder.record([frame(n.to_bytes(4, "big") * (n % 500 + 1))
-                         for n in range(number, number + 1000)])
-        number += 1000
-"""
-
-
-def test_recording_of_a_process_that_is_killed_is_read_to_its_last_whole_block(
-    tmp_path: Path,
-) -> None:
-    for turn in range(5):
-        path = tmp_path / f"kept-{turn}.pcapng"
-        command = [sys.executable, "-c", textwrap.dedent(KILLED), str(path)]
-        with subprocess.Popen(command, cwd=Path(__file__).parent) as started:
-            wait_until(lambda: path.exists() and path.stat().st_size > 3_000_000)  # noqa: B023
-            time.sleep(turn / 1000)
-            started.kill()
-        assert started.returncode == -signal.SIGKILL
-        capture = open_capture(path, ingresses=INGRESSES)
-        found = [one for reader in capture.chunks(False) for one in reader.frames(1 << 30)]
-        assert len(found) > 1000
-        assert found == as_read([
-            frame(number.to_bytes(4, "big") * (number % 500 + 1)) for number in range(len(found))])
-        # All of it but what lies behind the last whole block.
-        if capture.truncated is not None:
-            assert f"after {len(found):,} whole records" in capture.truncated
-
-
-def test_recorder_of_a_recording_that_is_closed_adds_nothing(tmp_path: Path) -> None:
-    kept = recording(tmp_path / "kept.pcapng")
-    recorder = kept.recorder()
-    recorder.interface = kept.interface("eth0", ETHERNET)
-    recorder.record([frame(b"a")])
-    kept.close({})
-    assert recorder.record([frame(b"b")]) == 0
-    found, _ = ring(block([GOOD]))
-    assert recorder.walk(found) == (1, 60)
-    assert [one[0] for one in read(tmp_path / "kept.pcapng")] == [b"a"]
-
-
-def test_recording_that_is_closed_gives_everything_back(tmp_path: Path) -> None:
-    def held() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
-
-    before = held()
-    for number in range(3):
-        kept = recording(tmp_path / f"kept-{number}.pcapng")
-        kept.recorder()
-        assert held() == (before[0] + 1, before[1] + 1)
-        kept.close({})
-    assert held() == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from lab import Lab, missing
+from lab import INTERNET, SPONSOR, Lab, missing
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +16,10 @@ def lab() -> Iterator[Lab]:
     made = Lab()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def served(lab: Lab) -> None:
+    """HTTP and UDP echo at the sponsor's and on the internet."""
+    for end in (SPONSOR, INTERNET):
+        lab.serve(end.name)

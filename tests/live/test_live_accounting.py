@@ -53,10 +53,7 @@ SUBSCRIBERS = {"sub1": (SUBSCRIBER_1.ipv4, "2001:db8:77:1::/64"),
                "sub2": (SUBSCRIBER_2.ipv4, "2001:db8:77:2::/64")}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def served(lab: Lab) -> None:
-    for end in (SPONSOR, INTERNET):
-        lab.serve(end.name)
+pytestmark = pytest.mark.usefixtures("served")
 
 
 def write_rules(home: Path, share: str = "70%", window: str = "1h", more: str = "") -> Path:

@@ -36,10 +36,7 @@ IP_TOS, IPV6_TCLASS, UDP_SEGMENT = 1, 67, 103
 WHOLE = RingOptions(snap_octets=200_000, block_octets=1 << 20, blocks=32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def served(lab: Lab) -> None:
-    for end in (SPONSOR, INTERNET):
-        lab.serve(end.name)
+pytestmark = pytest.mark.usefixtures("served")
 
 
 def http_get(lab: Lab, near: End, address: str, octets: int) -> int:

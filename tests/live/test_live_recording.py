@@ -32,10 +32,7 @@ INGRESSES = {"sub1": 1, "sub2": 2, "*": 3}
 APPLICATION = "tollsplit 1.2.3"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def served(lab: Lab) -> None:
-    for end in (SPONSOR, INTERNET):
-        lab.serve(end.name)
+pytestmark = pytest.mark.usefixtures("served")
 
 
 def read(path: Path) -> list[Frame]:

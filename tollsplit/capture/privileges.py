@@ -49,7 +49,3 @@ def _become(user: str) -> None:
         os.setgroups([])
         os.setresgid(found.pw_gid, found.pw_gid, found.pw_gid)
         os.setresuid(found.pw_uid, found.pw_uid, found.pw_uid)
-    for needed in (os.__file__, __file__):  # modules are read when they are needed first
-        if not os.access(needed, os.R_OK):
-            raise UsageError(f'user "{user}": may not read {needed}: expected one who may, or '
-                             "Python and tollsplit in a place that everybody may read")

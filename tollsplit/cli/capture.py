@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import signal
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from .. import __version__
+from ..errors import TollsplitError, UsageError
 from .output import FORMATS, Output
 
 if TYPE_CHECKING:
@@ -119,7 +122,6 @@ class _Run:
         from ..capture.packet_socket import RingOptions
         from ..capture.privileges import drop_privileges
         from ..capture.recording import Recording
-        from ..errors import TollsplitError
         from ..gateway import Gateway, Options
         from ..gateway.firewall import Firewall
         from ..limits import RING_BLOCK_OCTETS
@@ -156,6 +158,7 @@ class _Run:
             stack.callback(live.close)
             gateway: Gateway | None = None
             drop_privileges(user)  # before any thread: capabilities are each thread's own
+            _expect_readable()
             if options["metrics"]:
                 from .metrics import serve
 
@@ -231,9 +234,6 @@ def _lost(live: Any) -> tuple[int, int]:
 
 def _caller() -> str | None:
     """Who called sudo, where somebody did: the books are to be that user's."""
-    import os
-    import pwd
-
     caller = os.environ.get("SUDO_USER")
     if os.geteuid() != 0 or not caller:
         return None
@@ -241,6 +241,14 @@ def _caller() -> str | None:
         return caller if pwd.getpwnam(caller).pw_uid else None
     except KeyError:
         return None
+
+
+def _expect_readable() -> None:
+    """Modules are read when they are needed first, by who we are by then."""
+    for needed in (os.__file__, __file__):
+        if not os.access(needed, os.R_OK):
+            raise UsageError(f"the user that capturing goes on as may not read {needed}: expected "
+                             "Python and tollsplit where everybody may read, or another --user")
 
 
 @contextmanager
