@@ -182,7 +182,7 @@ def test_gateway_totals_go_on_over_windows_and_from_earlier_runs(home: Path) -> 
             for _ in range(3):
                 run.frames.lanes[0].give(packet(time.time_ns()) + packet(time.time_ns() + 1))
                 time.sleep(1.0)
-    assert booked(home) == 2 * 6 * 128
+    assert booked(home) == 2 * 6 * 128, run.told
     assert rows(home, "SELECT sum(octets) FROM usage_shares") == [(1000,)]
     assert run.last.sponsor_octets == {"video-co": 1000 - 6 * 128}
     assert [event.kind for event in run.told if isinstance(event, Event)] == ["quota_end"]
