@@ -6,7 +6,7 @@ import struct
 
 import pytest
 from captures import Piece, block, enhanced, interface, octets_of, option, section
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_reader import read
 
@@ -86,6 +86,7 @@ def test_comment_cut_anywhere_is_one_or_none(order: str) -> None:
     assert found == [0] * 9 + [1448, 1448]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_comment_in_any_octets_is_one_or_none(options: bytes) -> None:
     assert told("<", options + bytes(-len(options) % 4)) in (0, *range(1, 65_536), UNKNOWN)

@@ -62,7 +62,7 @@ cdef enum fault_e:
     FAULTS = 11
 
 cdef enum flag_e:
-    FLAG_COALESCED = 1           # segmentation offload: IP length 0
+    FLAG_COALESCED = 1           # several packets in one, metered as it is
     FLAG_MISMATCH = 2            # a claim that the server address contradicts
     FLAG_PARTIAL = 4             # the transport header was not captured
     FLAG_TRUSTED = 8             # metered by an IP length beyond the frame

@@ -35,7 +35,7 @@ cdef inline plain_e plain(
     cdef const uint8_t *p = frame.octets
     cdef uint32_t captured = min(frame.captured_octets, frame.original_octets)
     cdef uint64_t first  # EtherType, and an IPv4 header's first six octets
-    if (frame.link_type != LINK_ETHERNET) | (captured < 54) | (frame.segment_octets != 0):
+    if frame.link_type != LINK_ETHERNET or captured < 54 or frame.segment_octets:
         return PLAIN_NOT
     first = be64(p + 12)
     if first >> 40 != (ETHERTYPE_IPV4 << 8 | 0x45):
