@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateways import RULES, Frames, packet
+from gateways import HEADER, RULES, Frames, packet
 
 import tollsplit
+from tollsplit.cext.reader import Reader
 from tollsplit.engine import journal as journals
 from tollsplit.engine.journal import Journal, read
+from tollsplit.engine.live import Generation
 from tollsplit.errors import JournalError, RulesError, UsageError
 from tollsplit.gateway import Gateway, Options, push_rules, session
 from tollsplit.ledger import open_ledger
@@ -122,8 +124,6 @@ def expect_sound(home: Path) -> None:
 
 
 def test_gateway_counts_each_frame_once_and_as_account_does(home: Path) -> None:
-    from gateways import HEADER
-
     now_ns = time.time_ns()
     batches = [b"".join(packet(now_ns + 1000 * (10 * batch + i), 100 + i, 0x0A000000 + i % 7,
                                uplink=bool(i % 3)) for i in range(10)) for batch in range(200)]
@@ -182,7 +182,7 @@ def test_gateway_totals_go_on_over_windows_and_from_earlier_runs(home: Path) -> 
             for _ in range(3):
                 run.frames.lanes[0].give(packet(time.time_ns()) + packet(time.time_ns() + 1))
                 time.sleep(1.0)
-    assert booked(home) == 2 * 6 * 128, run.told
+    assert booked(home) == 2 * 6 * 128
     assert rows(home, "SELECT sum(octets) FROM usage_shares") == [(1000,)]
     assert run.last.sponsor_octets == {"video-co": 1000 - 6 * 128}
     assert [event.kind for event in run.told if isinstance(event, Event)] == ["quota_end"]
@@ -505,6 +505,37 @@ def test_journal_swollen_segment_is_written_anew(
         assert read(segment).counted.seen == (60, 60 * 128)
     assert max(sizes) < 60 * 300
     assert booked(home) == 60 * 128
+
+
+def test_journal_has_every_cell_that_is_met_while_it_is_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker meets a new cell while an entry goes to the disk: the next entry must have it."""
+    rules = write_rules(home)
+    generation = Generation(rules)
+    first, second = generation.meter(), generation.meter()
+    now_ns = time.time_ns()
+    feed(first, packet(now_ns))
+    sync = os.fdatasync
+
+    def slow(descriptor: int) -> None:
+        sync(descriptor)
+        if not second.seen[0]:
+            feed(second, packet(now_ns + 3 * 10**9))
+
+    with closing(Journal(home / "journal", ("test0",))) as journal:
+        segment = journal.create(journals.Head("s", "e", 0, "tollsplit", rules))
+        monkeypatch.setattr(journals.os, "fdatasync", slow)
+        segment.add(generation, first)
+        segment.add(generation, second)
+        segment.seal(2)
+    assert read(segment.path).counted.seen == (2, 256)
+
+
+def feed(meter: Any, records: bytes) -> None:
+    reader = Reader()
+    reader.feed(HEADER + records, True)
+    meter.run(reader)
 
 
 def test_journal_of_other_rules_files_needs_none_of_them(home: Path) -> None:

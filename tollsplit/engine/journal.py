@@ -90,8 +90,9 @@ class Segment:
 
     def add(self, generation: Generation, counted: Meter) -> None:
         """Write what was counted since the last time."""
-        self._append(COUNTED, _counted(generation, counted, self._cells))
-        self._cells = len(generation.cells.known)
+        known = len(generation.cells.known)  # now: workers meet others at any time
+        self._append(COUNTED, _counted(generation, counted, self._cells, known))
+        self._cells = known
 
     @property
     def swollen(self) -> bool:
@@ -108,7 +109,8 @@ class Segment:
         self._file, self.octets = _open(written), 0
         try:
             self._append(HEAD, _head(self.head))
-            self._append(COUNTED, _counted(generation, whole, 0))
+            known = len(generation.cells.known)
+            self._append(COUNTED, _counted(generation, whole, 0, known))
             os.replace(written, self.path)
         except (JournalError, OSError) as error:
             self._file.close()
@@ -118,7 +120,7 @@ class Segment:
         before[0].close()
         _sync_directory(self.path.parent)
         self._compact_octets = self.octets
-        self._cells = len(generation.cells.known)
+        self._cells = known
 
     def seal(self, records: int) -> None:
         """Say that nothing more comes, and how many records it makes."""
@@ -278,12 +280,12 @@ def _parsed_head(path: Path, payload: bytes) -> Head:
                 rules, found["trust_ip_length"])
 
 
-def _counted(generation: Generation, counted: Meter, cells: int) -> bytes:
-    """One entry: the time cells met since the last one, and three arrays."""
+def _counted(generation: Generation, counted: Meter, since: int, until: int) -> bytes:
+    """One entry: the generation's time cells from number `since` up to `until`, three arrays."""
     arrays = counted.export()
     about = json.dumps({
         "at_ns": time.time_ns(),
-        "cells": [cell.start_ns for cell in generation.cells.known[cells:]],
+        "cells": [cell.start_ns for cell in generation.cells.known[since:until]],
         "octets": [array.nbytes for array in arrays],
     }).encode()
     return b"".join([struct.pack("<I", len(about)), about, *(a.tobytes() for a in arrays)])
