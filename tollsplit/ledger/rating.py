@@ -104,7 +104,7 @@ def rate(
                 pricer, accounts, instants.tolist(), rank[quantities.account[mine]],
                 instant[quantities.cell[mine]], quantities.record[mine], quantities.octets[mine],
             ))  # fmt: skip
-    asked = {key for bill in bills for key in bill.days}
+    asked = {day for bill in bills for day in bill.days()} if prior is not None else set()
     before = prior(asked) if prior is not None and asked else {}
     charges = [charge for bill in bills for charge in bill.charges(before)]
     if len(bills) > 1:
@@ -142,8 +142,6 @@ class _Bill:
     """What all accounts owe under one tariff.
 
     A rounding period is what an account has of one record, day or session, in one time band.
-
-    days   (account, tariff, start) of each period that goes on from earlier runs
     """
 
     def __init__(
@@ -171,17 +169,21 @@ class _Bill:
         self._begin = begin[least[whole[in_band[first]]]]
         self._band = band[at]
         self._octets = np.add.reduceat(_exact(octets, _total(octets))[order], first)
-        self.days: list[tuple[str, str, int]] = []
-        if pricer.tariff.rounding_per == "day":
-            self.days = [(accounts[who], pricer.tariff.name, self._begins[start]) for who, start
-                         in zip(self._account.tolist(), self._begin.tolist(), strict=True)]
+
+    def days(self) -> list[tuple[str, str, int]]:
+        """(account, tariff, start) of each period, where they go on from earlier runs."""
+        tariff = self._pricer.tariff
+        if tariff.rounding_per != "day":
+            return []
+        return [(self._accounts[who], tariff.name, self._begins[start]) for who, start
+                in zip(self._account.tolist(), self._begin.tolist(), strict=True)]  # fmt: skip
 
     def charges(self, before: Rated) -> list[Charge]:
         """In order of account and start."""
         pricer, tariff = self._pricer, self._pricer.tariff
-        earlier: _Exact = np.zeros(len(self._octets), object)
+        earlier: _Exact = np.zeros(len(self._octets), object if before else np.int64)
         if before:
-            earlier[:] = [before.get(day, 0) for day in self.days] or 0
+            earlier[:] = [before.get(day, 0) for day in self.days()] or 0
         most = _total(self._octets) + _total(earlier) + len(earlier) * tariff.increment_octets
         octets = _exact(self._octets, most * pricer.dearest)
         low = earlier.astype(octets.dtype)
