@@ -41,6 +41,7 @@ cdef class Meter:
     cdef Dissection dissection
     cdef Classifier classifier
     cdef readonly Table table
+    cdef readonly list tables    # [(Table, u4[])], and those of workers that were annexed
     cdef readonly Subscribers subscribers
     cdef totals_s totals
     cdef uint64_t *where         # [2 × BATCH][words]
@@ -55,6 +56,7 @@ cdef class Meter:
     cdef uint32_t number
     cdef bint same_cell          # cells_of_batch holds `number` throughout
 
+    cdef uint32_t[::1] add_all_but_counters(self, Meter other)
     cdef int batch(self, const frame_s *frames, int count) except -1 nogil
     cdef int place(self, packet_s *rows, int count) except -1 nogil
     cdef int find_cell(self, uint64_t timestamp_ns) except -1 nogil

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tollsplit.cext.classify import Classifier
@@ -11,6 +12,7 @@ from tollsplit.cext.table import Table
 
 class Meter:
     table: Table
+    tables: list[tuple[Table, npt.NDArray[np.uint32] | None]]
     subscribers: Subscribers
     def __init__(
         self,
@@ -20,5 +22,6 @@ class Meter:
     ) -> None: ...
     def run(self, reader: Reader, limit: int = ...) -> int: ...
     def absorb(self, other: Meter) -> None: ...
+    def annex(self, other: Meter) -> None: ...
     def rows(self, frames: Sequence[Frame]) -> npt.NDArray[Any]: ...
     def sums(self) -> dict[str, tuple[int, int]]: ...

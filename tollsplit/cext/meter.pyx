@@ -37,6 +37,7 @@ cdef class Meter:
         self.classifier = classifier
         self.cell_at = cell_at
         self.table = Table()
+        self.tables = [(self.table, None)]
         self.subscribers = Subscribers()
         memset(&self.totals, 0, sizeof(totals_s))
         self.where = <uint64_t *>malloc(2 * BATCH * classifier.words * sizeof(uint64_t))
@@ -201,21 +202,33 @@ cdef class Meter:
 
         Raises MemoryError where the counters of both find no room.
         """
+        cdef uint32_t[::1] numbers = self.add_all_but_counters(other)
+        cdef bint done
+        with nogil:
+            done = self.table.merge(other.table, &numbers[0])
+        if not done:
+            raise MemoryError
+
+    def annex(self, Meter other not None):
+        """Add what another worker counted, its counters in their own table: for Columns alone."""
+        self.tables.append((other.table, np.asarray(self.add_all_but_counters(other))))
+
+    cdef uint32_t[::1] add_all_but_counters(self, Meter other):
+        """Add subscribers and totals; returns what the other's interned subscribers are called."""
         cdef uint32_t[::1] numbers = np.zeros(max(1, other.subscribers.count), np.uint32)
         cdef uint32_t i
-        cdef bint done
+        cdef bint done = True
         cdef uint64_t *mine = <uint64_t *>&self.totals
         cdef const uint64_t *theirs = <const uint64_t *>&other.totals
         with nogil:
-            done = True
             for i in range(other.subscribers.count):
                 numbers[i] = self.subscribers.number(&other.subscribers.known[i])
                 done = done and numbers[i] != 0xFFFFFFFFU
-            done = done and self.table.merge(other.table, &numbers[0])
         if not done:
             raise MemoryError
         for i in range(sizeof(totals_s) // sizeof(uint64_t)):
             mine[i] += theirs[i]
+        return numbers
 
     def rows(self, frames):
         """PACKET[n] of (octets, timestamp_ns, original, link_type, ingress) frames, not counted.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -412,8 +413,9 @@ def gather(
     rank = np.empty(len(order), np.uint32)
     rank[order] = np.arange(len(order))
     interned = counted.subscribers.subscribers()
-    columns = Columns(
-        counted.table, rank, terms.window, terms.window_first, *intern(compiled, interned),
-        terms.spanning,
-    )
+    with ThreadPoolExecutor(len(counted.tables)) as pool:  # a thread begins when it is needed
+        columns = Columns(
+            counted.tables, rank, terms.window, terms.window_first, *intern(compiled, interned),
+            pool.map, paired=terms.spanning,
+        )
     return terms, columns, Subscribers(rules, compiled, columns.subscribers, interned)
