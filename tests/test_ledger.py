@@ -25,13 +25,14 @@ from bookings import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantities import Quantity, rate
 
 import tollsplit
 from tollsplit.cli.demo.example import write_example
 from tollsplit.errors import IdentityError, LedgerError
-from tollsplit.ledger import Ledger, Receipt, Run, open_ledger, rate
+from tollsplit.ledger import Ledger, Receipt, Run, open_ledger
 from tollsplit.ledger.store import instant_ns
-from tollsplit.model import Charge, Quantity, Tariff, Tier, TimeBand, UsageRecord
+from tollsplit.model import Charge, Tariff, Tier, TimeBand, UsageRecord
 
 
 @pytest.fixture
@@ -379,8 +380,8 @@ def test_ledger_a_day_costs_the_same_in_any_number_of_runs(
             for number, part in enumerate(parts):
                 run = run_of(f"e{number}")
                 charges = rate(
-                    (Quantity(who, "standard", i, instant_ns(DAY3 + hour * HOUR), octets)
-                     for i, (who, hour, octets) in enumerate(part)),
+                    [Quantity(who, "standard", i, instant_ns(DAY3 + hour * HOUR), octets)
+                     for i, (who, hour, octets) in enumerate(part)],
                     tariffs, "UTC", partial(ledger.rated, before=run),
                 )  # fmt: skip
                 assert ledger.post(run, [], charges).booked

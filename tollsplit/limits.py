@@ -90,6 +90,8 @@ FINDINGS_MAX = 100
 INGRESSES_MAX = 254
 
 # --- counting --------------------------------------------------------------------------
+# Threads that meter captures; the sorted counters of all of them are merged at once.
+WORKERS_MAX = 256
 # Interned subscribers (all but plain IPv4 addresses) have 32-bit numbers.
 SUBSCRIBERS_MAX = 2**31 - 1
 # Distinct time cells of one run: a year of minutes. Beyond it packets are faults.
