@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Sqlite:
         self.url = url
         self._path = path
         self._wait_s = wait_s
+        self._is_writing = False
         if not Path(path).is_file():
             if Path(path).exists():
                 raise LedgerError(f"{path}: expected a file, got something else")
@@ -153,19 +154,58 @@ class Sqlite:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def writing(self) -> AbstractContextManager[None]:
-        return self._transaction("BEGIN IMMEDIATE")
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        if not self._connection.in_transaction:
+            # Whatever was written from here on would be committed at once.
+            raise LedgerError(f"{self._path}: the transaction around this one was undone")
+        self._connection.execute("SAVEPOINT inner_transaction")
+        try:
+            yield
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK TO inner_transaction")
+                self._connection.execute("RELEASE inner_transaction")
+            raise
+        self._connection.execute("RELEASE inner_transaction")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        if self._is_writing:
+            with self._savepoint():
+                yield
+            return
+        with self._transaction("BEGIN IMMEDIATE"):
+            self._is_writing = True
+            try:
+                yield
+            finally:
+                self._is_writing = False
 
     def reading(self) -> AbstractContextManager[None]:
-        return self._transaction("BEGIN")
+        return nullcontext() if self._is_writing else self._transaction("BEGIN")
+
+    def serialise(self) -> None:
+        """Who writes has the whole file."""
+
+    def locking(self, alias: str) -> str:
+        return ""
 
     def rows(self, sql: str, *values: object) -> Iterator[Row]:
         with self._explained():
             yield from self._connection.execute(sql, values)
 
-    def write(self, sql: str, rows: Iterable[Row]) -> None:
+    def write(self, sql: str, rows: Iterable[Row]) -> int:
         with self._explained():
-            self._connection.executemany(sql, rows)
+            return self._connection.executemany(sql, rows).rowcount
+
+    def copy(self, table: str, columns: str, rows: Iterable[Row]) -> None:
+        marks = ", ".join("?" * (columns.count(",") + 1))
+        self.write(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)
+
+    def numbers(self, table: str, count: int) -> range:
+        ((last,),) = self.rows(f"SELECT coalesce(max(id), 0) FROM {table}")
+        return range(last + 1, last + 1 + count)
 
     def integrity(self) -> Iterator[str]:
         found = self.rows(f"PRAGMA integrity_check({VERIFY_FINDINGS_MAX})")
