@@ -150,6 +150,7 @@ bench: $(VENV)/.benchable build
 	$(BIN)/python -m benchmarks.bench_peers
 	$(BIN)/python -m benchmarks.bench_peers --flows
 	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; fi
+	$(BIN)/python -m benchmarks.bench_ledger
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.tables
 

@@ -14,6 +14,7 @@ from .rating import rate
 from .sqlite import Sqlite
 from .statement import ChargeLine, Entry, Statement, UsageLine
 from .store import Balance, Receipt, Run
+from .teller import Teller
 from .transfer import Posted, Provenance, Transfer
 from .verify import Check, Verification
 
@@ -31,6 +32,7 @@ __all__ = [
     "Receipt",
     "Run",
     "Statement",
+    "Teller",
     "Transfer",
     "UsageLine",
     "Verification",

@@ -56,16 +56,18 @@ def numbers(store: Store, names: Iterable[Key]) -> dict[Key, int]:
 
 
 def lock(store: Store, names: Iterable[Key]) -> dict[Key, Account]:
-    """Those accounts, in the order of their ids: two that lock the same never wait for each other
-    in a circle. Raises MissingError.
+    """Those accounts, locked in the order of their names: two that lock the same never wait for
+    each other in a circle. Raises MissingError.
     """
-    wanted = tuple(dict.fromkeys(names))
-    known = numbers(store, wanted)
+    wanted = dict.fromkeys(names)
+    found = among(
+        store, _ACCOUNTS + store.locking("accounts"), sorted({name for name, _ in wanted})
+    )
+    known = {(row[1], row[2]): Account(*row) for row in found}
     for name, unit in wanted:
         if (name, unit) not in known:
             raise MissingError(f'{store.url}: no account "{name}" ({unit})')
-    found = among(store, _ACCOUNTS + store.locking("accounts"), sorted(known.values()))
-    return {(row[1], row[2]): Account(*row) for row in found}
+    return known
 
 
 def apply(store: Store, accounts: Iterable[Account]) -> None:
@@ -120,7 +122,8 @@ def close(store: Store, name: str, unit: str) -> None:
 
 _NUMBERS = "SELECT name, unit, id FROM accounts WHERE name IN ({})"
 _ACCOUNTS = """
-    SELECT id, name, unit, state, balance, held, floor FROM accounts WHERE id IN ({}) ORDER BY id"""
+    SELECT id, name, unit, state, balance, held, floor FROM accounts
+    WHERE name IN ({}) ORDER BY name, unit"""
 _APPLY = """
     UPDATE accounts SET balance = balance + ?2, held = held + ?3
     WHERE id = ?1 AND state = 'open'

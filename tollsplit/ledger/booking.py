@@ -221,7 +221,7 @@ class Booking:
         self._apply()
 
     def _apply(self) -> None:
-        """Change the balances, in the order of accounts."""
+        """Change the balances; accounts are locked in the order of their names, as everywhere."""
         store, transaction = self._store, self._transaction
         changed = 0
         for name, unit, state, balance, floor, amount in store.rows(
@@ -327,7 +327,7 @@ _SUMS = """
 _LOCKED = """
     SELECT a.name, a.unit, a.state, a.balance - a.held, a.floor, p.amount
     FROM postings p JOIN accounts a ON a.id = p.account_id
-    WHERE p.transaction_id = ? ORDER BY a.id"""
+    WHERE p.transaction_id = ? ORDER BY a.name, a.unit"""
 _APPLY = """
     UPDATE accounts SET balance = balance + p.amount FROM postings p
     WHERE p.transaction_id = ? AND p.account_id = accounts.id AND state = 'open'

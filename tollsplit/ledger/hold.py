@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -36,7 +35,7 @@ class Hold:
     def fingerprint(self) -> str:
         return fingerprint_of(
             self.account, self.unit, self.amount, self.lifetime_s, self.description,
-            astuple(self.provenance),
+            self.provenance.row,
         )  # fmt: skip
 
 
@@ -75,7 +74,7 @@ def place(store: Store, hold: Hold, now_ns: int) -> Held:
     fingerprint = hold.fingerprint
     new = store.write(_HOLD, [(
         hold.key, fingerprint, numbers[name], hold.amount, hold.description,
-        *astuple(hold.provenance), now_ns, now_ns + hold.lifetime_s * _SECOND_NS,
+        *hold.provenance.row, now_ns, now_ns + hold.lifetime_s * _SECOND_NS,
     )])  # fmt: skip
     if new:
         _set_aside(store, hold, where)
@@ -188,7 +187,7 @@ def astray(store: Store) -> Iterator[str]:
 
 
 def _key_of(hold: str) -> str:
-    return json.dumps(["capture", hold])
+    return f"capture {hold}"
 
 
 _HOLD = """
@@ -232,5 +231,5 @@ _CAPTURES = """
     ORDER BY h.id"""
 _HOLDLESS = """
     SELECT id, idempotency_key FROM transactions
-    WHERE substr(idempotency_key, 1, 12) = '["capture", '
+    WHERE substr(idempotency_key, 1, 8) = 'capture '
         AND id NOT IN (SELECT transaction_id FROM holds WHERE transaction_id IS NOT NULL)"""

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors
 from psycopg.adapt import Loader
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 
 from ..errors import LedgerError
@@ -142,11 +143,22 @@ class Postgres:
     def writing(self) -> Iterator[None]:
         was, self._is_writing = self._is_writing, True
         try:
+            if was:
+                self._expect_transaction()
             # Inside another one it is a savepoint.
             with self._explained(), self._connection.transaction():
                 yield
+                # Leaving a connection that was cut is no error to psycopg.
+                self._expect_transaction()
         finally:
             self._is_writing = was
+
+    def _expect_transaction(self) -> None:
+        if self._connection.info.transaction_status != TransactionStatus.INTRANS:
+            raise LedgerError(
+                f"{self.url}: the transaction was undone meanwhile; run it again: what was booked "
+                "is known by its key"
+            )
 
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext() if self._is_writing else self._snapshot()

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 
 from ..errors import LedgerError
-from ..limits import LEDGER_CACHE_OCTETS, LEDGER_WAIT_S, VERIFY_FINDINGS_MAX
+from ..limits import LEDGER_CACHE_OCTETS, LEDGER_LOG_OCTETS, LEDGER_WAIT_S, VERIFY_FINDINGS_MAX
 from .schema import SCHEMA_VERSION, versions
 from .store import Row
 
@@ -30,6 +31,41 @@ _REMEDIES = {
 }
 
 
+class _Explained:
+    """Says in our words what SQLite cannot do. Every statement runs inside."""
+
+    def __init__(self, path: str, wait_s: float) -> None:
+        self._path = path
+        self._wait_s = wait_s
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, sqlite3.Error):
+            # The low octet is the primary code (sqlite.org/rescode.html).
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            found = str(error)
+            if code == sqlite3.SQLITE_BUSY:
+                found = f"locked by another process for more than {self._wait_s:g} s"
+            elif code == sqlite3.SQLITE_IOERR:
+                found = f"cannot be written or read ({error})"
+            remedy = _REMEDIES.get(code)
+            message = f"{found}: {remedy}" if remedy else found
+            raise LedgerError(f"{self._path}: {message}") from error
+        if isinstance(error, OverflowError):
+            raise LedgerError(f"{self._path}: a number beyond 63 bits: {error}") from error
+        if isinstance(error, UnicodeEncodeError):
+            raise LedgerError(
+                f"{self._path}: {error.object!r} is not valid Unicode; rename it"
+            ) from error
+
+
 class Sqlite:
     """A Store in an SQLite file."""
 
@@ -38,16 +74,17 @@ class Sqlite:
         self._path = path
         self._wait_s = wait_s
         self._is_writing = False
+        self._explained = _Explained(path, wait_s)
         if not Path(path).is_file():
             if Path(path).exists():
                 raise LedgerError(f"{path}: expected a file, got something else")
             if not create:
                 raise LedgerError(f"{path}: no such ledger; `tollsplit ledger init` makes one")
-        with self._explained():
+        with self._explained:
             # Transactions begin and end where this module says so.
             self._connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None)
         try:
-            with self._explained():
+            with self._explained:
                 self._open()
         except BaseException:
             self._connection.close()
@@ -65,6 +102,7 @@ class Sqlite:
             "synchronous = FULL",
             "foreign_keys = ON",
             "recursive_triggers = ON",  # REPLACE deletes too
+            f"wal_autocheckpoint = {LEDGER_LOG_OCTETS // self._pragma('page_size')}",
             f"cache_size = -{LEDGER_CACHE_OCTETS // 1024}",
         ):
             self._connection.execute(f"PRAGMA {pragma}")
@@ -118,35 +156,12 @@ class Sqlite:
         self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say in our words what SQLite cannot do."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            # The low octet is the primary code (sqlite.org/rescode.html).
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            found = str(error)
-            if code == sqlite3.SQLITE_BUSY:
-                found = f"locked by another process for more than {self._wait_s:g} s"
-            elif code == sqlite3.SQLITE_IOERR:
-                found = f"cannot be written or read ({error})"
-            remedy = _REMEDIES.get(code)
-            message = f"{found}: {remedy}" if remedy else found
-            raise LedgerError(f"{self._path}: {message}") from error
-        except OverflowError as error:
-            raise LedgerError(f"{self._path}: a number beyond 63 bits: {error}") from error
-        except UnicodeEncodeError as error:
-            raise LedgerError(
-                f"{self._path}: {error.object!r} is not valid Unicode; rename it"
-            ) from error
-
-    @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
-        with self._explained():
+        with self._explained:
             self._connection.execute(begin)
         try:
             yield
-            with self._explained():
+            with self._explained:
                 self._connection.execute("COMMIT")
         except BaseException:
             # A full disk makes SQLite roll back by itself.
@@ -192,11 +207,11 @@ class Sqlite:
         return ""
 
     def rows(self, sql: str, *values: object) -> Iterator[Row]:
-        with self._explained():
+        with self._explained:
             yield from self._connection.execute(sql, values)
 
     def write(self, sql: str, rows: Iterable[Row]) -> int:
-        with self._explained():
+        with self._explained:
             return self._connection.executemany(sql, rows).rowcount
 
     def copy(self, table: str, columns: str, rows: Iterable[Row]) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
@@ -28,6 +27,10 @@ class Provenance:
     run: int | None = None  # the run's number
     tariff: str | None = None
     rules_version: str | None = None
+
+    @property
+    def row(self) -> Row:
+        return self.service_request, self.run, self.tariff, self.rules_version
 
 
 NO_PROVENANCE = Provenance()
@@ -70,7 +73,7 @@ class Entry:
     def fingerprint(self) -> str:
         asked = self.transfer
         return fingerprint_of(
-            asked.kind, asked.description, astuple(asked.provenance), self.reverses,
+            asked.kind, asked.description, asked.provenance.row, self.reverses,
             [(p.account, p.unit, p.amount) for p in asked.postings],
         )  # fmt: skip
 
@@ -83,8 +86,8 @@ def fingerprint_of(
 
 
 def key_of(transfer: str) -> str:
-    """The store's key; runs and holds have keys of their own kinds."""
-    return json.dumps(["transfer", transfer])
+    """The store's key; runs and captures have keys of their own kinds."""
+    return f"transfer {transfer}"
 
 
 def entry_of(transfer: Transfer) -> Entry:
@@ -100,7 +103,7 @@ def book(store: Store, entries: Sequence[Entry], now_ns: int) -> list[Posted]:
         _check(entry)
     rows = [
         (number, entry.key, entry.transfer.kind, entry.fingerprint, now_ns,
-         entry.transfer.description, entry.reverses, *astuple(entry.transfer.provenance))
+         entry.transfer.description, entry.reverses, *entry.transfer.provenance.row)
         for number, entry in zip(store.numbers("transactions", len(entries)), entries, strict=True)
     ]  # fmt: skip
     # Keys in order: two that bring the same ones never wait for each other in a circle.
