@@ -30,19 +30,18 @@ class Account:
     gained: int = 0
     set_aside: int = 0
 
-    def change(self, gained: int, set_aside: int, place: str) -> None:
-        """Gain (or lose) an amount and set one aside (or release it)."""
+    def change(self, gained: int, set_aside: int) -> None:
+        """Gain (or lose) an amount and set one aside (or release it). Raises StateError,
+        OverdraftError.
+        """
         if self.state != "open":
-            raise StateError(f"{place}: {self}: it is closed")
-        left = self.left + gained - set_aside
-        if self.floor is not None and left < self.floor:
-            raise OverdraftError(f"{place}: {self}: {left} would be below {self.floor}")
+            raise StateError(f"{self}: it is closed")
         self.gained += gained
         self.set_aside += set_aside
-
-    @property
-    def left(self) -> int:
-        return self.balance + self.gained - self.held - self.set_aside
+        if self.floor is not None:
+            left = self.balance + self.gained - self.held - self.set_aside
+            if left < self.floor:
+                raise OverdraftError(f"{self}: {left} would be below {self.floor}")
 
     def __str__(self) -> str:
         return f'account "{self.name}" ({self.unit})'

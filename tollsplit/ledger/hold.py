@@ -158,7 +158,7 @@ def _release(store: Store, sql: str, holds: list[Row], amounts: list[Row]) -> No
         sums[name, unit] += amount
     accounts = account.lock(store, sums)
     for name, amount in sums.items():
-        accounts[name].change(0, -amount, store.url)
+        accounts[name].change(0, -amount)
     account.apply(store, accounts.values())
 
 

@@ -23,6 +23,7 @@ REMAINDER = "operator:remainder"  # pays what rounding down left off
 PAYERS = ("subscriber", "sponsor")  # kinds of accounts that usage and charges are posted to
 
 _AMONG_MAX = 512
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -139,8 +140,7 @@ class Balance:
 
 def digest_of(*fields: object) -> str:
     """SHA-256 over what was asked for."""
-    text = json.dumps(fields, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"sha256:{hashlib.sha256(_compact(fields).encode()).hexdigest()}"
 
 
 class Fingerprint:
@@ -163,8 +163,7 @@ class Fingerprint:
         ordinal, account, unit, tariff, octets, rated octets, amount, remainder, period in ns.
         """
         if rows:
-            text = json.dumps(rows, separators=(",", ":"))
-            self._parts[part].update(f"{text[1:-1]},".encode())
+            self._parts[part].update(f"{_compact(rows)[1:-1]},".encode())
 
     def digest(self) -> str:
         parts = [part.hexdigest() for part in self._parts.values()]

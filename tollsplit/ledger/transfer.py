@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 
@@ -111,6 +112,7 @@ def book(store: Store, entries: Sequence[Entry], now_ns: int) -> list[Posted]:
     known = {row[0]: row for row in among(store, _KNOWN, dict.fromkeys(e.key for e in entries))}
     new: list[tuple[int, Entry]] = []
     posted = []
+    instant = cache(instant_at)  # most are booked now
     for (number, key, _, fingerprint, *_), entry in zip(rows, entries, strict=True):
         _, booked, noted, at = known[key]
         if noted != fingerprint:
@@ -120,7 +122,7 @@ def book(store: Store, entries: Sequence[Entry], now_ns: int) -> list[Posted]:
             )
         if booked == number:
             new.append((number, entry))
-        posted.append(Posted(booked == number, booked, instant_at(at)))
+        posted.append(Posted(booked == number, booked, instant(at)))
     _post(store, new)
     return posted
 
@@ -149,11 +151,14 @@ def _post(store: Store, entries: Sequence[tuple[int, Entry]]) -> None:
     )
     rows: list[Row] = []
     for number, entry in entries:
-        for posting in entry.transfer.postings:
-            name = posting.account, posting.unit
-            its = accounts[name]
-            its.change(posting.amount, -entry.released.get(name, 0), f"{store.url}: {entry.place}")
-            rows.append((number, its.number, posting.amount))
+        try:
+            for posting in entry.transfer.postings:
+                name = posting.account, posting.unit
+                its = accounts[name]
+                its.change(posting.amount, -entry.released.get(name, 0))
+                rows.append((number, its.number, posting.amount))
+        except LedgerError as error:
+            raise type(error)(f"{store.url}: {entry.place}: {error}") from None
     store.copy("postings", "transaction_id, account_id, amount", rows)
     account.apply(store, accounts.values())
 
