@@ -41,12 +41,12 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://user:secret@host/db", "not supported yet; expected sqlite:///PATH"),
+        ("mysql://user:secret@host/db", "expected sqlite:///PATH, .* got mysql://…"),
         ("sqlite://ledger.db", "expected sqlite:///PATH"),
         ("sqlite:///", "expected sqlite:///PATH"),
         ("sqlite:///:memory:", "expected sqlite:///PATH"),
         ("ledger.db", "expected sqlite:///PATH"),
-        ("mysql://host/db", "expected sqlite:///PATH"),
+        ("postgresql:user:secret@host/db", "expected sqlite:///PATH"),
     ],
 )
 def test_ledger_url_is_refused(url: str, message: str) -> None:
