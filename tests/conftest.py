@@ -23,7 +23,7 @@ import tollsplit  # noqa: E402 - the path comes first
 # one run of them, on the release build, says all there is to say.
 BEYOND_THE_CORE = (
     "test_benchmarks", "test_docs", "test_house", "test_ledger", "test_live", "test_memory",
-    "test_rating", "test_report", "test_rules", "test_verify",
+    "test_rating", "test_reconcile", "test_report", "test_rules", "test_verify",
 )
 
 

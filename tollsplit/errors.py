@@ -33,6 +33,12 @@ class LedgerError(TollsplitError):
     exit_code = 1
 
 
+class ReconcileError(TollsplitError):
+    """Records that were to be compared cannot be read, or cannot be compared with each other."""
+
+    exit_code = 3
+
+
 class IdentityError(TollsplitError):
     """The books do not balance: octets or money were lost or made up."""
 

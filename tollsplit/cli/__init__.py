@@ -26,6 +26,7 @@ class Commands(click.Group):
         "account": "account:account",
         "demo": "demo:demo",
         "ledger": "ledger:ledger",
+        "reconcile": "reconcile:reconcile",
         "rules": "rules:rules",
         "statement": "statement:statement",
     }

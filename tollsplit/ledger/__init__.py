@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import LedgerError
 from ..limits import LEDGER_WAIT_S
 from .book import Ledger
+from .journal import Booked, BookedCharge, BookedPosting, Journal
 from .rating import rate
 from .sqlite import Sqlite
 from .statement import ChargeLine, Entry, Statement, UsageLine
@@ -13,9 +14,13 @@ from .verify import Check, Verification
 
 __all__ = [
     "Balance",
+    "Booked",
+    "BookedCharge",
+    "BookedPosting",
     "ChargeLine",
     "Check",
     "Entry",
+    "Journal",
     "Ledger",
     "Receipt",
     "Run",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
@@ -11,6 +12,7 @@ from typing import TypeVar
 from ..errors import LedgerError
 from ..model import Charge, UsageRecord
 from .booking import Booking
+from .journal import Journal
 from .statement import Statement, state
 from .store import Balance, Receipt, Run, Store, instant_at
 from .verify import Verification, verify
@@ -207,6 +209,12 @@ class Ledger:
         """
         with self._store.reading():
             return state(self._store, account, period, zone)
+
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """Everything that is booked; all that is read inside is one state of the book."""
+        with self._store.reading():
+            yield Journal(self._store)
 
     def verify(self) -> Verification:
         """Recompute everything from the rows; says what was checked and what is wrong."""
