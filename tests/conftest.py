@@ -22,8 +22,9 @@ import tollsplit  # noqa: E402 - the path comes first
 # Modules that never reach the core (money, the texts of rules), or measure a process of their own:
 # one run of them, on the release build, says all there is to say.
 BEYOND_THE_CORE = (
-    "test_benchmarks", "test_docs", "test_house", "test_ledger", "test_live", "test_memory",
-    "test_rating", "test_reconcile", "test_report", "test_rules", "test_verify",
+    "test_benchmarks", "test_docs", "test_export", "test_house", "test_ledger", "test_live",
+    "test_memory", "test_rating", "test_reconcile", "test_report", "test_rules", "test_statement",
+    "test_verify",
 )
 
 

@@ -69,9 +69,9 @@ class Journal:
         rows = self._store.rows(_TRANSACTIONS)
         for _, lines in groupby(rows, itemgetter(0)):
             first, *more = lines
-            number, kind, key, fingerprint, at, description, reverses, run, *of_run = first[:14]
+            number, kind, key, fingerprint, at, description, reverses, run, *of_run = first[:15]
             postings = tuple(
-                BookedPosting(*line[14:]) for line in (first, *more) if line[14] is not None
+                BookedPosting(*line[15:]) for line in (first, *more) if line[15] is not None
             )
             yield Booked(
                 number, kind, key, fingerprint, instant_at(at), description, reverses,
