@@ -8,7 +8,7 @@ from .book import Ledger
 from .journal import Booked, BookedCharge, BookedPosting, Journal
 from .rating import rate
 from .sqlite import Sqlite
-from .statement import ChargeLine, Entry, Statement, UsageLine
+from .statement import ChargeLine, Entry, Origin, RecordLine, Statement, UsageLine
 from .store import Balance, Receipt, Run
 from .verify import Check, Verification
 
@@ -22,7 +22,9 @@ __all__ = [
     "Entry",
     "Journal",
     "Ledger",
+    "Origin",
     "Receipt",
+    "RecordLine",
     "Run",
     "Statement",
     "UsageLine",

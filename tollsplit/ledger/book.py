@@ -202,13 +202,16 @@ class Ledger:
             return [Balance(*row) for row in self._store.rows(_BALANCES)]
 
     def statement(
-        self, account: str | None = None, period: str | None = None, zone: str = "UTC"
-    ) -> Statement:
+        self, account: str | None = None, period: str | None = None, zone: str = "UTC", *,
+        records: bool = False,
+    ) -> Statement:  # fmt: skip
         """What one account (None: all payers) used and owes in a month ("2026-11"), on a day
         ("2026-11-03"), or altogether (None), by days of the zone. Raises LedgerError.
+
+        records  with every usage record and charge behind the lines
         """
         with self._store.reading():
-            return state(self._store, account, period, zone)
+            return state(self._store, account, period, zone, records=records)
 
     @contextmanager
     def journal(self) -> Iterator[Journal]:

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 from ..model import Charge, UsageRecord
-from .store import Balance, Run, Store, currency_of, instant_at
+from .store import Balance, Row, Run, Store, currency_of, instant_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,36 +87,52 @@ class Journal:
 
         standing  leave out the records of runs that were reversed
         """
-        at = cache(lambda ns: None if ns is None else instant_at(ns))  # windows are few
         rows = self._store.rows(_USAGE.format(which=_STANDING if standing else ""))
         for _, lines in groupby(rows, itemgetter(0, 1)):
-            first, *more = lines
-            (
-                _, sequence, source, epoch, rules_version, layer, start, end, subscriber, account,
-                rule, group, sponsor, asp, up_packets, up, down_packets, down, own, first_ns,
-                last_ns, flags, *share,
-            ) = first  # fmt: skip
-            shares = {} if share[0] is None else {share[0]: share[1]}
-            for line in more:  # an identity may have had two accounts
-                shares[line[-2]] = shares.get(line[-2], 0) + line[-1]
-            yield UsageRecord(
-                source, epoch, sequence, at(start), at(end), subscriber, account, rule,
-                rules_version, group, sponsor, asp, layer, up_packets, up, down_packets, down, own,
-                shares, first_ns, last_ns, tuple(flags.split(",")) if flags else (),
-            )  # fmt: skip
+            yield usage_record(list(lines))
 
     def charges(self, *, standing: bool = False) -> Iterator[BookedCharge]:
         """Every charge; `standing` as for usage."""
         rows = self._store.rows(_CHARGES.format(which=_STANDING if standing else ""))
-        for (
-            transaction, source, epoch, ordinal, account, unit, tariff, octets, rated, amount,
-            remainder, start,
-        ) in rows:  # fmt: skip
-            numerator, _, denominator = remainder.partition("/")
-            yield BookedCharge(transaction, source, epoch, ordinal, Charge(
-                account, currency_of(unit) or unit, amount, tariff, octets, rated,
-                None if start is None else instant_at(start), (int(numerator), int(denominator)),
-            ))  # fmt: skip
+        for row in rows:
+            yield booked_charge(row)
+
+
+def usage_record(lines: Sequence[Row]) -> UsageRecord:
+    """A record from its rows: RECORD_COLUMNS, a sponsor's identity and octets; one for each share,
+    or one without.
+    """
+    (
+        _, sequence, source, epoch, rules_version, layer, start, end, subscriber, account, rule,
+        group, sponsor, asp, up_packets, up, down_packets, down, own, first_ns, last_ns, flags,
+        identity, octets, *_,
+    ) = lines[0]  # fmt: skip
+    shares = {} if identity is None else {identity: octets}
+    for line in lines[1:]:  # an identity may have had two accounts
+        shares[line[22]] = shares.get(line[22], 0) + line[23]
+    return UsageRecord(
+        source, epoch, sequence, _instant(start), _instant(end), subscriber, account, rule,
+        rules_version, group, sponsor, asp, layer, up_packets, up, down_packets, down, own,
+        shares, first_ns, last_ns, tuple(flags.split(",")) if flags else (),
+    )  # fmt: skip
+
+
+def booked_charge(row: Row) -> BookedCharge:
+    """A charge from CHARGE_COLUMNS."""
+    (
+        transaction, source, epoch, ordinal, account, unit, tariff, octets, rated, amount,
+        remainder, start,
+    ) = row  # fmt: skip
+    numerator, _, denominator = remainder.partition("/")
+    return BookedCharge(transaction, source, epoch, ordinal, Charge(
+        account, currency_of(unit) or unit, amount, tariff, octets, rated, _instant(start),
+        (int(numerator), int(denominator)),
+    ))  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _instant(ns: int | None) -> datetime | None:
+    return None if ns is None else instant_at(ns)
 
 
 def _run(of_run: Sequence[Any], captures: Sequence[tuple[str, str]]) -> Run:
@@ -138,20 +154,26 @@ _TRANSACTIONS = """
     ORDER BY t.id, p.account_id"""
 _STANDING = """WHERE q.transaction_id NOT IN
         (SELECT reverses FROM transactions WHERE reverses IS NOT NULL)"""
-# In the order of the tables' own keys: nothing has to be sorted.
-_USAGE = """
-    SELECT r.run_id, r.sequence, q.source, q.epoch, q.rules_version, q.layer, r.window_start_ns,
+# Of usage_records r, its runs q and accounts a.
+RECORD_COLUMNS = """
+        r.run_id, r.sequence, q.source, q.epoch, q.rules_version, q.layer, r.window_start_ns,
         r.window_end_ns, r.subscriber, a.name, r.rule, r.rating_group, r.sponsor_identity,
         r.asp_identity, r.uplink_packets, r.uplink_octets, r.downlink_packets, r.downlink_octets,
-        r.subscriber_octets, r.first_packet_ns, r.last_packet_ns, r.flags, s.identity, u.octets
+        r.subscriber_octets, r.first_packet_ns, r.last_packet_ns, r.flags"""
+# In the order of the tables' own keys: nothing has to be sorted.
+_USAGE = f"""
+    SELECT {RECORD_COLUMNS}, s.identity, u.octets
     FROM usage_records r JOIN runs q ON q.id = r.run_id JOIN accounts a ON a.id = r.account_id
     LEFT JOIN usage_shares u ON u.run_id = r.run_id AND u.sequence = r.sequence
     LEFT JOIN sponsors s ON s.id = u.sponsor_id
-    {which}
+    {{which}}
     ORDER BY r.run_id, r.sequence, u.sponsor_id"""
-_CHARGES = """
-    SELECT q.transaction_id, q.source, q.epoch, c.ordinal, a.name, a.unit, c.tariff, c.octets,
-        c.rated_octets, c.amount_micros, c.remainder, c.period_start_ns
+# Of charges c, their runs q and accounts a.
+CHARGE_COLUMNS = """
+        q.transaction_id, q.source, q.epoch, c.ordinal, a.name, a.unit, c.tariff, c.octets,
+        c.rated_octets, c.amount_micros, c.remainder, c.period_start_ns"""
+_CHARGES = f"""
+    SELECT {CHARGE_COLUMNS}
     FROM charges c JOIN runs q ON q.id = c.run_id JOIN accounts a ON a.id = c.account_id
-    {which}
+    {{which}}
     ORDER BY c.run_id, c.ordinal"""
