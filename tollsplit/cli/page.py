@@ -31,10 +31,10 @@ dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
 dd small { display: block; font-size: .82rem; color: var(--soft); }
 .wide { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums;
-  font-size: .82rem; }
+  font-size: .78rem; }
 th { text-align: left; font-weight: 600; font-size: .76rem; line-height: 1.25; color: var(--soft);
   border-bottom: 1px solid var(--ink); vertical-align: bottom; }
-th, td { padding: .28rem .42rem; }
+th, td { padding: .28rem .36rem; }
 th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 td { border-bottom: 1px solid var(--line); vertical-align: top; }
