@@ -71,6 +71,7 @@ $(VENV)/.testable: $(VENV)/.installed
 	TOLLSPLIT_BUILD=none $(PIP) install --no-build-isolation --editable '.[test]'
 	@$(call INSTALL,valgrind) || echo "no valgrind: the tests will skip what counts instructions"
 	@$(call INSTALL,hledger) || echo "no hledger: the tests will skip what it has to read"
+	@$(call INSTALL,postgresql) || echo "no postgresql: the tests will skip its ledger"
 	touch $@
 
 # --- builds ----------------------------------------------------------------------------
@@ -150,6 +151,7 @@ bench: $(VENV)/.benchable build
 	$(BIN)/python -m benchmarks.bench_peers
 	$(BIN)/python -m benchmarks.bench_peers --flows
 	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; fi
+	$(BIN)/python -m benchmarks.bench_ledger
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.tables
 

@@ -68,6 +68,40 @@ class UsageRecord:
         return self.uplink_octets + self.downlink_octets
 
 
+EventKind = Literal["threshold", "quota_end", "budget_end", "clock_step", "lost"]
+# These come once in a period, whenever they are noticed; the others each time they happen.
+ONCE_PER_PERIOD: frozenset[EventKind] = frozenset({"threshold", "quota_end", "budget_end"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened while metering and that somebody may have to be told.
+
+    What it does not concern is None. Told again, it is the same event: see `identity`.
+    """
+
+    kind: EventKind
+    at_ns: int  # when it was noticed, nanoseconds since 1970-01-01 UTC
+    source: str
+    epoch: str
+    subscriber: str | None = None
+    account: str | None = None
+    rule: str | None = None
+    sponsor: str | None = None  # the sponsor's identity
+    period_start_ns: int | None = None  # of the quota's, budget's or threshold's period
+    octets: int | None = None  # the total that was reached, or what was lost
+    threshold_octets: int | None = None
+
+    @property
+    def identity(self) -> tuple[str | int | None, ...]:
+        """What makes it this event and no other."""
+        return (
+            self.kind, self.source, self.epoch, self.subscriber, self.account, self.rule,
+            self.sponsor, self.period_start_ns, self.threshold_octets,
+            None if self.kind in ONCE_PER_PERIOD else self.at_ns,
+        )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Charge:
     """What one account owes for its octets: rated, not yet booked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -18,8 +19,8 @@ Entry = dict[str, Any]
 _ACCOUNT = ("account", "account_kind", "unit", "balance", "held", "floor", "state")
 _TRANSACTION = (
     "transaction", "kind", "description", "idempotency_key", "fingerprint", "booked_at",
-    "reverses", "source", "epoch", "first_sequence", "rules_version", "layer", "at", "program",
-    "captures",
+    "reverses", "service_request", "run", "tariff", "rules_version", "source", "epoch",
+    "first_sequence", "layer", "at", "program", "captures",
 )  # fmt: skip
 _POSTING = ("transaction", "account", "account_kind", "unit", "amount")
 _CHARGE = (
@@ -58,7 +59,7 @@ def _transaction(booked: Booked) -> Entry:
         "transaction": booked.number, "kind": booked.kind, "description": booked.description,
         "idempotency_key": booked.idempotency_key, "fingerprint": booked.fingerprint,
         "booked_at": booked.booked_at.isoformat().replace("+00:00", "Z"),
-        "reverses": booked.reverses,
+        "reverses": booked.reverses, **asdict(booked.provenance),
     }  # fmt: skip
     if run is not None:
         entry |= {
@@ -184,7 +185,7 @@ _INSTANTS = frozenset({
     "booked_at", "window_start", "window_end", "first_packet", "last_packet", "period_start",
 })  # fmt: skip
 _NUMBERS = frozenset({
-    "balance", "held", "floor", "transaction", "reverses", "first_sequence", "amount", "ordinal",
-    "amount_micros", "octets", "rated_octets", "sequence", "rating_group", "uplink_packets",
-    "uplink_octets", "downlink_packets", "downlink_octets", "subscriber_octets",
+    "balance", "held", "floor", "transaction", "reverses", "run", "first_sequence", "amount",
+    "ordinal", "amount_micros", "octets", "rated_octets", "sequence", "rating_group",
+    "uplink_packets", "uplink_octets", "downlink_packets", "downlink_octets", "subscriber_octets",
 })  # fmt: skip

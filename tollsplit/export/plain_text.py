@@ -140,6 +140,10 @@ def provenance(booked: Booked) -> Iterator[tuple[str, str]]:
     yield "booked_at", booked.booked_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if booked.reverses is not None:
         yield "reverses", str(booked.reverses)
+    origin = booked.provenance
+    for key in ("service_request", "run", "tariff", "rules_version"):
+        if (value := getattr(origin, key)) is not None:
+            yield key, str(value)
     if booked.run is not None:
         run = booked.run
         yield "source", run.source

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..model import Charge, UsageRecord
 from .store import Balance, Row, Run, Store, currency_of, instant_at
+from .transfer import Provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Booked:
     description: str
     reverses: int | None  # the number of another one
     run: Run | None  # where it is usage; without its sponsors' accounts
+    provenance: Provenance
     postings: tuple[BookedPosting, ...]
 
 
@@ -69,13 +71,14 @@ class Journal:
         rows = self._store.rows(_TRANSACTIONS)
         for _, lines in groupby(rows, itemgetter(0)):
             first, *more = lines
-            number, kind, key, fingerprint, at, description, reverses, run, *of_run = first[:15]
+            number, kind, key, fingerprint, at, description, reverses = first[:7]
+            provenance, run, of_run = Provenance(*first[7:11]), first[11], first[12:19]
             postings = tuple(
-                BookedPosting(*line[15:]) for line in (first, *more) if line[15] is not None
+                BookedPosting(*line[19:]) for line in (first, *more) if line[19] is not None
             )
             yield Booked(
                 number, kind, key, fingerprint, instant_at(at), description, reverses,
-                None if run is None else _run(of_run, captures.pop(run, [])), postings,
+                None if run is None else _run(of_run, captures.pop(run, [])), provenance, postings,
             )  # fmt: skip
 
     def layers(self) -> list[str]:
@@ -147,8 +150,9 @@ _CAPTURES = "SELECT run_id, name, digest FROM captures ORDER BY run_id, ordinal"
 _LAYERS = "SELECT DISTINCT layer FROM runs WHERE records > 0 ORDER BY layer"
 _TRANSACTIONS = """
     SELECT t.id, t.kind, t.idempotency_key, t.fingerprint, t.created_at_ns, t.description,
-        t.reverses, q.id, q.source, q.epoch, q.first_sequence, q.rules_version, q.layer, q.at,
-        q.program, a.name, a.kind, a.unit, p.amount
+        t.reverses, t.service_request, t.run_id, t.tariff, t.rules_version, q.id, q.source,
+        q.epoch, q.first_sequence, q.rules_version, q.layer, q.at, q.program, a.name, a.kind,
+        a.unit, p.amount
     FROM transactions t LEFT JOIN runs q ON q.transaction_id = t.id
     LEFT JOIN postings p ON p.transaction_id = t.id LEFT JOIN accounts a ON a.id = p.account_id
     ORDER BY t.id, p.account_id"""

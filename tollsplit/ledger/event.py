@@ -1,0 +1,43 @@
+"""Events: noticed while metering, told as often as it takes, kept once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, fields
+
+from ..model import Event
+from .store import Store
+
+_COLUMNS = ", ".join(field.name for field in fields(Event))
+
+
+def record(store: Store, events: Iterable[Event]) -> int:
+    """Keep those that are new; says how many."""
+    ((before,),) = store.rows(_COUNT)
+    store.write(_EVENT, ((_text(event), *astuple(event)) for event in events))
+    ((after,),) = store.rows(_COUNT)
+    return int(after) - int(before)
+
+
+def read(store: Store) -> Iterator[Event]:
+    """All of them, as they came in."""
+    for row in store.rows(f"SELECT {_COLUMNS} FROM events ORDER BY id"):
+        yield Event(*row)
+
+
+def astray(store: Store) -> Iterator[str]:
+    """Events that are not those that were recorded."""
+    for number, identity, *row in store.rows(f"SELECT id, identity, {_COLUMNS} FROM events"):
+        if identity != (expected := _text(Event(*row))):
+            yield f"event {number}: identity {identity}, its row says {expected}"
+
+
+def _text(event: Event) -> str:
+    return json.dumps(event.identity, ensure_ascii=False)
+
+
+_COUNT = "SELECT count(*) FROM events"
+_EVENT = f"""
+    INSERT INTO events (identity, {_COLUMNS}) VALUES (?, {", ".join("?" for _ in fields(Event))})
+    ON CONFLICT (identity) DO NOTHING"""
