@@ -21,7 +21,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tollsplit.cli import main
-from tollsplit.export import Beancount, Hledger
+from tollsplit.export import Beancount, Hledger, documents
+from tollsplit.export.plain_text import unescaped
 from tollsplit.ledger import open_ledger
 
 NAMES = (
@@ -96,15 +97,18 @@ def test_export_hledgers_balances_are_ours(books: dict[tuple[str, str, str], int
     # Where it comes from is found again by its tag.
     tagged = hledger(path, "print", "tag:epoch=^e1$")
     assert tagged.stdout.count("transaction:") == 1 and "transaction:1\n" in tagged.stdout
+    values = hledger(path, "tags", "epoch", "--values").stdout.splitlines()
+    assert {unescaped(value, "%") for value in values} == {"e1", 'e"2",;|%', "empty"}
 
 
 def test_export_beancounts_balances_are_ours(books: dict[tuple[str, str, str], int]) -> None:
     loader = pytest.importorskip("beancount.loader")
-    from beancount.core import realization
+    from beancount.core import account, realization
 
     entries, errors, _ = loader.load_file(str(export("beancount", "books.beancount")))
     assert not errors, errors[:3]
     found: dict[tuple[str, str, str], int] = defaultdict(int)
+    assert all(account.is_valid(entry.account) for entry in entries if hasattr(entry, "account"))
     for leaf in realization.iter_children(realization.realize(entries), leaf_only=True):
         for position in leaf.balance:
             kind, name = Beancount().decode(leaf.account)
@@ -204,8 +208,11 @@ def test_export_csv_has_everything(books: dict[tuple[str, str, str], int]) -> No
     assert totals(lines["posting"]) == books
 
 
-def test_export_parquet_is_a_folder_of_tables(books: dict[tuple[str, str, str], int]) -> None:
+def test_export_parquet_is_a_folder_of_tables(
+    books: dict[tuple[str, str, str], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(documents, "LEDGER_BATCH_RECORDS", 7)
     folder = export("parquet", "books")
     tables = {path.stem: parquet.read_table(path).to_pylist() for path in folder.iterdir()}
     assert sorted(tables) == ["accounts", "charges", "postings", "transactions", "usage"]

@@ -7,6 +7,7 @@ import io
 import json
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,30 @@ def test_reconcile_by_day_and_month_in_a_zone() -> None:
         assert counts(found) == {"agreeing": 3}
     with against(document(*hours(48, 24)), by="month,rule") as found:
         assert counts(found) == {"agreeing": 1}
+
+
+def test_reconcile_days_of_25_hours() -> None:
+    """The night in which Berlin's clocks go back: a day of theirs is 25 hours of ours."""
+    start = datetime(2026, 10, 24, 22, tzinfo=UTC)
+    ours = [usage_entry(record(i, start + HOUR * i)) for i in range(25 + 24)]
+    Path("ours.json").write_text(document(*ours))
+    theirs = ("window_start,subscriber,rule,octets\n2026-10-25 00:00,10.0.0.7,pay-proxy,25000\n"
+              "2026-10-26 00:00,10.0.0.7,pay-proxy,24000\n")  # fmt: skip
+    mapping = """
+        zone = "Europe/Berlin"
+        window = "1d"
+        [columns]
+        window_start = "window_start"
+        subscriber = "subscriber"
+        rule = "rule"
+        octets = "octets"
+        """
+    with against(theirs, mapping) as found:
+        assert found.agrees and counts(found) == {"agreeing": 2}
+    by_day = theirs.replace("window_start", "day").replace(" 00:00", "")
+    with against(by_day, mapping.replace("window_start", "day"), by="day,subscriber,rule",
+                 zone="Europe/Berlin") as found:  # fmt: skip
+        assert found.agrees and counts(found) == {"agreeing": 2}
 
 
 def test_reconcile_a_period() -> None:

@@ -59,6 +59,13 @@ def test_statement_lines_say_which_records_they_add_up(ledger: Ledger) -> None:
     assert found.records is None and found.charge_records is None
 
 
+def test_statement_records_of_a_line_need_not_be_in_order_of_time(tmp_path: Path) -> None:
+    with open_ledger(f"sqlite:///{tmp_path}/books.db") as ledger:
+        ledger.post(run_of(), [record(i, DAY3 + HOUR * (5 - i)) for i in range(5)], [])
+        [line] = ledger.statement("alice").usage
+    assert line.origins == (Origin("campus.pcap", "e1", 0, 4, 5),)
+
+
 @pytest.mark.parametrize("account", ["alice", HOSTILE, "sponsor:video-co", "sponsor:shop-co", None])
 @pytest.mark.parametrize("period", [None, "2026-11", "2026-11-03", "2026-11-04", "2026-12"])
 def test_statement_records_add_up_to_their_lines(
@@ -176,6 +183,22 @@ def test_page_is_one_safe_file(ledger: Ledger, records: bool) -> None:
     assert text == page(ledger.statement(HOSTILE, records=records))
 
 
+def test_page_takes_no_name_for_tags(tmp_path: Path) -> None:
+    """Every name that somebody else may choose."""
+    with open_ledger(f"sqlite:///{tmp_path}/books.db") as ledger:
+        run = run_of(HOSTILE, source=HOSTILE, sponsor_accounts={HOSTILE: HOSTILE})
+        ledger.post(run, [record(0, source=HOSTILE, epoch=HOSTILE, rule=HOSTILE, account=HOSTILE,
+                                 subscriber=HOSTILE, sponsor_identity=HOSTILE,
+                                 sponsor_octets={HOSTILE: 700})],
+                    [charge(account=HOSTILE, tariff=HOSTILE)])  # fmt: skip
+        text = page(ledger.statement(HOSTILE, records=True))
+        operator = page(ledger.statement("operator:revenue"))
+    read = Page(text)
+    assert "<script" not in text and "script" not in read.tags
+    assert sum(HOSTILE in word for word in read.words) >= 8
+    assert "<script" not in operator
+
+
 def test_page_carries_every_figure(ledger: Ledger) -> None:
     found = ledger.statement("alice", "2026-11", records=True)
     rows = Page(page(found)).rows
@@ -217,6 +240,8 @@ def test_plot_columns_are_as_high_as_their_octets(ledger: Ledger) -> None:
     assert [kind for kind, _ in heights] == ["own", "sponsors", "own"]
     scale = heights[0][1] / 1200
     assert [round(h / scale) for _, h in heights] == pytest.approx([1200, 2800, 1000], abs=12)
+    tops = [float(y) for y in re.findall(r'<rect .*?y="([\d.]+)"', drawn.svg)]
+    assert tops[1] + heights[1][1] == pytest.approx(tops[0])  # one stands on the other
     assert drawn.svg.count("<title>") == 30
     assert "2026-11-03: subscribers 1,200, sponsors 2,800 octets" in drawn.svg
 

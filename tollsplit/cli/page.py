@@ -18,7 +18,7 @@ _STYLE = """
 @media screen and (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa5b1;
   --line: #3a424c; --paper: #16191d; --wash: #20252b; --own: #6ea8e6; --sponsors: #e9a35a; } }
 * { box-sizing: border-box; }
-body { margin: 2.5rem auto; padding: 0 1.5rem; max-width: 66rem; background: var(--paper);
+body { margin: 2.5rem auto; padding: 0 1rem; max-width: 66rem; background: var(--paper);
   color: var(--ink); font: 15px/1.45 system-ui, "Noto Sans", "Noto Sans CJK SC", sans-serif; }
 header { border-bottom: 2px solid var(--ink); padding-bottom: .9rem; margin-bottom: 1.4rem; }
 header p { margin: 0; color: var(--soft); }
@@ -38,7 +38,7 @@ th, td { padding: .28rem .36rem; }
 th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 td { border-bottom: 1px solid var(--line); vertical-align: top; }
-td.text { min-width: 6rem; max-width: 16rem; overflow-wrap: break-word; }
+td.text { min-width: 5rem; max-width: 16rem; overflow-wrap: break-word; }
 td.key { color: var(--soft); font-size: .76rem; white-space: nowrap; }
 .n { text-align: right; }
 td.n { white-space: nowrap; }

@@ -59,10 +59,10 @@ def reconcile(
 ) -> int:
     """Compare two parties' usage records and charges, line by line.
 
-    OURS and THEIRS are each what `tollsplit account` wrote (--format json or csv), a ledger's URL
-    (sqlite:///PATH), or a CSV or JSON file of an operator's; of such a file columns are known by
-    their names, or by a mapping (docs/reconcile.md). Lines with the same key are added up first.
-    Windows of different lengths are compared by the longer ones where these hold the others.
+    OURS and THEIRS are each what `tollsplit account` wrote (--format json or csv), a ledger's URL,
+    or a CSV or JSON file of an operator's; of such a file columns are known by their names, or by
+    a mapping (docs/reconcile.md). Lines with the same key are added up first. Windows of different
+    lengths are compared by the longer ones where these hold the others.
 
     What only one side states is not compared, and the result says so. Differences are theirs
     less ours. A line that one side lacks never lies within the tolerance.

@@ -164,6 +164,8 @@ class Comparison:
 
         everything  those that agree, too
         """
+        if self.agrees and not everything:
+            return
         agreeing = None if everything else Summary()
         for findings in (self._usage_findings(agreeing), self._charge_findings()):
             for finding in findings:
