@@ -70,6 +70,7 @@ $(VENV)/.installed: $(VENV)/.created
 $(VENV)/.testable: $(VENV)/.installed
 	TOLLSPLIT_BUILD=none $(PIP) install --no-build-isolation --editable '.[test]'
 	@$(call INSTALL,valgrind) || echo "no valgrind: the tests will skip what counts instructions"
+	@$(call INSTALL,hledger) || echo "no hledger: the tests will skip what it has to read"
 	@$(call INSTALL,postgresql) || echo "no postgresql: the tests will skip its ledger"
 	touch $@
 

@@ -25,9 +25,9 @@ pytest_plugins = ["databases"]
 # processes and clocks of their own (live runs, measurements of memory):
 # one run of them, on the release build, says all there is to say.
 BEYOND_THE_CORE = (
-    "test_benchmarks", "test_docs", "test_gateway", "test_house", "test_ledger", "test_live",
-    "test_memory", "test_metrics", "test_rating", "test_report", "test_rules", "test_verify",
-    "test_view",
+    "test_benchmarks", "test_docs", "test_export", "test_gateway", "test_house", "test_ledger",
+    "test_live", "test_memory", "test_metrics", "test_rating", "test_reconcile", "test_report",
+    "test_rules", "test_statement", "test_verify", "test_view",
 )
 
 
