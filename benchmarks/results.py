@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,10 +22,10 @@ def append(
     target: Path | None,
     benchmark: str,
     command: str,
-    traffic: Traffic | Mapping[str, int],
+    traffic: Traffic,
     **told: Any,
 ) -> None:
-    """Add a line to `target`, if there is one; what is sent live is no Traffic."""
+    """Add a line to `target`, if there is one."""
     if target is None:
         return
     line = {
@@ -37,7 +36,7 @@ def append(
         "cores": os.cpu_count(),
         "kernel": ".".join(platform.release().split(".")[:2]),
         "versions": versions(),
-        "traffic": dataclasses.asdict(traffic) if isinstance(traffic, Traffic) else dict(traffic),
+        "traffic": dataclasses.asdict(traffic),
         "command": command,
         **told,
     }
