@@ -43,7 +43,7 @@ def record(sequence: int = 0, start: datetime | None = DAY3, **more: object) -> 
 
 def charge(amount: int = 87, account: str = "alice", **more: object) -> Charge:
     usual = Charge(account, "CNY", amount, "standard", 300, 1024, DAY3, (0, 1))
-    return replace(usual, **more)  # type: ignore[arg-type]
+    return usual._replace(**more)  # type: ignore[arg-type]
 
 
 def held(ledger: Ledger) -> dict[tuple[str, str], int]:

@@ -19,6 +19,8 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 import tollsplit  # noqa: E402 - the path comes first
 
+pytest_plugins = ["databases"]
+
 # Modules that never reach the core (money, the texts of rules), or measure a process of their own:
 # one run of them, on the release build, says all there is to say.
 BEYOND_THE_CORE = (

@@ -30,8 +30,10 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_api_has_three_examples() -> None:
-    assert [title for title, _ in EXAMPLES] == ["Who pays for what", "Usage records", "Booking"]
+def test_api_has_an_example_for_each_part() -> None:
+    assert [title for title, _ in EXAMPLES] == [
+        "Who pays for what", "Usage records", "Booking", "The ledger itself",
+        "Many callers at once"]
 
 
 @pytest.mark.parametrize(("title", "code"), EXAMPLES, ids=[title for title, _ in EXAMPLES])
@@ -46,6 +48,8 @@ def test_api_examples_run_as_they_stand(
         "Who pays for what": "video-co pays for ",
         "Usage records": "'video-co': ",
         "Booking": "2 was booked already\nexit code 3: no-such-rules.toml",
+        "The ledger itself": "balance=10500000, held=0, floor=0",
+        "Many callers at once": "Balance(account='alice', kind='subscriber', unit='octet'",
     }[title] in said
 
 

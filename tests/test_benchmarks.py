@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import dpkt
 import pytest
+from databases import Database
 
 from benchmarks import guard, results, tables
 from benchmarks.bench_peers import error_percent
@@ -303,6 +305,18 @@ def test_bench_live_accounts_for_every_frame_at_smoke_size(tmp_path: Path) -> No
     assert found["overrun"]["lost"] > 0
     assert found["bare"]["checksum"] == found["ring"]["checksum"] == found["record"]["checksum"]
     assert re.search(r"^recording: -?[\d.]+ ns a packet on the thread that walks", printed, re.M)
+
+
+def test_bench_ledger_books_what_it_counts_at_smoke_size(
+    tmp_path: Path, databases: Callable[[], Database]
+) -> None:
+    """All was booked and the books hold; the benchmark itself fails otherwise."""
+    database = databases()
+    printed, [line] = bench(tmp_path / "results.jsonl", "bench_ledger", "--url", database.url)
+    assert line["store"] == database.kind
+    for name in ("batch", "group", "single", "records"):
+        assert line["results"][name]["per_second"] > 0
+        assert f"\n{name} " in printed
 
 
 def test_bench_peers_names_everybody_and_what_they_count(rivals: Sitting) -> None:

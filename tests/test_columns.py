@@ -9,17 +9,19 @@ from ipaddress import ip_address, ip_network
 import numpy as np
 import pytest
 from judges import Frame
-from strategies import ethernet, ip_type, ipv4, ipv6, udp
+from strategies import capture, ethernet, ip_type, ipv4, ipv6, udp
 from test_reference import assert_same, fast
 
 from tollsplit.cext.columns import counters
 from tollsplit.cext.dissect import Dissection
 from tollsplit.cext.layout import SUBSCRIBER
 from tollsplit.cext.meter import Meter as Core
+from tollsplit.cext.reader import Reader
 from tollsplit.cext.subscribers import order_of
 from tollsplit.engine.cells import Cells
-from tollsplit.engine.pipeline import tally
+from tollsplit.engine.pipeline import Tally, tally
 from tollsplit.engine.usage import Provenance
+from tollsplit.model import UsageRecord
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import Match, Meter, Pool, Prefix, Rule, RuleSet, Split, Sponsor, Tenure
 
@@ -109,6 +111,49 @@ def test_columns_hold_cells_and_periods_of_any_length(window_s: int | None, per:
                     START_NS + draw.randrange(100) * 3700 * SECOND_NS,
                     draw.randrange(99), draw.randrange(80, 83)) for _ in range(400)]
     assert_same(frames, rules, files=2)
+
+
+@pytest.mark.parametrize("tables", [2, 3, 7])
+@pytest.mark.parametrize("window_s", [None, 3600])
+def test_columns_of_several_tables_are_those_of_one(tables: int, window_s: int | None) -> None:
+    """Subscribers of all kinds, in parts that threads make rows of; sums and times that fit no
+    small counter when they are added up, and a table that counted nothing."""
+    draw = random.Random(tables)
+    pools = (Pool((prefix("10.0.0.0/16"),)), Pool((prefix("10.1.0.0/16"),), ipv4_key=24),
+             Pool((prefix("2001:db8::/32"),)))
+    rules = RuleSet("r", "v", Meter(layer="frame", window_s=window_s), pools, SPONSORS, (
+        rule(80, Split("a", quota_octets=9000), per="window"), rule(81, Split("b"), per="window")))
+    compiled = Compiled(rules)
+
+    def frames(far: int) -> list[Frame]:
+        hosts = [f"10.0.{draw.randrange(3)}.{draw.randrange(40)}" for _ in range(300)]
+        hosts += [f"10.1.{draw.randrange(40)}.7" for _ in range(200)]
+        hosts += [f"2001:db8:0:{draw.randrange(60):x}::1" for _ in range(200)]
+        some = [frame(host, START_NS + far * 60 * 3600 * SECOND_NS + draw.randrange(10**9),
+                      port=draw.randrange(80, 83)) for host in hosts]
+        many = frame("10.0.0.7", START_NS + far * 60 * 3600 * SECOND_NS)
+        return [*some, *[many] * 30_000, many._replace(original=2**31)]
+
+    dealt = [frames(n) for n in range(tables - 1)] + [[]]
+
+    def counted(parts: list[list[Frame]]) -> tuple[list[UsageRecord], Tally]:
+        cells = Cells(rules)
+        cores = [Core(Dissection("frame", "inner", False, None), compiled.classifier, cells.at)
+                 for _ in parts]
+        for core, part in zip(cores, parts, strict=True):
+            reader = Reader()
+            reader.feed(capture(part), True)
+            core.run(reader)
+        for core in cores[1:]:
+            cores[0].annex(core)
+        found = tally(rules, compiled, cells, cores[0], None, Provenance("", "", "frame"))
+        return list(found.usage), found
+
+    wanted, whole = counted([[frame for part in dealt for frame in part]])
+    for order in (dealt, dealt[::-1]):
+        records, found = counted(order)
+        assert records == wanted
+        assert found.identity_holds and found.metered == whole.metered
 
 
 def test_columns_take_the_counters_out_of_the_table() -> None:

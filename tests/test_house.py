@@ -37,10 +37,12 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.
-LATE = {"numba", "llvmlite", "pyarrow", "dpkt", "prometheus_client"}
+LATE = {"numba", "llvmlite", "pyarrow", "dpkt", "prometheus_client", "psycopg"}
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
-# Late by nature: nothing else in the package imports it, and it is nothing without dpkt.
-JUDGE = Path("engine/reference")
+# Late by nature: nothing else in the package imports them at once, and they are nothing without.
+BY_NATURE = {
+    Path("engine/reference"): "dpkt", Path("ledger/postgres"): "psycopg",
+}  # fmt: skip
 
 SOURCES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
@@ -111,8 +113,11 @@ def test_house_slow_and_optional_libraries_come_late(path: Path) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
             for name, line in imports(path, node):
                 top = name.split(".")[0]
-                judge = JUDGE in path.parents or path == JUDGE.with_suffix(".py")
-                assert top not in LATE or judge, f"{path}:{line}: {top} at import time"
+                by_nature = any(
+                    top == library and (home in path.parents or path == home.with_suffix(".py"))
+                    for home, library in BY_NATURE.items()
+                )
+                assert top not in LATE or by_nature, f"{path}:{line}: {top} at import time"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from fractions import Fraction
 from functools import partial
@@ -20,28 +18,24 @@ from bookings import (
     charge,
     held,
     record,
-    rows,
     run_of,
 )
+from databases import Database, Refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantities import Quantity, rate
 
 import tollsplit
 from tollsplit.cli.demo.example import write_example
-from tollsplit.errors import IdentityError, LedgerError
-from tollsplit.ledger import Ledger, Receipt, Run, open_ledger, rate
+from tollsplit.errors import IdentityError, LedgerError, OverdraftError, StateError
+from tollsplit.ledger import Ledger, Receipt, Run, open_ledger
 from tollsplit.ledger.store import instant_ns
-from tollsplit.model import Charge, Quantity, Tariff, Tier, TimeBand, UsageRecord
+from tollsplit.model import Charge, Tariff, Tier, TimeBand, UsageRecord
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
-def ledger(path: Path) -> Iterator[Ledger]:
-    with open_ledger(f"sqlite:///{path}") as ledger:
+def ledger(database: Database) -> Iterator[Ledger]:
+    with open_ledger(database.url) as ledger:
         yield ledger
         assert ledger.verify().findings == ()  # whatever the test did
 
@@ -67,12 +61,12 @@ def test_ledger_books_octets_and_money_by_payer(ledger: Ledger) -> None:
     assert {("alice", "subscriber"), ("sponsor:video-co", "sponsor")} < kinds
 
 
-def test_ledger_books_a_run_once(ledger: Ledger, path: Path) -> None:
+def test_ledger_books_a_run_once(ledger: Ledger, database: Database) -> None:
     first = ledger.post(run_of(), [record()], [charge()])
-    before, dump = held(ledger), rows(path, "SELECT * FROM postings")
+    before, dump = held(ledger), database.rows("SELECT * FROM postings")
     again = ledger.post(run_of(), iter([record()]), iter([charge()]))
     assert again == Receipt(False, first.run, first.transaction, first.booked_at, 1, 1)
-    assert (held(ledger), rows(path, "SELECT * FROM postings")) == (before, dump)
+    assert (held(ledger), database.rows("SELECT * FROM postings")) == (before, dump)
     assert ledger.post(run_of("e2"), [record(epoch="e2")], []).booked
 
 
@@ -117,12 +111,12 @@ def test_ledger_refuses_other_contents_under_the_same_key(
         ([record(sponsor_octets={"who": 700})], [], LedgerError, "no account is known .* who"),
         ([record(account="operator:revenue")], [], LedgerError, "the operator's own"),
         ([record()], [charge(), charge(1, "operator:x")], LedgerError, "charge 1.*operator's own"),
-        ([record(uplink_octets=-400, subscriber_octets=-500)], [], LedgerError, "CHECK"),
+        ([record(uplink_octets=-400, subscriber_octets=-500)], [], LedgerError, "(?i)check"),
         ([record(uplink_octets=2**63, subscriber_octets=2**63 - 100)], [], LedgerError, "63 bits"),
         ([record(i, uplink_octets=2**62, subscriber_octets=2**62 - 100) for i in range(3)], [],
-         LedgerError, "overflow"),
+         LedgerError, "overflow|63 bits"),
         ([record(subscriber="\udcff")], [], LedgerError, "not valid Unicode"),
-        ([record()], [charge(rated_octets=-1)], LedgerError, "CHECK"),
+        ([record()], [charge(rated_octets=-1)], LedgerError, "(?i)check"),
     ],
 )  # fmt: skip
 def test_ledger_books_all_or_nothing(
@@ -190,18 +184,17 @@ def test_ledger_never_mixes_currencies(ledger: Ledger) -> None:
     }  # fmt: skip
 
 
-def test_ledger_holds_floors_and_closed_accounts(ledger: Ledger, path: Path) -> None:
+def test_ledger_holds_floors_and_closed_accounts(ledger: Ledger, database: Database) -> None:
     ledger.post(run_of(), [record()], [charge()])
     before = held(ledger)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE accounts SET floor = -100 WHERE balance = -87")
-        with pytest.raises(LedgerError, match=r'"alice" \(CNY/1000000\): -174 would be below -100'):
-            ledger.post(run_of("e2"), [], [charge()])
-        connection.execute("UPDATE accounts SET state = 'closed' WHERE name = 'sponsor:video-co'")
-        with pytest.raises(LedgerError, match=r'"sponsor:video-co" \(octet\): it is closed'):
-            ledger.post(run_of("e2"), [record(epoch="e2")], [])
-        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
-            connection.execute("UPDATE accounts SET balance = -101 WHERE floor = -100")
+    ledger.set_floor("alice", MONEY, -100)
+    with pytest.raises(OverdraftError, match=r'"alice" \(CNY/1000000\): -174 would be below -100'):
+        ledger.post(run_of("e2"), [], [charge()])
+    ledger.close_account("sponsor:video-co", "octet")
+    with pytest.raises(StateError, match=r'"sponsor:video-co" \(octet\): it is closed'):
+        ledger.post(run_of("e2"), [record(epoch="e2")], [])
+    with pytest.raises(Refused, match=r"(?i)check"):
+        database.rows("UPDATE accounts SET balance = -101 WHERE floor = -100")
     assert held(ledger) == before
 
 
@@ -229,13 +222,12 @@ bills = st.lists(
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(usages, bills), max_size=3))
 def test_ledger_balances_whatever_is_booked(
-    tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[list, list]]
+    databases: Callable[[], Database], runs: list[tuple[list, list]]
 ) -> None:
-    path = tmp_path_factory.mktemp("law") / "ledger.db"
     used: dict[str, int] = {}
     exact: dict[str, Fraction] = {}
     owed: dict[tuple[str, str], int] = {}
-    with open_ledger(f"sqlite:///{path}") as ledger:
+    with open_ledger(databases().url) as ledger:
         for number, (usage, charges) in enumerate(runs):
             epoch = f"e{number}"
             records = []
@@ -344,18 +336,18 @@ def test_ledger_rated_sums_by_account_tariff_and_start(ledger: Ledger) -> None:
 
 
 def test_ledger_refuses_a_run_whose_day_another_rated_meanwhile(
-    ledger: Ledger, path: Path
+    ledger: Ledger, database: Database
 ) -> None:
     asked = {("alice", "standard", instant_ns(DAY3))}
     ledger.rated(asked, before=run_of("e2"))
-    with open_ledger(f"sqlite:///{path}") as other:
+    with open_ledger(database.url) as other:
         other.post(run_of("e0"), [], [charge(account="bob"), charge(period_start=NOON)])
         ledger.post(run_of("e1"), [], [charge()])  # other accounts and days do no harm
         ledger.rated(asked, before=run_of("e2"))
         other.post(run_of("e3"), [], [charge()])
     with pytest.raises(LedgerError, match=r"days of a tariff meanwhile; .* run it again"):
         ledger.post(run_of("e2"), [], [charge()])
-    assert rows(path, "SELECT count(*) FROM runs") == [(3,)]
+    assert database.rows("SELECT count(*) FROM runs") == [(3,)]
 
 
 TIERS = (Tier(700, Fraction(2, 3)), Tier(None, Fraction(1, 7)))
@@ -367,20 +359,19 @@ NIGHT = TimeBand(22 * 3600, 6 * 3600, (Tier(None, Fraction(1, 9)),))
                                    st.integers(1, 900)), max_size=4), max_size=4),
        st.sampled_from([(), (NIGHT,)]))  # fmt: skip
 def test_ledger_a_day_costs_the_same_in_any_number_of_runs(
-    tmp_path_factory: pytest.TempPathFactory,
+    databases: Callable[[], Database],
     runs: list[list[tuple[str, int, int]]], bands: tuple[TimeBand, ...],
 ) -> None:  # fmt: skip
     """The operator's revenue, to the micro-unit; each account pays at most one less a charge."""
     tariffs = {"standard": Tariff("standard", "CNY", TIERS, 250, "day", bands)}
     books = []
     for parts in (runs, runs[::-1], [[item for part in runs for item in part]]):
-        path = tmp_path_factory.mktemp("law") / "ledger.db"
-        with open_ledger(f"sqlite:///{path}") as ledger:
+        with open_ledger(databases().url) as ledger:
             for number, part in enumerate(parts):
                 run = run_of(f"e{number}")
                 charges = rate(
-                    (Quantity(who, "standard", i, instant_ns(DAY3 + hour * HOUR), octets)
-                     for i, (who, hour, octets) in enumerate(part)),
+                    [Quantity(who, "standard", i, instant_ns(DAY3 + hour * HOUR), octets)
+                     for i, (who, hour, octets) in enumerate(part)],
                     tariffs, "UTC", partial(ledger.rated, before=run),
                 )  # fmt: skip
                 assert ledger.post(run, [], charges).booked
@@ -424,17 +415,17 @@ def test_account_books_the_halves_of_a_day_for_the_price_of_the_day(tmp_path: Pa
 
 
 def test_ledger_refuses_a_run_whose_quota_another_used_meanwhile(
-    ledger: Ledger, path: Path
+    ledger: Ledger, database: Database
 ) -> None:
     ledger.prior([TODAY], before=run_of("e2"))
-    with open_ledger(f"sqlite:///{path}") as other:
+    with open_ledger(database.url) as other:
         other.post(run_of("e0"), [record(epoch="e0", rule="other")], [])
         ledger.post(run_of("e1"), [record()], [])  # another rule's octets do no harm
         ledger.prior([TODAY], before=run_of("e2"))
         other.post(run_of("e3"), [record(epoch="e3")], [])
     with pytest.raises(LedgerError, match=r"against the same quotas, .* run it again"):
         ledger.post(run_of("e2"), [record(epoch="e2")], [])
-    assert rows(path, "SELECT count(*) FROM runs") == [(3,)]
+    assert database.rows("SELECT count(*) FROM runs") == [(3,)]
 
 
 # --- statements ------------------------------------------------------------------------
@@ -544,8 +535,8 @@ def test_statement_refuses(
         told.statement(account, period, zone)
 
 
-def test_ledger_refuses_a_capture_that_another_run_booked(tmp_path: Path) -> None:
-    with open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+def test_ledger_refuses_a_capture_that_another_run_booked(database: Database) -> None:
+    with open_ledger(database.url) as ledger:
         ledger.post(run_of("a", captures=(("a.pcap", "sha256:a"),)), [record(epoch="a")], [])
         both = (("b.pcap", "sha256:b"), ("copy.pcap", "sha256:a"))
         with pytest.raises(LedgerError, match=r"copy\.pcap was booked at .* as a\.pcap"):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from bookings import rows
+from databases import Database, Refused
 
 from tollsplit.ledger import Ledger, open_ledger
 from tollsplit.model import Event
@@ -21,13 +18,8 @@ STEP = Event("clock_step", 2_000, "sensor-1", "7")
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
-def ledger(path: Path) -> Iterator[Ledger]:
-    with open_ledger(f"sqlite:///{path}") as ledger:
+def ledger(database: Database) -> Iterator[Ledger]:
+    with open_ledger(database.url) as ledger:
         yield ledger
         assert ledger.verify().findings == ()
 
@@ -67,18 +59,13 @@ def test_events_are_recorded_all_or_none(ledger: Ledger) -> None:
     assert ledger.events() == []
 
 
-def test_events_are_append_only_and_verified(path: Path) -> None:
-    with open_ledger(f"sqlite:///{path}") as ledger:
+def test_events_are_append_only_and_verified(database: Database) -> None:
+    with open_ledger(database.url) as ledger:
         ledger.record_events([REACHED])
-        with closing(sqlite3.connect(path)) as connection:
-            for sql in ("DELETE FROM events", "UPDATE events SET octets = 0"):
-                with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-                    connection.execute(sql)
-            ((trigger,),) = rows(
-                path, "SELECT sql FROM sqlite_schema WHERE name = 'events_no_update'")
-            connection.execute("DROP TRIGGER events_no_update")
-            connection.execute("UPDATE events SET account = 'bob'")
-            connection.execute(str(trigger))
-            connection.commit()
+        for sql in ("DELETE FROM events", "UPDATE events SET octets = 0"):
+            with pytest.raises(Refused, match="append-only"):
+                database.rows(sql)
+        with database.unguarded():
+            database.rows("UPDATE events SET account = 'bob'")
         [finding] = ledger.verify().findings
     assert finding.startswith("event 1: identity") and "bob" in finding

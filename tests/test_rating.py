@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantities import Quantity, rate
 
 from tollsplit.errors import LedgerError
-from tollsplit.ledger import rate
-from tollsplit.model import Charge, Quantity, Tariff, Tier, TimeBand
+from tollsplit.model import Charge, Tariff, Tier, TimeBand
 
 SHANGHAI = "Asia/Shanghai"  # UTC+8, no summer time
 MIB = 1024 * 1024
@@ -291,6 +291,22 @@ def test_rating_keeps_accounts_tariffs_and_currencies_apart() -> None:
 def test_rating_refuses(tariff: Tariff, quantity: Quantity, message: str) -> None:
     with pytest.raises(LedgerError, match=message):
         rate([quantity], {"standard": tariff}, SHANGHAI)
+
+
+@pytest.mark.parametrize("per", ["record", "session", "day"])
+def test_rating_is_exact_beyond_64_bits(per: str) -> None:
+    """Three times 2^62 octets are no i8, their price over a common denominator even less."""
+    tiers = (Tier(2**61, Fraction(1, 3)), Tier(2**65, Fraction(2, 10**9 + 7)),
+             Tier(None, Fraction(9)))  # fmt: skip
+    tariff = Tariff("standard", "CNY", tiers, 2**40 + 1, per)  # type: ignore[arg-type]
+    sizes = [2**62, 2**62 + 1, 2**62 + 2]
+    book = Book({"standard": tariff})
+    book.run([used(size, "2026-11-03T09:00", 2**62 + i) for i, size in enumerate(sizes)])
+    periods = sizes if per == "record" else [sum(sizes)]
+    rounded = [-(-size // (2**40 + 1)) * (2**40 + 1) for size in periods]
+    assert book.rated_octets["10.0.0.7"] == sum(rounded)
+    assert book.exact["10.0.0.7"] == sum(
+        Fraction(2**61, 3) + Fraction(2 * (octets - 2**61), 10**9 + 7) for octets in rounded)
 
 
 # --- laws ------------------------------------------------------------------------------

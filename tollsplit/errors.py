@@ -39,6 +39,22 @@ class JournalError(TollsplitError):
     exit_code = 1
 
 
+class IdempotencyError(LedgerError):
+    """A key was used before, and for something else."""
+
+
+class OverdraftError(LedgerError):
+    """An account would hold less than its floor."""
+
+
+class StateError(LedgerError):
+    """An account is closed, a hold is resolved, a transaction is reversed."""
+
+
+class MissingError(LedgerError):
+    """There is no such account, hold or transaction."""
+
+
 class IdentityError(TollsplitError):
     """The books do not balance: octets or money were lost or made up."""
 

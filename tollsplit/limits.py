@@ -90,6 +90,8 @@ FINDINGS_MAX = 100
 INGRESSES_MAX = 254
 
 # --- counting --------------------------------------------------------------------------
+# Threads that meter captures; the sorted counters of all of them are merged at once.
+WORKERS_MAX = 256
 # Interned subscribers (all but plain IPv4 addresses) have 32-bit numbers.
 SUBSCRIBERS_MAX = 2**31 - 1
 # Distinct time cells of one run: a year of minutes. Beyond it packets are faults.
@@ -98,9 +100,14 @@ CELLS_MAX = 1_048_576
 # --- ledger ----------------------------------------------------------------------------
 # Records that are turned into rows at a time: enough to amortise a call, a few MiB.
 LEDGER_BATCH_RECORDS = 8_192
+# Pieces of work that share one commit: by then the commit costs each next to nothing, and the first
+# should not wait for more.
+LEDGER_GROUP_MAX = 256
 # How long a locked ledger is waited for: the longest bookings take about as long.
 LEDGER_WAIT_S = 60
 # Pages that SQLite holds in memory; indexes of a million rows then seldom spill.
 LEDGER_CACHE_OCTETS = 64 * 1024 * 1024
+# SQLite's log is written back into the file beyond this: seldom, yet read quickly after a crash.
+LEDGER_LOG_OCTETS = 32 * 1024 * 1024
 # Findings that verify names before it only counts; a lost table would name a million.
 VERIFY_FINDINGS_MAX = 100

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Direction(IntEnum):
@@ -102,8 +105,7 @@ class Event:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """What one account owes for its octets: rated, not yet booked."""
 
     account: str
@@ -125,15 +127,18 @@ class Posting:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """The octets of one usage record and time cell that one account has to pay for."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantities:
+    """The octets that accounts have to pay for: a row for each payer of a record's time cell."""
 
-    account: str
-    tariff: str
-    record: int  # the usage record's sequence
-    start_ns: int | None  # start of the time cell; None: from the beginning
-    octets: int
+    accounts: Sequence[str]  # their names, none twice
+    tariffs: Sequence[str]  # likewise
+    starts_ns: Sequence[int | None]  # of the time cells; None: from the beginning
+    account: np.ndarray  # u4[n], a position in `accounts`, as are the next two in theirs
+    tariff: np.ndarray  # u4[n]
+    cell: np.ndarray  # u4[n]
+    record: np.ndarray  # i8[n], the usage record's sequence
+    octets: np.ndarray  # i8[n]
 
 
 @dataclass(frozen=True, slots=True)

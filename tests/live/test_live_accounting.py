@@ -7,6 +7,7 @@ import os
 import pwd
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from lab import (
     Lab,
     wait_until,
 )
+from test_live_capture import send_raw
 from test_live_frames import echo, http_get
 
 import tollsplit
@@ -250,6 +252,70 @@ def test_live_coalesced_packets_are_metered_by_their_segments(lab: Lab, tmp_path
     assert beyond % 52 == 0 and 0 <= beyond <= 3 * 52
     assert record["downlink_packets"] < segments  # they were coalesced indeed
     assert document["coalesced"]["packets"] == 0
+
+
+def test_live_marks_are_believed_where_the_interface_is_trusted(lab: Lab, tmp_path: Path) -> None:
+    """DSCP in UDP of both families, a VLAN tag in frames: the applications' octets and headers."""
+    rules = tmp_path / "rules.toml"
+    rules.write_text(MARKED)
+    sizes = (1, 100, 1400)
+    tagged = [bytes.fromhex("020000000002 020000000001 8100 0064 0800") + ipv4_udp(size)
+              for size in sizes]
+    with capturing(
+        lab, tmp_path, "sub1", "sub2", "--rules", str(rules), "--format", "json",
+        "--filter", "udp", "--flush", "100ms",
+    ) as running:
+        for address in (SPONSOR.ipv4, SPONSOR.ipv6):
+            echo(lab, SUBSCRIBER_1, address, [bytes(size) for size in sizes], dscp=46)
+            echo(lab, SUBSCRIBER_2, address, [bytes(size) for size in sizes], dscp=46)
+            echo(lab, SUBSCRIBER_1, address, [bytes(size) for size in sizes])
+        send_raw(lab, SUBSCRIBER_1.name, tagged)
+        settle()
+        document = json.loads(running.end())
+    found = {(record["subscriber"], record["rule"]): (
+        record["uplink_packets"], record["uplink_octets"], record["downlink_octets"])
+        for record in document["usage"]}
+    four, six = (3 * header + sum(sizes) for header in (28, 48))
+    first, second = SUBSCRIBERS["sub1"], SUBSCRIBERS["sub2"]
+    assert found == {
+        # The echo answers without a mark.
+        (first[0], "marked"): (3, four, 0), (first[0], None): (3, four, 2 * four),
+        (first[1], "marked"): (3, six, 0), (first[1], None): (3, six, 2 * six),
+        # Nobody trusts this interface.
+        (second[0], None): (3, four, four), (second[1], None): (3, six, six),
+        (TAGGED, "tagged"): (3, four, 0)}
+    assert document["identity"] == {"holds": True}
+
+
+TAGGED = "10.77.1.99"
+MARKED = """
+[meter]
+window = "1h"
+tunnel_endpoints = []
+[[pools]]
+prefixes = ["10.77.0.0/16", "2001:db8:77::/48"]
+[sponsors.video-co]
+[ingress.trusted]
+interface = "sub1"
+trusted = true
+[[rules]]
+id = "tagged"
+precedence = 1
+match = { vlan = 100 }
+split = { sponsor = "video-co" }
+[[rules]]
+id = "marked"
+precedence = 2
+match = { dscp = 46, ingress = "trusted" }
+split = { sponsor = "video-co" }
+"""
+
+
+def ipv4_udp(size: int) -> bytes:
+    """An IPv4 UDP packet of TAGGED with so many octets of payload."""
+    ends = socket.inet_aton(TAGGED) + socket.inet_aton(SPONSOR.ipv4)
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 28 + size, 0, 0, 64, 17, 0) + ends
+    return header + struct.pack(">HHHH", 1000, 9, 8 + size, 0) + bytes(size)
 
 
 def test_live_rules_change_while_traffic_passes(lab: Lab, tmp_path: Path) -> None:

@@ -1,20 +1,20 @@
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tollsplit.cext.order import Order
 from tollsplit.cext.table import Table
 
-class Columns:
+class Columns(Order):
     columns: dict[str, npt.NDArray[Any]]
     pair: npt.NDArray[np.uint32] | None
-    pairs: int
-    subscribers: npt.NDArray[np.uint64]
     packets: int
     octets: int
     def __init__(
         self,
-        table: Table,
+        tables: list[tuple[Table, npt.NDArray[np.uint32] | None]],
         rank: npt.NDArray[np.uint32],
         window: npt.NDArray[np.uint32],
         first: npt.NDArray[np.uint32],
@@ -22,6 +22,8 @@ class Columns:
         values: npt.NDArray[np.uint64],
         value_of: npt.NDArray[np.uint64],
         breaks: npt.NDArray[np.uint64],
+        each: Callable[[Callable[[int], None], Iterable[int]], Iterable[None]],
+        *,
         paired: bool,
     ) -> None: ...
 

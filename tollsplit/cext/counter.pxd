@@ -57,6 +57,14 @@ cdef inline uint64_t cold_key(const counter_s *counter) noexcept nogil:
             | <uint64_t>counter.interned << 16 | (counter.cell & 0xFFFF))
 
 
+cdef inline uint64_t first_since(const hot_s *entry) noexcept nogil:
+    return <uint64_t>entry.first_hi << 32 | entry.first_lo
+
+
+cdef inline uint64_t last_since(const hot_s *entry) noexcept nogil:
+    return <uint64_t>entry.last_hi << 32 | entry.last_lo
+
+
 cdef inline void begin(
     hot_s *entry, uint64_t key, const packet_s *row, uint64_t since
 ) noexcept nogil:
@@ -82,10 +90,10 @@ cdef inline bint count_in(hot_s *entry, const packet_s *row, uint64_t since) noe
         return False
     entry.packets[downlink] += 1
     entry.octets[downlink] = octets
-    if since > (<uint64_t>entry.last_hi << 32 | entry.last_lo):
+    if since > last_since(entry):
         entry.last_hi = <uint16_t>(since >> 32)
         entry.last_lo = <uint32_t>since
-    elif since < (<uint64_t>entry.first_hi << 32 | entry.first_lo):
+    elif since < first_since(entry):
         entry.first_hi = <uint16_t>(since >> 32)
         entry.first_lo = <uint32_t>since
     return True
@@ -120,8 +128,8 @@ cdef inline void widen(const hot_s *entry, uint64_t epoch_ns, counter_s *counter
     counter.uplink_octets = entry.octets[0]
     counter.downlink_packets = entry.packets[1]
     counter.downlink_octets = entry.octets[1]
-    counter.first_ns = epoch_ns + (<uint64_t>entry.first_hi << 32 | entry.first_lo)
-    counter.last_ns = epoch_ns + (<uint64_t>entry.last_hi << 32 | entry.last_lo)
+    counter.first_ns = epoch_ns + first_since(entry)
+    counter.last_ns = epoch_ns + last_since(entry)
 
 
 cdef inline void narrow(
@@ -141,6 +149,7 @@ cdef inline void narrow(
 
 cdef inline bint join_hot(hot_s *entry, const hot_s *other) noexcept nogil:
     """Add one hot counter to another; False, and nothing done, where it would overflow."""
+    cdef uint64_t first, last
     if (<uint32_t>entry.packets[0] + other.packets[0] > 0xFFFF
             or <uint32_t>entry.packets[1] + other.packets[1] > 0xFFFF
             or entry.octets[0] + other.octets[0] < other.octets[0]
@@ -150,12 +159,10 @@ cdef inline bint join_hot(hot_s *entry, const hot_s *other) noexcept nogil:
     entry.packets[1] += other.packets[1]
     entry.octets[0] += other.octets[0]
     entry.octets[1] += other.octets[1]
-    if (<uint64_t>other.first_hi << 32 | other.first_lo) < (
-            <uint64_t>entry.first_hi << 32 | entry.first_lo):
-        entry.first_hi = other.first_hi
-        entry.first_lo = other.first_lo
-    if (<uint64_t>other.last_hi << 32 | other.last_lo) > (
-            <uint64_t>entry.last_hi << 32 | entry.last_lo):
-        entry.last_hi = other.last_hi
-        entry.last_lo = other.last_lo
+    first = min(first_since(entry), first_since(other))
+    last = max(last_since(entry), last_since(other))
+    entry.first_hi = <uint16_t>(first >> 32)
+    entry.first_lo = <uint32_t>first
+    entry.last_hi = <uint16_t>(last >> 32)
+    entry.last_lo = <uint32_t>last
     return True

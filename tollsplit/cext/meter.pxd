@@ -49,6 +49,7 @@ cdef class Meter:
     cdef Dissection dissection
     cdef Classifier classifier
     cdef readonly Table table
+    cdef readonly list tables    # [(Table, u4[])], and those of workers that were annexed
     cdef readonly Subscribers subscribers
     cdef totals_s totals
     cdef uint64_t *where         # [2 × BATCH][words]

@@ -53,6 +53,7 @@ cdef class Meter:
         self.classifier = classifier
         self.cell_at = cell_at
         self.table = Table()
+        self.tables = [(self.table, None)]
         self.subscribers = Subscribers()
         self.until_ns = NEVER_NS
         memset(&self.totals, 0, sizeof(totals_s))
@@ -279,6 +280,13 @@ cdef class Meter:
             done = self.table.merge(other.table, &numbers[0])
         if not done:
             raise MemoryError
+        self.add_totals(<const uint64_t *>&other.totals)
+
+    def annex(self, Meter other not None):
+        """Add what another worker counted, its counters in their own table: for Columns alone."""
+        cdef uint32_t[::1] numbers = self.number_all(
+            other.subscribers.known, other.subscribers.count)
+        self.tables.append((other.table, np.asarray(numbers)))
         self.add_totals(<const uint64_t *>&other.totals)
 
     def export(self):

@@ -1,4 +1,4 @@
-# A radix sort of words by some of their bits.
+# Words in order of some of their bits: a radix sort, and what sorted runs come to.
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
@@ -18,6 +18,7 @@ ctypedef fused word_t:
 cdef enum:
     DIGIT_BITS = 11              # of one pass: its counts fit the first-level cache
     DIGITS = 1 << DIGIT_BITS
+    RUNS_MAX = 256               # of one merge
 
 
 cdef inline int bits_of(uint64_t largest) noexcept nogil:
@@ -80,3 +81,54 @@ cdef inline word_t *radix_sort(
         low = following
         mask = next_mask
     return words
+
+
+cdef inline uint64_t first_of(
+    const word_t *words, uint64_t count, word_t mask, word_t least
+) noexcept nogil:
+    """How many words of a sorted run lie below `least` in the masked bits."""
+    cdef uint64_t low = 0, high = count, middle
+    while low < high:
+        middle = (low + high) // 2
+        if words[middle] & mask < least:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline void merge_runs(
+    const word_t *words, const uint64_t *at, const uint64_t *end, int runs, word_t mask, word_t *to
+) noexcept nogil:
+    """Write sorted runs as one, in order of the masked bits.
+
+    at, end   [runs], where each run's part begins and ends; at most RUNS_MAX runs
+    """
+    cdef int run, best, live = 0
+    cdef uint64_t begin[RUNS_MAX]
+    cdef uint64_t stop[RUNS_MAX]
+    cdef word_t heads[RUNS_MAX]
+    cdef word_t head, least
+    for run in range(runs):
+        if at[run] < end[run]:
+            begin[live] = at[run]
+            stop[live] = end[run]
+            heads[live] = words[at[run]]
+            live += 1
+    while live:
+        best = 0
+        least = heads[0] & mask
+        for run in range(1, live):  # which of them comes next is anybody's guess: no branch
+            head = heads[run] & mask
+            best = run if head < least else best
+            least = min(head, least)
+        to[0] = heads[best]
+        to += 1
+        begin[best] += 1
+        if begin[best] < stop[best]:
+            heads[best] = words[begin[best]]
+        else:
+            live -= 1
+            begin[best] = begin[live]
+            stop[best] = stop[live]
+            heads[best] = heads[live]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from ..errors import TollsplitError
 
 INTERRUPTED = 130  # as shells report SIGINT
 BROKEN_PIPE = 141  # as shells report SIGPIPE
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
 class Commands(click.Group):
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code."""
     # NumPy reads it once. Nothing here multiplies matrices, and its threads take time to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A run makes many objects and no cycles; to look for some was half the time of rating.
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     if isinstance(sys.stdout, TextIOWrapper):
         # A table in a locale without its characters is better than none.
         sys.stdout.reconfigure(errors="replace")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
               help="How the result is written.")
 @click.option("--output", metavar="FILE", type=click.Path(path_type=Path),
               help="Write the result to FILE; it appears only when it is whole.")
-@click.option("--ledger", metavar="URL", help="Book the run: sqlite:///PATH.")
+@click.option("--ledger", metavar="URL",
+              help="Book the run: sqlite:///PATH or postgresql://USER@HOST/DATABASE.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Threads that meter; the result does not depend on it.")
 @click.option("--layer", type=click.Choice(("ip", "frame", "payload")),

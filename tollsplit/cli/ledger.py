@@ -8,7 +8,7 @@ import sys
 import click
 
 _LEDGER = click.option("--ledger", "url", metavar="URL", required=True,
-                       help="The ledger: sqlite:///PATH.")
+                       help="The ledger: sqlite:///PATH or postgresql://USER@HOST/DATABASE.")
 _FORMAT = click.option("--format", "form", type=click.Choice(("table", "json", "csv")),
                        default="table", show_default=True, help="How the result is written.")
 
@@ -106,4 +106,4 @@ def verify(url: str) -> None:
         if check.more:
             click.echo(f"tollsplit: and {check.more:,} more of this kind", err=True)
     if not found.holds:
-        raise IdentityError(f"{url}: the books do not balance")
+        raise IdentityError(f"{found.url}: the books do not balance")

@@ -23,7 +23,8 @@ _COLUMNS = (
 
 
 @click.command()
-@click.option("--ledger", "url", metavar="URL", required=True, help="The ledger: sqlite:///PATH.")
+@click.option("--ledger", "url", metavar="URL", required=True,
+              help="The ledger: sqlite:///PATH or postgresql://USER@HOST/DATABASE.")
 @click.option("--account", metavar="NAME", help="Whose statement; all payers together if absent.")
 @click.option("--period", metavar="PERIOD", help="A month (2026-11) or a day (2026-11-03).")
 @click.option("--zone", metavar="ZONE", default="UTC", show_default=True,

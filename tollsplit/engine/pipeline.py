@@ -13,6 +13,7 @@ from tollsplit.cext.meter import Meter
 from tollsplit.cext.reader import Astray, Reader
 from tollsplit.engine.cells import Cells
 from tollsplit.engine.usage import Prior, Provenance, Spent, Usage, gather
+from tollsplit.limits import WORKERS_MAX
 from tollsplit.model import Volume
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import At, Layer, RuleSet
@@ -126,7 +127,7 @@ def meter(
 ) -> Tally:
     """Account all frames of the sources.
 
-    workers    threads; any number gives the same figures
+    workers    threads, at most WORKERS_MAX; any number gives the same figures
     prior      given the cells met, what an earlier run booked in their periods
     source, epoch
                the first two parts of every usage record's key
@@ -154,13 +155,14 @@ def _count(
     progress: Callable[[], None] | None,
 ) -> tuple[Cells, Meter]:
     cells = Cells(rules)
-    meters = [Meter(dissect, compiled.classifier, cells.at) for _ in range(max(1, workers))]
+    meters = [Meter(dissect, compiled.classifier, cells.at)
+              for _ in range(min(max(1, workers), WORKERS_MAX))]
     if len(meters) == 1:
         _run(meters[0], sources, progress)
     else:
         _run_all(meters, sources, progress)
-    while len(meters) > 1:
-        meters[0].absorb(meters.pop())
+    for other in meters[1:]:
+        meters[0].annex(other)
     return cells, meters[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from socket import inet_ntoa
 from typing import NamedTuple
 
 import numpy as np
@@ -83,8 +84,24 @@ class Subscribers:
                 return account
         return self.name(index)
 
-    def tariff(self, index: int) -> str | None:
-        return self.rules.pools[self._row(index)[3] - 1].tariff
+    def pools(self) -> np.ndarray:
+        """u2[len], the pool of each, from 1 on."""
+        plain = self._members < INTERNED
+        result = np.empty(len(self), np.uint16)
+        result[plain] = self._compiled.pools_of(self._members[plain].astype(np.uint32))
+        result[~plain] = self._interned["pool"][self._members[~plain] - np.uint64(INTERNED)]
+        return result
+
+    def accounts(self) -> list[str]:
+        """What account() says of each."""
+        direct = np.array([holder is None for holder in self._holders], bool)
+        direct = (self._members < INTERNED) & direct[self.pools() - 1]
+        # A plain address that no directory names is its own account.
+        octets = self._members.astype(">u4").tobytes()
+        return [
+            inet_ntoa(octets[4 * i : 4 * i + 4]) if plain else self._account(i)
+            for i, plain in enumerate(direct.tolist())
+        ]
 
 
 def changes(*columns: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,7 @@ from tollsplit.engine.cells import Cell, Cells, budget_start, moment, period_sta
 from tollsplit.engine.split import running, within_budget
 from tollsplit.engine.subscribers import Subscribers, changes, intern
 from tollsplit.engine.terms import Terms
-from tollsplit.model import Quantity, UsageRecord, Volume
+from tollsplit.model import Quantities, UsageRecord, Volume
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import Rule, RuleSet
 
@@ -196,36 +197,37 @@ class Usage:
             flags=FLAG_SETS[flags],
         )
 
-    def quantities(self) -> Iterator[Quantity]:
-        """What each payer has to pay for in each record and time cell; nothing without tariffs."""
-        if not self.rules.tariffs:
-            return
+    def quantities(self) -> Quantities:
+        """What each payer has to pay for in each record and time cell."""
+        accounts: dict[str, int] = {}
+        tariffs: dict[str, int] = {}
+
+        def numbered(numbers: dict[str, int], names: Iterable[str]) -> np.ndarray:
+            return np.array([numbers.setdefault(n, len(numbers)) for n in names], np.uint32)
+
+        who = self._rows["subscriber"]
+        account = numbered(accounts, self.subscribers.accounts())[who]
+        by_pool = numbered(tariffs, (self._tariff(pool.tariff) for pool in self.rules.pools))
+        tariff = by_pool[self.subscribers.pools() - 1][who]
+        left = _sum(self._rows, "uplink_octets", "downlink_octets")
+        parts = [(np.arange(len(left)), account, tariff, left)]
+        for number, rule in enumerate(self.rules.rules, 1):
+            rows = self._rows_of[number]
+            if rule.tariff:
+                tariff[rows] = numbered(tariffs, [rule.tariff])
+            for column, split in enumerate(rule.splits):
+                share = self._paid[column, rows]
+                left[rows] -= share
+                sponsor = self.rules.sponsors[split.sponsor]
+                ours = numbered(accounts, [sponsor.account])
+                by = numbered(tariffs, [self._tariff(rule.tariff or sponsor.tariff)])
+                parts.append((rows, np.repeat(ours, len(rows)), np.repeat(by, len(rows)), share))
+        row, account, tariff, octets = (np.concatenate(part) for part in zip(*parts, strict=True))
         starts = [c.start_ns if self._bounded else None for c in self._ordered]
-        rows = self._rows
-        for first in range(0, len(rows["rule"]), BLOCK_RECORDS):
-            block = slice(first, first + BLOCK_RECORDS)
-            columns = [rows[name][block].tolist() for name in ("cell", "subscriber", "rule")]
-            octets = (rows["uplink_octets"][block] + rows["downlink_octets"][block]).tolist()
-            paid = self._paid[:, block].T.tolist()
-            records = (
-                range(first, first + len(octets)) if self._record_of is None
-                else self._record_of[block].tolist()
-            )  # fmt: skip
-            for cell, who, number, left, shares, record in zip(
-                *columns, octets, paid, records, strict=True
-            ):
-                rule = self.rules.rules[number - 1] if number else None
-                own = rule.tariff if rule else None
-                for split, share in zip(rule.splits if rule else (), shares, strict=False):
-                    if share:
-                        sponsor = self.rules.sponsors[split.sponsor]
-                        tariff = self._tariff(own or sponsor.tariff)
-                        yield Quantity(sponsor.account, tariff, record, starts[cell], share)
-                        left -= share
-                if left:
-                    tariff = self._tariff(own or self.subscribers.tariff(who))
-                    account = self.subscribers.account(who)
-                    yield Quantity(account, tariff, record, starts[cell], left)
+        return Quantities(
+            list(accounts), list(tariffs), starts, account, tariff, self._rows["cell"][row],
+            row if self._record_of is None else self._record_of[row], octets,
+        )  # fmt: skip
 
     def _tariff(self, named: str | None) -> str:
         if named is not None:
@@ -448,8 +450,9 @@ def gather(
     rank = np.empty(len(order), np.uint32)
     rank[order] = np.arange(len(order))
     interned = counted.subscribers.subscribers()
-    columns = Columns(
-        counted.table, rank, terms.window, terms.window_first, *intern(compiled, interned),
-        terms.spanning,
-    )
+    with ThreadPoolExecutor(len(counted.tables)) as pool:  # a thread begins when it is needed
+        columns = Columns(
+            counted.tables, rank, terms.window, terms.window_first, *intern(compiled, interned),
+            pool.map, paired=terms.spanning,
+        )
     return terms, columns, Subscribers(rules, compiled, columns.subscribers, interned)

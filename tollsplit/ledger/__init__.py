@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from ..errors import LedgerError
 from ..limits import LEDGER_WAIT_S
+from .account import AccountKind
 from .book import Ledger
+from .hold import Held, Hold
 from .rating import rate
 from .sqlite import Sqlite
 from .statement import ChargeLine, Entry, Statement, UsageLine
 from .store import Balance, Receipt, Run
+from .teller import Teller
+from .transfer import Posted, Provenance, Transfer
 from .verify import Check, Verification
 
 __all__ = [
+    "AccountKind",
     "Balance",
     "ChargeLine",
     "Check",
     "Entry",
+    "Held",
+    "Hold",
     "Ledger",
+    "Posted",
+    "Provenance",
     "Receipt",
     "Run",
     "Statement",
+    "Teller",
+    "Transfer",
     "UsageLine",
     "Verification",
     "open_ledger",
@@ -27,18 +41,33 @@ __all__ = [
 ]
 
 
-def open_ledger(url: str, *, create: bool = True, wait_s: float = LEDGER_WAIT_S) -> Ledger:
-    """The ledger that a URL names: sqlite:///relative/path or sqlite:////absolute/path.
+def open_ledger(
+    url: str, *, create: bool = True, wait_s: float = LEDGER_WAIT_S,
+    clock_ns: Callable[[], int] = time.time_ns,
+) -> Ledger:  # fmt: skip
+    """The ledger that a URL names: sqlite:///relative/path, sqlite:////absolute/path, or
+    postgresql://user@host:port/database (with the extra `postgres`).
 
-    create  make one where there is no file yet, or an empty one
-    wait_s  how long a ledger that another process has locked is waited for
+    create    make one where there is none yet
+    wait_s    how long a ledger that another process has locked is waited for
+    clock_ns  nanoseconds since 1970-01-01 UTC; decides what has expired
 
     Raises LedgerError.
     """
     scheme, colon, path = url.partition("://")
     if scheme in ("postgresql", "postgres") and colon:
-        # The URL stays out of the message: it may hold a password.
-        raise LedgerError("postgresql://: not supported yet; expected sqlite:///PATH")
+        try:
+            from .postgres import Postgres
+        except ImportError as error:
+            raise LedgerError(
+                f"{scheme}://: {error}; install psycopg: pip install 'tollsplit[postgres]'"
+            ) from error
+        return Ledger(Postgres(url, create=create, wait_s=wait_s), clock_ns)
     if scheme != "sqlite" or not path.startswith("/") or path[1:] in ("", ":memory:"):
-        raise LedgerError(f"{url}: expected sqlite:///PATH, the path of a ledger's file")
-    return Ledger(Sqlite(url, path[1:], create=create, wait_s=wait_s))
+        # Whatever it is, it may hold a password.
+        got = f"{scheme}://…" if colon else "no URL"
+        raise LedgerError(
+            "ledger: expected sqlite:///PATH, the path of its file, or "
+            f"postgresql://USER@HOST:PORT/DATABASE, got {got}"
+        )
+    return Ledger(Sqlite(url, path[1:], create=create, wait_s=wait_s), clock_ns)

@@ -1,19 +1,24 @@
-"""The book of record: runs are posted here, and read back."""
+"""The book of record: runs and transfers are posted here, and read back."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
 from ..errors import LedgerError
-from ..model import Charge, Event, UsageRecord
-from . import event
+from ..model import Charge, Event, Posting, UsageRecord
+from . import account as accounts
+from . import event, hold, transfer
+from .account import AccountKind
 from .booking import Booking
+from .hold import Held, Hold
 from .statement import Statement, state
-from .store import Balance, Receipt, Run, Store, instant_at
+from .store import Balance, Receipt, Row, Run, Store, instant_at
+from .transfer import NO_PROVENANCE, Posted, Provenance, Transfer
 from .verify import Verification, verify
 
 _Item = TypeVar("_Item")
@@ -31,7 +36,7 @@ class Ledger:
         self._clock_ns = clock_ns
         # What was asked for the run that is being worked out, and the answers: they must still
         # hold when it is posted, or two runs at once could use up the same quota twice.
-        self._asked: list[tuple[int, Callable[[], object], object]] = []
+        self._asked: list[tuple[Row, Callable[[], object], object]] = []
 
     @property
     def url(self) -> str:
@@ -51,6 +56,10 @@ class Ledger:
     def close(self) -> None:
         self._store.close()
 
+    def atomic(self) -> AbstractContextManager[None]:
+        """What is done inside is one transaction: all of it or nothing."""
+        return self._store.writing()
+
     # --- what earlier runs used up ------------------------------------------------------
 
     def prior(self, periods: Iterable[tuple[str, int, int]], *, before: Run | None) -> Prior:
@@ -67,11 +76,11 @@ class Ledger:
         return self._ask(partial(self._prior, tuple(periods), before))
 
     def _prior(self, periods: Sequence[tuple[str, int, int]], before: Run | None) -> Prior:
-        limit = self._limit(before)
+        limits = self._limits(before)
         return {
             (subscriber, account, rule, start): octets
             for rule, start, end in periods
-            for subscriber, account, octets in self._store.rows(_PRIOR, rule, start, end, limit)
+            for subscriber, account, octets in self._store.rows(_PRIOR, rule, start, end, *limits)
         }
 
     def spent(
@@ -85,7 +94,9 @@ class Ledger:
         return self._ask(partial(self._spent, sponsor, start, end, before))
 
     def _spent(self, sponsor: str, start: int, end: int, before: Run | None) -> int:
-        ((octets,),) = self._store.rows(_SPENT, sponsor, start, end, self._limit(before))
+        ((octets,),) = self._store.rows(
+            _SPENT, sponsor, start, end, *self._limits(before)
+        )
         return int(octets)
 
     def rated(
@@ -99,18 +110,22 @@ class Ledger:
     def _rated(
         self, charges: Set[tuple[str, str, int]], before: Run | None
     ) -> dict[tuple[str, str, int], int]:
-        limit = self._limit(before)
+        limits = self._limits(before)
         return {
             (account, tariff, start): octets
             for tariff, start in sorted({charge[1:] for charge in charges})
-            for account, octets in self._store.rows(_RATED, tariff, start, limit)
+            for account, octets in self._store.rows(_RATED, tariff, start, *limits)
             if (account, tariff, start) in charges
         }
 
-    def _limit(self, before: Run | None) -> int:
-        """Runs below this number count."""
+    def _limits(self, before: Run | None) -> tuple[int, int]:
+        """Runs below the first number count, but for those that a transaction below the second
+        one reversed.
+        """
         booked = None if before is None else self._booked(before)
-        return _ALWAYS_NS if booked is None else booked[0].run
+        return (_ALWAYS_NS, _ALWAYS_NS) if booked is None else (
+            booked[0].run, booked[0].transaction
+        )
 
     def _ask(self, ask: Callable[[], _Item]) -> _Item:
         with self._store.reading():
@@ -118,10 +133,10 @@ class Ledger:
             self._asked.append((self._head(), ask, answer))
         return answer
 
-    def _head(self) -> int:
-        """The number of the latest run."""
-        ((number,),) = self._store.rows("SELECT coalesce(max(id), 0) FROM runs")
-        return int(number)
+    def _head(self) -> Row:
+        """The latest run and the latest reversal."""
+        (head,) = self._store.rows(_HEAD)
+        return head
 
     def _expect_answers_hold(self) -> None:
         head = self._head()
@@ -147,6 +162,7 @@ class Ledger:
         contents; IdentityError where records don't add up.
         """
         with self._store.writing():
+            self._store.serialise()
             booked = self._booked(run)
             booking = Booking(self._store, run)
             if booked is None:
@@ -198,12 +214,130 @@ class Ledger:
         with self._store.writing():
             return event.record(self._store, events)
 
+    # --- accounts, transfers, holds -------------------------------------------------------
+
+    def open_account(
+        self, account: str, unit: str, kind: AccountKind, floor: int | None = None
+    ) -> Balance:
+        """Make an account, or find it as it is asked for.
+
+        unit   "octet", or as "CNY/1000000": micro-units of a currency
+        floor  what its balance less what is held never falls below; None: no bound
+
+        Usage and charges open accounts of payers by themselves, without a floor. Raises
+        StateError where it is there and is another, LedgerError.
+        """
+        with self._store.writing():
+            accounts.open_account(self._store, account, unit, kind, floor)
+            return accounts.balance(self._store, account, unit)
+
+    def set_floor(self, account: str, unit: str, floor: int | None) -> Balance:
+        """Move an account's floor. Raises OverdraftError where it is below that already."""
+        with self._store.writing():
+            accounts.set_floor(self._store, account, unit, floor)
+            return accounts.balance(self._store, account, unit)
+
+    def close_account(self, account: str, unit: str) -> Balance:
+        """Close an account: nothing is posted to it or held of it any more. Raises StateError
+        while something is held.
+        """
+        with self._store.writing():
+            accounts.close(self._store, account, unit)
+            return accounts.balance(self._store, account, unit)
+
+    def transfer(self, asked: Transfer) -> Posted:
+        """Book one transfer. The same again changes nothing and is told when it was booked.
+
+        Raises IdempotencyError where its key was used for another one, OverdraftError where an
+        account would fall below its floor, StateError where one is closed, MissingError where one
+        is not there, IdentityError where the postings don't sum to zero; nothing is booked then.
+        """
+        return self.transfer_all([asked])[0]
+
+    def transfer_all(self, asked: Iterable[Transfer]) -> list[Posted]:
+        """Book many transfers, all of them or none, as if one after the other. As `transfer`."""
+        entries = [transfer.entry_of(one) for one in asked]
+        with self._store.writing():
+            return transfer.book(self._store, entries, self._clock_ns())
+
+    def reverse(
+        self, transaction: int, key: str, description: str = "",
+        provenance: Provenance = NO_PROVENANCE,
+    ) -> Posted:  # fmt: skip
+        """Take a transaction back, once, by another one with all its postings the other way.
+
+        key  as a transfer's
+
+        A run that is reversed counts no longer towards quotas, budgets and days of a tariff; it
+        stays booked, its records stay. Raises StateError where it was reversed before or is a
+        reversal itself, and as `transfer`.
+        """
+        with self._store.writing():
+            entry = transfer.reversal(self._store, transaction, key, description, provenance)
+            return transfer.book(self._store, [entry], self._clock_ns())[0]
+
+    def hold(self, asked: Hold) -> Held:
+        """Set an amount aside. The same again is told what became of it.
+
+        Raises as `transfer`.
+        """
+        with self._store.writing():
+            return hold.place(self._store, asked, self._clock_ns())
+
+    def capture(
+        self, key: str, kind: str, postings: Iterable[Posting], description: str = "",
+        provenance: Provenance = NO_PROVENANCE,
+    ) -> Held:  # fmt: skip
+        """Book what an amount was held for, and release what of it is not needed.
+
+        postings  as a transfer's; what they take from the hold's account is at most what is held
+
+        The same again changes nothing. Raises StateError where the hold was voided or has expired,
+        and as `transfer`.
+        """
+        with self._store.writing():
+            return hold.capture(
+                self._store, key, tuple(postings), kind, description, provenance, self._clock_ns()
+            )
+
+    def void(self, key: str) -> Held:
+        """Release a hold, unless it was captured: StateError."""
+        with self._store.writing():
+            return hold.void(self._store, key, self._clock_ns())
+
+    def expire_holds(self) -> int:
+        """Release holds whose time is over; says how many. What has expired is never captured,
+        whether this was called or not.
+        """
+        expired = 0
+        while True:
+            with self._store.writing():
+                count = hold.expire(self._store, self._clock_ns())
+            expired += count
+            if not count:
+                return expired
+
     # --- reading back -------------------------------------------------------------------
 
     def balances(self) -> list[Balance]:
         """Every account with what it holds, by name and unit."""
         with self._store.reading():
             return [Balance(*row) for row in self._store.rows(_BALANCES)]
+
+    def balance(self, account: str, unit: str) -> Balance:
+        """Raises MissingError."""
+        with self._store.reading():
+            return accounts.balance(self._store, account, unit)
+
+    def held(self, key: str) -> Held:
+        """What became of a hold. Raises MissingError."""
+        with self._store.reading():
+            return hold.read(self._store, key)
+
+    def postings(self, transaction: int) -> list[Posting]:
+        """Of one transaction, by account and unit; of one that is not there, none."""
+        with self._store.reading():
+            return transfer.postings_of(self._store, transaction)
 
     def events(self) -> list[Event]:
         """Every event, as they came in."""
@@ -233,18 +367,28 @@ _CAPTURE_BOOKED = """
     SELECT c.name, t.created_at_ns
     FROM captures c JOIN runs r ON r.id = c.run_id JOIN transactions t ON t.id = r.transaction_id
     WHERE c.digest = ? AND (r.source, r.epoch) <> (?, ?) LIMIT 1"""
-_PRIOR = """
+_HEAD = """
+    SELECT (SELECT coalesce(max(id), 0) FROM runs),
+        (SELECT coalesce(max(id), 0) FROM transactions WHERE reverses IS NOT NULL)"""
+_REVERSED = """
+    SELECT q.id FROM transactions t JOIN runs q ON q.transaction_id = t.reverses
+    WHERE t.reverses IS NOT NULL AND t.id < ?"""
+_PRIOR = f"""
     SELECT u.subscriber, a.name, sum(u.uplink_octets + u.downlink_octets)
     FROM usage_records u JOIN accounts a ON a.id = u.account_id
     WHERE u.rule = ? AND u.last_packet_ns >= ? AND u.first_packet_ns < ? AND u.run_id < ?
+        AND u.run_id NOT IN ({_REVERSED})
     GROUP BY u.subscriber, a.name"""
-_SPENT = """
+_SPENT = f"""
     SELECT coalesce(sum(u.octets), 0)
     FROM sponsors s JOIN usage_shares u ON u.sponsor_id = s.id
     JOIN usage_records r ON r.run_id = u.run_id AND r.sequence = u.sequence
-    WHERE s.identity = ? AND r.last_packet_ns >= ? AND r.first_packet_ns < ? AND u.run_id < ?"""
-_RATED = """
+    WHERE s.identity = ? AND r.last_packet_ns >= ? AND r.first_packet_ns < ? AND u.run_id < ?
+        AND u.run_id NOT IN ({_REVERSED})"""
+_RATED = f"""
     SELECT a.name, sum(c.octets) FROM charges c JOIN accounts a ON a.id = c.account_id
-    WHERE c.tariff = ? AND c.period_start_ns = ? AND c.run_id < ? GROUP BY a.name"""
+    WHERE c.tariff = ? AND c.period_start_ns = ? AND c.run_id < ?
+        AND c.run_id NOT IN ({_REVERSED})
+    GROUP BY a.name"""
 _BALANCES = """
     SELECT name, kind, unit, balance, held, floor, state FROM accounts ORDER BY name, unit"""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from fractions import Fraction
 from functools import cache
 from itertools import islice
 from typing import TypeVar
 
-from ..errors import IdentityError, LedgerError
+from ..errors import IdentityError, LedgerError, OverdraftError, StateError
 from ..limits import LEDGER_BATCH_RECORDS
 from ..model import Charge, UsageRecord
+from . import account
+from .account import Key
 from .store import (
     OCTET,
     OPERATOR,
@@ -39,8 +41,11 @@ class Booking:
         self.fingerprint = Fingerprint(run)
         self._store = store
         self._run = run
+        # Without gaps, in the order of booking: what came before a run is told by its number.
         ((self._number,),) = store.rows("SELECT coalesce(max(id), 0) + 1 FROM runs")
-        ((self._transaction,),) = store.rows("SELECT coalesce(max(id), 0) + 1 FROM transactions")
+        (self._transaction,) = store.numbers("transactions", 1)
+        self._accounts: dict[Key, int] = {}
+        self._sponsors: dict[tuple[str, str], int] = {}  # identity and account → id
         self._records = self._charges = 0
         self._first_packet_ns: int | None = None
         self._totals: dict[str, int] = defaultdict(int)  # unit → what payers lose
@@ -131,10 +136,10 @@ class Booking:
             f"{record.subscriber_octets + sum(shares.values())} split among payers"
         )
 
-    def _check_name(self, account: str, place: str) -> None:
-        if account.startswith(OPERATOR):
+    def _check_name(self, name: str, place: str) -> None:
+        if name.startswith(OPERATOR):
             raise LedgerError(
-                f'{place}: account "{account}": names with "{OPERATOR}" are the operator\'s own; '
+                f'{place}: account "{name}": names with "{OPERATOR}" are the operator\'s own; '
                 "choose another"
             )
 
@@ -159,20 +164,44 @@ class Booking:
 
     # --- rows to tables -----------------------------------------------------------------
 
+    def _open(self, sql: str, names: Collection[Key], kind: str) -> None:
+        """Know the accounts of those names, made where they are not there."""
+        new = [name for name in dict.fromkeys(names) if name not in self._accounts]
+        if new:
+            self._store.write(sql, [(*name, kind) for name in sorted(new)])
+            self._accounts.update(account.numbers(self._store, new))
+
     def _write_usage(self, rows: list[Row], shares: list[Row]) -> None:
-        write, number = self._store.write, self._number
-        write(_ACCOUNT, ((name, OCTET, "subscriber") for name in dict.fromkeys(r[4] for r in rows)))
-        write(_RECORD, ((number, *row) for row in rows))
-        sponsors = dict.fromkeys((share[1], share[2]) for share in shares)
-        for _, account in sponsors:
-            self._check_name(account, self._run.title)
-        write(_ACCOUNT, ((account, OCTET, "sponsor") for _, account in sponsors))
-        write(_SPONSOR, sponsors)
-        write(_SHARE, ((number, *share) for share in shares))
+        store, number = self._store, self._number
+        self._open(_ACCOUNT, [(row[4], OCTET) for row in rows], "subscriber")
+        accounts = self._accounts
+        store.copy("usage_records", _RECORD_COLUMNS, (
+            (number, *row[:4], accounts[row[4], OCTET], *row[5:]) for row in rows
+        ))  # fmt: skip
+        self._know_sponsors({(share[1], share[2]) for share in shares})
+        sponsors = self._sponsors
+        store.copy("usage_shares", "run_id, sequence, sponsor_id, octets", (
+            (number, share[0], sponsors[share[1], share[2]], share[3]) for share in shares
+        ))  # fmt: skip
+
+    def _know_sponsors(self, sponsors: Set[tuple[str, str]]) -> None:
+        new = sorted(sponsors - self._sponsors.keys())
+        if not new:
+            return
+        for _, name in new:
+            self._check_name(name, self._run.title)
+        self._open(_ACCOUNT, [(name, OCTET) for _, name in new], "sponsor")
+        rows = [(identity, self._accounts[name, OCTET]) for identity, name in new]
+        self._store.write(_SPONSOR, rows)
+        known = {(identity, its): number for number, identity, its in self._store.rows(_SPONSORS)}
+        self._sponsors.update(zip(new, (known[row] for row in rows), strict=True))
 
     def _write_money(self, rows: list[Row]) -> None:
-        self._store.write(_MONEY_ACCOUNT, dict.fromkeys((row[1], row[2]) for row in rows))
-        self._store.write(_CHARGE, ((self._number, *row) for row in rows))
+        self._open(_MONEY_ACCOUNT, [(row[1], row[2]) for row in rows], "subscriber")
+        accounts, number = self._accounts, self._number
+        self._store.copy("charges", _CHARGE_COLUMNS, (
+            (number, row[0], accounts[row[1], row[2]], *row[3:]) for row in rows
+        ))  # fmt: skip
 
     def _settle(self) -> None:
         """Post what was booked: payers by the rows, the operator by what was counted on the way."""
@@ -189,31 +218,46 @@ class Booking:
             raise IdentityError(
                 f"{self._run.title}: postings in {unit} sum to {amount}, expected 0"
             )
-        for name, unit, state, balance, floor in store.rows(_REFUSALS, transaction):
-            why = "it is closed" if state != "open" else f"{balance} would be below {floor}"
-            raise LedgerError(f'{store.url}: account "{name}" ({unit}): {why}')
-        store.write(_APPLY, [(transaction,)])
+        self._apply()
+
+    def _apply(self) -> None:
+        """Change the balances; accounts are locked in the order of their names, as everywhere."""
+        store, transaction = self._store, self._transaction
+        changed = 0
+        for name, unit, state, balance, floor, amount in store.rows(
+            _LOCKED + store.locking("a"), transaction
+        ):
+            if state != "open":
+                raise StateError(f'{store.url}: account "{name}" ({unit}): it is closed')
+            if floor is not None and balance + amount < floor:
+                raise OverdraftError(
+                    f'{store.url}: account "{name}" ({unit}): {balance + amount} would be below '
+                    f"{floor}"
+                )
+            changed += 1
+        if store.write(_APPLY, [(transaction,)]) != changed:
+            raise OverdraftError(f"{store.url}: an account is closed or would be below its floor")
 
     def _carry(self, unit: str) -> int:
         """Whole micro-units that the remainders of this run and earlier ones make up."""
         amount = sum(
             (Fraction(n, d) for d, n in self._remainders[unit].items()), start=Fraction(0)
         )
-        self._store.write(_ACCOUNT, [(REMAINDER, unit, "remainder")])
+        self._open(_ACCOUNT, [(REMAINDER, unit)], "remainder")
+        its = self._accounts[REMAINDER, unit]
         before = Fraction(0)
-        for (carried,) in self._store.rows(_CARRIED, REMAINDER, unit):
+        for (carried,) in self._store.rows(_CARRIED, its):
             before = Fraction(carried)
         whole = math.floor(before + amount)
         self._store.write(
-            _REMAINDER,
-            [(self._number, REMAINDER, unit, str(amount), str(before + amount - whole))],
+            _REMAINDER, [(self._number, its, str(amount), str(before + amount - whole))]
         )
         return whole
 
     def _post(self, name: str, unit: str, kind: str, amount: int) -> None:
-        self._store.write(_ACCOUNT, [(name, unit, kind)])
+        self._open(_ACCOUNT, [(name, unit)], kind)
         if amount:
-            self._store.write(_POSTING, [(self._transaction, name, unit, amount)])
+            self._store.write(_POSTING, [(self._transaction, self._accounts[name, unit], amount)])
 
     def _write_run(self, now_ns: int) -> None:
         run, number, transaction = self._run, self._number, self._transaction
@@ -233,7 +277,9 @@ class Booking:
             number, transaction, *run.key, self._records, self._charges, self._first_packet_ns,
             run.rules_version, run.layer, run.at, run.program,
         )])  # fmt: skip
-        write(_CAPTURE, ((number, i, *capture) for i, capture in enumerate(run.captures)))
+        self._store.copy("captures", "run_id, ordinal, name, digest", (
+            (number, i, *capture) for i, capture in enumerate(run.captures)
+        ))  # fmt: skip
 
 
 def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
@@ -251,28 +297,19 @@ _ACCOUNT = """
 # Who uses octets as a sponsor owes money as a sponsor.
 _MONEY_ACCOUNT = """
     INSERT INTO accounts (name, unit, kind) VALUES (?1, ?2, coalesce(
-        (SELECT kind FROM accounts WHERE name = ?1 AND unit = 'octet'), 'subscriber'))
+        (SELECT kind FROM accounts WHERE name = ?1 AND unit = 'octet'), ?3))
     ON CONFLICT (name, unit) DO NOTHING"""
-_RECORD = """
-    INSERT INTO usage_records (
-        run_id, sequence, window_start_ns, window_end_ns, subscriber, account_id, rule,
-        rating_group, sponsor_identity, asp_identity, uplink_packets, uplink_octets,
-        downlink_packets, downlink_octets, subscriber_octets, first_packet_ns, last_packet_ns,
-        flags)
-    VALUES (?, ?, ?, ?, ?, (SELECT id FROM accounts WHERE name = ? AND unit = 'octet'),
-        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_RECORD_COLUMNS = """
+    run_id, sequence, window_start_ns, window_end_ns, subscriber, account_id, rule, rating_group,
+    sponsor_identity, asp_identity, uplink_packets, uplink_octets, downlink_packets,
+    downlink_octets, subscriber_octets, first_packet_ns, last_packet_ns, flags"""
 _SPONSOR = """
-    INSERT INTO sponsors (identity, account_id)
-    SELECT ?, id FROM accounts WHERE name = ? AND unit = 'octet'
+    INSERT INTO sponsors (identity, account_id) VALUES (?, ?)
     ON CONFLICT (identity, account_id) DO NOTHING"""
-_SHARE = """
-    INSERT INTO usage_shares (run_id, sequence, sponsor_id, octets)
-    VALUES (?, ?, (SELECT s.id FROM sponsors s JOIN accounts a ON a.id = s.account_id
-        WHERE s.identity = ? AND a.name = ? AND a.unit = 'octet'), ?)"""
-_CHARGE = """
-    INSERT INTO charges (run_id, ordinal, account_id, tariff, octets, rated_octets, amount_micros,
-        remainder, period_start_ns)
-    VALUES (?, ?, (SELECT id FROM accounts WHERE name = ? AND unit = ?), ?, ?, ?, ?, ?, ?)"""
+_SPONSORS = "SELECT id, identity, account_id FROM sponsors"
+_CHARGE_COLUMNS = """
+    run_id, ordinal, account_id, tariff, octets, rated_octets, amount_micros, remainder,
+    period_start_ns"""
 _PAYERS = """
     INSERT INTO postings (transaction_id, account_id, amount)
     SELECT ?1, account_id, -sum(amount) FROM (
@@ -281,28 +318,22 @@ _PAYERS = """
         SELECT s.account_id, u.octets FROM usage_shares u JOIN sponsors s ON s.id = u.sponsor_id
         WHERE u.run_id = ?2
         UNION ALL
-        SELECT account_id, amount_micros FROM charges WHERE run_id = ?2)
+        SELECT account_id, amount_micros FROM charges WHERE run_id = ?2) x
     GROUP BY account_id HAVING sum(amount) <> 0"""
-_POSTING = """
-    INSERT INTO postings (transaction_id, account_id, amount)
-    VALUES (?, (SELECT id FROM accounts WHERE name = ? AND unit = ?), ?)"""
+_POSTING = "INSERT INTO postings (transaction_id, account_id, amount) VALUES (?, ?, ?)"
 _SUMS = """
     SELECT a.unit, sum(p.amount) FROM postings p JOIN accounts a ON a.id = p.account_id
     WHERE p.transaction_id = ? GROUP BY a.unit HAVING sum(p.amount) <> 0"""
-_REFUSALS = """
-    SELECT a.name, a.unit, a.state, a.balance + p.amount - a.held, a.floor
+_LOCKED = """
+    SELECT a.name, a.unit, a.state, a.balance - a.held, a.floor, p.amount
     FROM postings p JOIN accounts a ON a.id = p.account_id
-    WHERE p.transaction_id = ?
-        AND (a.state <> 'open' OR a.balance + p.amount - a.held < a.floor)"""
+    WHERE p.transaction_id = ? ORDER BY a.name, a.unit"""
 _APPLY = """
     UPDATE accounts SET balance = balance + p.amount FROM postings p
-    WHERE p.transaction_id = ? AND p.account_id = accounts.id"""
-_CARRIED = """
-    SELECT r.carried FROM remainders r JOIN accounts a ON a.id = r.account_id
-    WHERE a.name = ? AND a.unit = ? ORDER BY r.run_id DESC LIMIT 1"""
-_REMAINDER = """
-    INSERT INTO remainders (run_id, account_id, amount, carried)
-    VALUES (?, (SELECT id FROM accounts WHERE name = ? AND unit = ?), ?, ?)"""
+    WHERE p.transaction_id = ? AND p.account_id = accounts.id AND state = 'open'
+        AND (floor IS NULL OR balance + p.amount - held >= floor)"""
+_CARRIED = "SELECT carried FROM remainders WHERE account_id = ? ORDER BY run_id DESC LIMIT 1"
+_REMAINDER = "INSERT INTO remainders (run_id, account_id, amount, carried) VALUES (?, ?, ?, ?)"
 _TRANSACTION = """
     INSERT INTO transactions (id, kind, idempotency_key, fingerprint, created_at_ns, description)
     VALUES (?, 'usage', ?, ?, ?, ?)"""
@@ -310,4 +341,3 @@ _RUN = """
     INSERT INTO runs (id, transaction_id, source, epoch, first_sequence, records, charges,
         first_packet_ns, rules_version, layer, at, program)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_CAPTURE = "INSERT INTO captures (run_id, ordinal, name, digest) VALUES (?, ?, ?, ?)"

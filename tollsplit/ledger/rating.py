@@ -41,32 +41,38 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime, time, timedelta
 from functools import cache
-from itertools import groupby
-from operator import attrgetter, itemgetter
+from itertools import repeat
+from operator import attrgetter
+from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import LedgerError
-from ..model import Charge, Quantity, Tariff, Tier
+from ..model import Charge, Quantities, Tariff, Tier
 
 NS = 1_000_000_000
 DAY_S = 86_400
 # Stands for "from the beginning" and sorts before every instant.
 BEGINNING = -(1 << 63)
+LAST = (1 << 63) - 1
 
 # (end of the tier in octets or None, price in 1/denominator of a micro-unit per octet)
 _Scale = tuple[tuple[int | None, int], ...]
-# account, tariff, rounding period, start of the cell, octets
-_Row = tuple[str, str, int, int, int]
 # (account, tariff, start of a charge in ns) → octets
 Rated = Mapping[tuple[str, str, int], int]
+_Numbers: TypeAlias = NDArray[np.int64]
+# i8 where a bound on all sums shows that none overflows, or else Python's integers: the same
+# expressions are exact either way.
+_Exact: TypeAlias = NDArray[Any]
 
 
 def rate(
-    quantities: Iterable[Quantity],
+    quantities: Quantities,
     tariffs: Mapping[str, Tariff],
     zone: str,
     prior: Callable[[Set[tuple[str, str, int]]], Rated] | None = None,
@@ -80,56 +86,138 @@ def rate(
     """
     clock = _Clock(zone)
     pricers = {name: _Pricer(tariff, clock) for name, tariff in tariffs.items()}
-    rows = _rows(quantities, pricers)
-    asked = {row[:3] for row in rows if pricers[row[1]].tariff.rounding_per == "day"}
+    _expect_payable(quantities, pricers)
+    order = sorted(range(len(quantities.accounts)), key=quantities.accounts.__getitem__)
+    accounts = [quantities.accounts[number] for number in order]
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    starts = [BEGINNING if start is None else start for start in quantities.starts_ns]
+    instants, instant = np.unique(np.array(starts, np.int64), return_inverse=True)
+    bills = []
+    for pricer in sorted(pricers.values(), key=attrgetter("tariff.currency", "tariff.name")):
+        if pricer.tariff.name not in quantities.tariffs:
+            continue
+        number = quantities.tariffs.index(pricer.tariff.name)
+        mine = np.flatnonzero((quantities.tariff == number) & (quantities.octets > 0))
+        if len(mine):
+            bills.append(_Bill(
+                pricer, accounts, instants.tolist(), rank[quantities.account[mine]],
+                instant[quantities.cell[mine]], quantities.record[mine], quantities.octets[mine],
+            ))  # fmt: skip
+    asked = {day for bill in bills for day in bill.days()} if prior is not None else set()
     before = prior(asked) if prior is not None and asked else {}
-    charges = []
-    for (account, tariff), mine in groupby(rows, key=itemgetter(0, 1)):
-        pricer = pricers[tariff]
-        for start, (cost, octets, rated) in pricer.charged(mine, before).items():
-            amount, remainder = pricer.round(cost)
-            charges.append(
-                Charge(
-                    account, pricer.tariff.currency, amount, tariff, octets, rated,
-                    None if start == BEGINNING else clock.wall(start), remainder,
-                )
-            )
-    charges.sort(key=attrgetter("account", "currency"))  # stable: tariffs, days stay in order
+    charges = [charge for bill in bills for charge in bill.charges(before)]
+    if len(bills) > 1:
+        charges.sort(key=attrgetter("account", "currency"))  # stable: tariffs, days stay in order
     return charges
 
 
-def _rows(quantities: Iterable[Quantity], pricers: Mapping[str, _Pricer]) -> list[_Row]:
-    """The quantities that are not empty, sorted."""
-    rows = []
-    for quantity in quantities:
-        octets, start = quantity.octets, quantity.start_ns
-        if octets <= 0:
-            if octets:
-                raise _refused(quantity, f"expected 0 or more octets, got {octets}")
-            continue
-        pricer = pricers.get(quantity.tariff)
-        if pricer is None:
-            known = ", ".join(sorted(pricers)) or "none"
-            raise _refused(quantity, f"no such tariff; there are: {known}")
-        if start is None:
-            if pricer.needs_time:
-                raise _refused(quantity, "the tariff goes by the time of day, the octets have none")
-            start = BEGINNING
-        per = pricer.tariff.rounding_per
-        if per == "record":
-            period = quantity.record
-        else:
-            period = pricer.day(start) if per == "day" else BEGINNING
-        rows.append((quantity.account, quantity.tariff, period, start, octets))
-    rows.sort()
-    return rows
-
-
-def _refused(quantity: Quantity, why: str) -> LedgerError:
-    return LedgerError(
-        f'rating: account "{quantity.account}", record {quantity.record}, '
-        f'tariff "{quantity.tariff}": {why}'
+def _expect_payable(quantities: Quantities, pricers: Mapping[str, _Pricer]) -> None:
+    """Raise LedgerError at the first row that no tariff can price."""
+    octets = quantities.octets
+    unknown = np.array([name not in pricers for name in quantities.tariffs], bool)
+    timed = np.array([name in pricers and pricers[name].needs_time for name in quantities.tariffs],
+                     bool)  # fmt: skip
+    timeless = np.array([start is None for start in quantities.starts_ns], bool)
+    bad = octets < 0
+    bad |= (octets > 0) & (
+        unknown[quantities.tariff] | timed[quantities.tariff] & timeless[quantities.cell])
+    if not bad.any():
+        return
+    row = int(np.argmax(bad))
+    tariff = quantities.tariffs[quantities.tariff[row]]
+    if octets[row] < 0:
+        why = f"expected 0 or more octets, got {octets[row]}"
+    elif tariff not in pricers:
+        why = f"no such tariff; there are: {', '.join(sorted(pricers)) or 'none'}"
+    else:
+        why = "the tariff goes by the time of day, the octets have none"
+    raise LedgerError(
+        f'rating: account "{quantities.accounts[quantities.account[row]]}", '
+        f'record {quantities.record[row]}, tariff "{tariff}": {why}'
     )
+
+
+class _Bill:
+    """What all accounts owe under one tariff.
+
+    A rounding period is what an account has of one record, day or session, in one time band.
+    """
+
+    def __init__(
+        self, pricer: _Pricer, accounts: Sequence[str], instants: Sequence[int],
+        account: _Numbers, instant: _Numbers, record: _Numbers, octets: _Numbers,
+    ) -> None:  # fmt: skip
+        """accounts   names in their order; each row's `account` is a position in it
+        instants   ascending; likewise
+        """
+        self._pricer = pricer
+        self._accounts = accounts
+        begins, begin = np.unique(
+            np.array([pricer.charged_from(at) for at in instants], np.int64), return_inverse=True)
+        self._begins: list[int] = begins.tolist()
+        band = np.array([pricer.band(at) for at in instants], np.int64)[instant]
+        by_record = pricer.tariff.rounding_per == "record"
+        order, first = _grouped(account, record if by_record else begin[instant])
+        # A record's charge is that of its first cell, in whichever band it lies.
+        least = np.minimum.reduceat(instant[order], first)
+        whole = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(order))))
+        in_band, first = _grouped(whole, band[order])
+        order = order[in_band]
+        at = order[first]
+        self._account = account[at]
+        self._begin = begin[least[whole[in_band[first]]]]
+        self._band = band[at]
+        self._octets = np.add.reduceat(_exact(octets, _total(octets))[order], first)
+
+    def days(self) -> list[tuple[str, str, int]]:
+        """(account, tariff, start) of each period, where they go on from earlier runs."""
+        tariff = self._pricer.tariff
+        if tariff.rounding_per != "day":
+            return []
+        return [(self._accounts[who], tariff.name, self._begins[start]) for who, start
+                in zip(self._account.tolist(), self._begin.tolist(), strict=True)]  # fmt: skip
+
+    def charges(self, before: Rated) -> list[Charge]:
+        """In order of account and start."""
+        pricer, tariff = self._pricer, self._pricer.tariff
+        earlier: _Exact = np.zeros(len(self._octets), object if before else np.int64)
+        if before:
+            earlier[:] = [before.get(day, 0) for day in self.days()] or 0
+        most = _total(self._octets) + _total(earlier) + len(earlier) * tariff.increment_octets
+        octets = _exact(self._octets, most * pricer.dearest)
+        low = earlier.astype(octets.dtype)
+        low, high = pricer.rounded_up(low), pricer.rounded_up(low + octets)
+        cost = pricer.cost(high, self._band) - pricer.cost(low, self._band)
+        order, first = _grouped(self._account, self._begin)
+        cost, octets, rated = (
+            np.add.reduceat(each[order], first) for each in (cost, octets, high - low))
+        at = order[first]
+        walls = [pricer.wall(begin) for begin in self._begins]
+        amount, *remainder = (column.tolist() for column in pricer.round(cost))
+        return list(map(Charge._make, zip(
+            map(self._accounts.__getitem__, self._account[at].tolist()), repeat(tariff.currency),
+            amount, repeat(tariff.name), octets.tolist(), rated.tolist(),
+            map(walls.__getitem__, self._begin[at].tolist()), zip(*remainder, strict=True),
+            strict=False)))  # fmt: skip
+
+
+def _total(octets: _Exact) -> int:
+    """The sum of i8[n] or of Python's integers, whatever its size."""
+    return int((octets >> 32).sum()) * 2**32 + int((octets & 0xFFFFFFFF).sum())
+
+
+def _exact(octets: _Exact, most: int) -> _Exact:
+    """The octets as numbers that hold everything up to `most`."""
+    return octets if most <= LAST else octets.astype(object)
+
+
+def _grouped(major: _Numbers, minor: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """The rows in order of two numbers, and where other ones begin."""
+    order = np.lexsort((minor, major))
+    major, minor = major[order], minor[order]
+    new = np.append(True, (major[1:] != major[:-1]) | (minor[1:] != minor[:-1]))
+    return order, np.flatnonzero(new)
 
 
 class _Clock:
@@ -145,7 +233,7 @@ class _Clock:
 
     def _midnight(self, instant_ns: int) -> int:
         """The instant at which the day of an instant begins."""
-        return BEGINNING if instant_ns == BEGINNING else self.showing(instant_ns, 0)
+        return self.showing(instant_ns, 0)
 
     def second(self, instant_ns: int) -> int:
         """Seconds of wall time since midnight."""
@@ -177,12 +265,13 @@ class _Pricer:
         self._denominator = math.lcm(*(t.price.denominator for tiers in tables for t in tiers))
         # By the band's number; the last one is for what lies in none.
         self._scales = [self._scale(tiers) for tiers in tables]
+        # No sum of octets that is below 2^63 by this factor overflows, nor does its price.
+        self.dearest = max(self._denominator, *(price for s in self._scales for _, price in s))
         self.needs_time = bool(tariff.bands) or tariff.rounding_per == "day"
         switches = {second for band in tariff.bands for second in (band.from_s, band.to_s)}
         self._switches = sorted({0, *switches} - {DAY_S})
-        self._band = cache(self._band_at)
+        self.band = cache(self._band_at)
         self._begins = cache(self._bands_of)
-        self.day = cache(self._day)
 
     def _scale(self, tiers: Sequence[Tier]) -> _Scale:
         ends = [tier.up_to_octets for tier in tiers]
@@ -214,62 +303,43 @@ class _Pricer:
         for second in self._switches:
             instant = self._clock.showing(midnight, second)
             # Where the clock skips a switch, another band may follow at once.
-            begins.setdefault(self._band(instant), instant)
+            begins.setdefault(self.band(instant), instant)
         return begins
 
     def _day(self, start: int) -> int:
         """The day and band of an instant: when that band first holds on that day."""
-        return self._begins(self._clock.midnight(start))[self._band(start)]
+        return self._begins(self._clock.midnight(start))[self.band(start)]
 
-    def charged(self, rows: Iterable[_Row], before: Rated) -> dict[int, tuple[int, int, int]]:
-        """Start of each charge → cost (over the denominator), octets and rated octets, of one
-        account's rows.
-        """
-        by_record = self.tariff.rounding_per == "record"
-        charges: dict[int, tuple[int, int, int]] = {}
-        for key, cells in groupby(rows, key=itemgetter(0, 1, 2)):
-            first, cost, octets, rated = self._period(cells, before.get(key, 0))
-            start = self._clock.midnight(first) if by_record else key[2]
-            known = charges.get(start, (0, 0, 0))
-            charges[start] = (known[0] + cost, known[1] + octets, known[2] + rated)
-        # Records need not be numbered in the order of time.
-        return dict(sorted(charges.items())) if by_record and len(charges) > 1 else charges
+    def charged_from(self, start: int) -> int:
+        """When the charge begins that an instant belongs to."""
+        if start == BEGINNING or self.tariff.rounding_per == "session":
+            return BEGINNING
+        by_day = self.tariff.rounding_per == "day"
+        return self._day(start) if by_day else self._clock.midnight(start)
 
-    def _period(self, cells: Iterable[_Row], before: int) -> tuple[int, int, int, int]:
-        """One rounding period: first start, cost (over the denominator), octets, rated octets.
+    def wall(self, begin: int) -> datetime | None:
+        return None if begin == BEGINNING else self._clock.wall(begin)
 
-        before   octets that earlier runs rated; a day's period then has one band only
-        """
-        first = None
-        totals: dict[int, int] = defaultdict(int)
-        for _, _, _, start, octets in cells:
-            first = start if first is None else first
-            totals[self._band(start)] += octets
-        assert first is not None  # a group has a row
-        cost = rated = 0
-        for band, octets in totals.items():
-            low, high = self._rounded_up(before), self._rounded_up(before + octets)
-            cost += _cost(self._scales[band], low, high)
-            rated += high - low
-        return first, cost, sum(totals.values()), rated
-
-    def _rounded_up(self, octets: int) -> int:
+    def rounded_up(self, octets: _Exact) -> _Exact:
         return -(-octets // self.tariff.increment_octets) * self.tariff.increment_octets
 
-    def round(self, cost: int) -> tuple[int, tuple[int, int]]:
+    def cost(self, totals: _Exact, band: _Numbers) -> _Exact:
+        """The price, over the denominator, of the first octets of periods in these bands."""
+        cost = np.zeros_like(totals)
+        for number, scale in enumerate(self._scales):
+            mine = np.flatnonzero(band == number)
+            below: _Exact | int = 0
+            for end, price in scale:
+                up_to = totals[mine]
+                if end is not None:
+                    up_to = np.minimum(up_to, end if totals.dtype == object else min(end, LAST))
+                cost[mine] += (up_to - below) * price
+                below = up_to
+        return cost
+
+    def round(self, cost: _Exact) -> tuple[_Exact, _Exact, _Exact]:
         """Whole micro-units, rounded down, and the fraction left off."""
-        amount, left = divmod(cost, self._denominator)
-        shared = math.gcd(left, self._denominator)
-        return amount, (left // shared, self._denominator // shared)
-
-
-def _cost(scale: _Scale, start: int, stop: int) -> int:
-    """The price of the octets from `start` up to `stop` of a period's running total."""
-    cost = 0
-    for end, price in scale:
-        if end is None or stop <= end:
-            return cost + (stop - start) * price
-        if start < end:
-            cost += (end - start) * price
-            start = end
-    raise AssertionError("the last tier has no end")
+        amount = cost // self._denominator
+        left = cost - amount * self._denominator
+        shared = np.gcd(left, self._denominator)
+        return amount, left // shared, self._denominator // shared

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 
 from ..errors import LedgerError
-from ..limits import LEDGER_CACHE_OCTETS, LEDGER_WAIT_S, VERIFY_FINDINGS_MAX
+from ..limits import LEDGER_CACHE_OCTETS, LEDGER_LOG_OCTETS, LEDGER_WAIT_S, VERIFY_FINDINGS_MAX
 from .schema import SCHEMA_VERSION, versions
 from .store import Row
 
@@ -30,6 +31,41 @@ _REMEDIES = {
 }
 
 
+class _Explained:
+    """Says in our words what SQLite cannot do. Every statement runs inside."""
+
+    def __init__(self, path: str, wait_s: float) -> None:
+        self._path = path
+        self._wait_s = wait_s
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, sqlite3.Error):
+            # The low octet is the primary code (sqlite.org/rescode.html).
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            found = str(error)
+            if code == sqlite3.SQLITE_BUSY:
+                found = f"locked by another process for more than {self._wait_s:g} s"
+            elif code == sqlite3.SQLITE_IOERR:
+                found = f"cannot be written or read ({error})"
+            remedy = _REMEDIES.get(code)
+            message = f"{found}: {remedy}" if remedy else found
+            raise LedgerError(f"{self._path}: {message}") from error
+        if isinstance(error, OverflowError):
+            raise LedgerError(f"{self._path}: a number beyond 63 bits: {error}") from error
+        if isinstance(error, UnicodeEncodeError):
+            raise LedgerError(
+                f"{self._path}: {error.object!r} is not valid Unicode; rename it"
+            ) from error
+
+
 class Sqlite:
     """A Store in an SQLite file."""
 
@@ -37,16 +73,18 @@ class Sqlite:
         self.url = url
         self._path = path
         self._wait_s = wait_s
+        self._is_writing = False
+        self._explained = _Explained(path, wait_s)
         if not Path(path).is_file():
             if Path(path).exists():
                 raise LedgerError(f"{path}: expected a file, got something else")
             if not create:
                 raise LedgerError(f"{path}: no such ledger; `tollsplit ledger init` makes one")
-        with self._explained():
+        with self._explained:
             # Transactions begin and end where this module says so.
             self._connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None)
         try:
-            with self._explained():
+            with self._explained:
                 self._open()
         except BaseException:
             self._connection.close()
@@ -64,6 +102,7 @@ class Sqlite:
             "synchronous = FULL",
             "foreign_keys = ON",
             "recursive_triggers = ON",  # REPLACE deletes too
+            f"wal_autocheckpoint = {LEDGER_LOG_OCTETS // self._pragma('page_size')}",
             f"cache_size = -{LEDGER_CACHE_OCTETS // 1024}",
         ):
             self._connection.execute(f"PRAGMA {pragma}")
@@ -117,35 +156,12 @@ class Sqlite:
         self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say in our words what SQLite cannot do."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            # The low octet is the primary code (sqlite.org/rescode.html).
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            found = str(error)
-            if code == sqlite3.SQLITE_BUSY:
-                found = f"locked by another process for more than {self._wait_s:g} s"
-            elif code == sqlite3.SQLITE_IOERR:
-                found = f"cannot be written or read ({error})"
-            remedy = _REMEDIES.get(code)
-            message = f"{found}: {remedy}" if remedy else found
-            raise LedgerError(f"{self._path}: {message}") from error
-        except OverflowError as error:
-            raise LedgerError(f"{self._path}: a number beyond 63 bits: {error}") from error
-        except UnicodeEncodeError as error:
-            raise LedgerError(
-                f"{self._path}: {error.object!r} is not valid Unicode; rename it"
-            ) from error
-
-    @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
-        with self._explained():
+        with self._explained:
             self._connection.execute(begin)
         try:
             yield
-            with self._explained():
+            with self._explained:
                 self._connection.execute("COMMIT")
         except BaseException:
             # A full disk makes SQLite roll back by itself.
@@ -153,19 +169,58 @@ class Sqlite:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def writing(self) -> AbstractContextManager[None]:
-        return self._transaction("BEGIN IMMEDIATE")
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        if not self._connection.in_transaction:
+            # Whatever was written from here on would be committed at once.
+            raise LedgerError(f"{self._path}: the transaction around this one was undone")
+        self._connection.execute("SAVEPOINT inner_transaction")
+        try:
+            yield
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK TO inner_transaction")
+                self._connection.execute("RELEASE inner_transaction")
+            raise
+        self._connection.execute("RELEASE inner_transaction")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        if self._is_writing:
+            with self._savepoint():
+                yield
+            return
+        with self._transaction("BEGIN IMMEDIATE"):
+            self._is_writing = True
+            try:
+                yield
+            finally:
+                self._is_writing = False
 
     def reading(self) -> AbstractContextManager[None]:
-        return self._transaction("BEGIN")
+        return nullcontext() if self._is_writing else self._transaction("BEGIN")
+
+    def serialise(self) -> None:
+        """Who writes has the whole file."""
+
+    def locking(self, alias: str) -> str:
+        return ""
 
     def rows(self, sql: str, *values: object) -> Iterator[Row]:
-        with self._explained():
+        with self._explained:
             yield from self._connection.execute(sql, values)
 
-    def write(self, sql: str, rows: Iterable[Row]) -> None:
-        with self._explained():
-            self._connection.executemany(sql, rows)
+    def write(self, sql: str, rows: Iterable[Row]) -> int:
+        with self._explained:
+            return self._connection.executemany(sql, rows).rowcount
+
+    def copy(self, table: str, columns: str, rows: Iterable[Row]) -> None:
+        marks = ", ".join("?" * (columns.count(",") + 1))
+        self.write(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)
+
+    def numbers(self, table: str, count: int) -> range:
+        ((last,),) = self.rows(f"SELECT coalesce(max(id), 0) FROM {table}")
+        return range(last + 1, last + 1 + count)
 
     def integrity(self) -> Iterator[str]:
         found = self.rows(f"PRAGMA integrity_check({VERIFY_FINDINGS_MAX})")

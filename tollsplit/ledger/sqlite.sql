@@ -191,6 +191,49 @@ BEGIN SELECT RAISE(ABORT, 'remainders are append-only'); END;
 
 -- version 2
 
+-- Where a transaction comes from, where it is no usage: usage has its run.
+ALTER TABLE transactions ADD COLUMN service_request TEXT;
+ALTER TABLE transactions ADD COLUMN run_id INTEGER REFERENCES runs (id);
+ALTER TABLE transactions ADD COLUMN tariff TEXT;
+ALTER TABLE transactions ADD COLUMN rules_version TEXT;
+CREATE INDEX transactions_that_reverse ON transactions (id) WHERE reverses IS NOT NULL;
+
+-- Amounts set aside. accounts.held is the sum of those in state 'held'.
+CREATE TABLE holds (
+    id              INTEGER PRIMARY KEY,
+    idempotency_key TEXT NOT NULL UNIQUE,
+    fingerprint     TEXT NOT NULL,  -- SHA-256 of what was asked for
+    account_id      INTEGER NOT NULL REFERENCES accounts (id),
+    amount          INTEGER NOT NULL CHECK (amount > 0),
+    description     TEXT NOT NULL,
+    service_request TEXT,
+    run_id          INTEGER REFERENCES runs (id),
+    tariff          TEXT,
+    rules_version   TEXT,
+    created_at_ns   INTEGER NOT NULL,
+    expires_at_ns   INTEGER NOT NULL,
+    state           TEXT NOT NULL DEFAULT 'held' CHECK (
+        state IN ('held', 'captured', 'voided', 'expired')),
+    captured        INTEGER NOT NULL DEFAULT 0 CHECK (captured BETWEEN 0 AND amount),
+    transaction_id  INTEGER UNIQUE REFERENCES transactions (id),  -- that captured it
+    resolved_at_ns  INTEGER,
+    CHECK ((state = 'held') = (resolved_at_ns IS NULL)),
+    CHECK ((state = 'captured') = (captured > 0)),
+    CHECK ((state = 'captured') = (transaction_id IS NOT NULL))
+) STRICT;
+CREATE INDEX holds_of_account ON holds (account_id);
+CREATE INDEX holds_to_expire ON holds (expires_at_ns) WHERE state = 'held';
+
+CREATE TRIGGER holds_keep_their_terms BEFORE UPDATE OF id, idempotency_key, fingerprint,
+    account_id, amount, description, service_request, run_id, tariff, rules_version,
+    created_at_ns, expires_at_ns ON holds
+BEGIN SELECT RAISE(ABORT, 'a hold keeps its terms'); END;
+CREATE TRIGGER holds_resolve_once BEFORE UPDATE ON holds
+WHEN OLD.state <> 'held' OR NEW.state = 'held'
+BEGIN SELECT RAISE(ABORT, 'a hold is resolved once'); END;
+CREATE TRIGGER holds_no_delete BEFORE DELETE ON holds
+BEGIN SELECT RAISE(ABORT, 'holds are resolved, not deleted'); END;
+
 -- What a live run noticed and somebody may have to be told.
 CREATE TABLE events (
     id               INTEGER PRIMARY KEY,

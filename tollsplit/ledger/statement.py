@@ -276,18 +276,20 @@ _OF_ACCOUNT = """(
         JOIN sponsors s ON s.id = u.sponsor_id JOIN accounts a ON a.id = s.account_id
         WHERE a.name = ?1
     ) k JOIN usage_records r ON r.run_id = k.run_id AND r.sequence = k.sequence"""
+# All of them, or the statement's.
+_ITS = "(CAST(?1 AS TEXT) IS NULL OR a.name = ?1)"
 # The instant that a record counts at, in quarters of an hour.
 _RECORD_QUARTER = f"coalesce(r.window_start_ns, r.first_packet_ns) / {_QUARTER_NS}"
 _USAGE = f"""
     SELECT {_RECORD_QUARTER} AS quarter, r.rule, count(*), sum(r.uplink_packets),
         sum(r.uplink_octets), sum(r.downlink_packets), sum(r.downlink_octets),
         sum(r.subscriber_octets),
-        sum(iif(?1 IS NULL OR a.name = ?1, r.subscriber_octets, 0))
+        sum(CASE WHEN {_ITS} THEN r.subscriber_octets ELSE 0 END)
     FROM {{records}} JOIN accounts a ON a.id = r.account_id
     GROUP BY quarter, r.rule"""
 _SHARES = f"""
     SELECT {_RECORD_QUARTER} AS quarter, r.rule, s.identity, sum(u.octets),
-        sum(iif(?1 IS NULL OR a.name = ?1, u.octets, 0))
+        sum(CASE WHEN {_ITS} THEN u.octets ELSE 0 END)
     FROM {{records}} JOIN usage_shares u ON u.run_id = r.run_id AND u.sequence = r.sequence
     JOIN sponsors s ON s.id = u.sponsor_id JOIN accounts a ON a.id = s.account_id
     GROUP BY quarter, r.rule, s.identity"""
@@ -297,12 +299,12 @@ _CHARGES = f"""
         c.tariff, a.unit, count(*), sum(c.octets), sum(c.rated_octets), sum(c.amount_micros)
     FROM charges c JOIN accounts a ON a.id = c.account_id JOIN runs q ON q.id = c.run_id
     JOIN transactions t ON t.id = q.transaction_id
-    WHERE ?1 IS NULL OR a.name = ?1 GROUP BY quarter, c.tariff, a.unit"""
+    WHERE {_ITS} GROUP BY quarter, c.tariff, a.unit"""
 # A payer's postings of usage are its records and charges, and stand in their lines.
 _ENTRIES = """
     SELECT t.created_at_ns, t.description, a.unit, sum(p.amount)
     FROM accounts a JOIN postings p ON p.account_id = a.id
     JOIN transactions t ON t.id = p.transaction_id
-    WHERE (a.name = ?1 OR (?1 IS NULL AND a.kind IN (?2, ?3)))
+    WHERE (a.name = ?1 OR (CAST(?1 AS TEXT) IS NULL AND a.kind IN (?2, ?3)))
         AND NOT (t.kind = 'usage' AND a.kind IN (?2, ?3))
     GROUP BY t.id, a.unit ORDER BY t.created_at_ns, t.id, a.unit"""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 Row = tuple[Any, ...]
@@ -21,6 +22,8 @@ REVENUE = "operator:revenue"  # gains what payers owe, and whole micro-units of 
 REMAINDER = "operator:remainder"  # pays what rounding down left off
 PAYERS = ("subscriber", "sponsor")  # kinds of accounts that usage and charges are posted to
 
+_AMONG_MAX = 512
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -28,26 +31,52 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Store(Protocol):
     """A database: transactions that are all or nothing, reads that see one state of it.
 
-    Everything may raise LedgerError; nothing is changed then.
+    Statements are SQL that both SQLite and PostgreSQL know, with values for "?", or for "?1", "?2"
+    where one is used twice. Everything may raise LedgerError; nothing is changed then.
     """
 
     url: str
 
     def writing(self) -> AbstractContextManager[None]:
-        """A transaction; the only one that writes. Leaving it by an exception undoes it."""
+        """A transaction. Leaving it by an exception undoes it; inside another one, only it."""
 
     def reading(self) -> AbstractContextManager[None]:
         """Reads inside see the database as it was at the first of them."""
 
+    def serialise(self) -> None:
+        """Nobody else gets beyond this point until the transaction ends."""
+
+    def locking(self, alias: str) -> str:
+        """The end of a SELECT: nobody else changes that table's rows of it until the transaction
+        ends.
+        """
+
     def rows(self, sql: str, *values: object) -> Iterator[Row]: ...
 
-    def write(self, sql: str, rows: Iterable[Row]) -> None:
-        """Run a statement once for each row of values."""
+    def write(self, sql: str, rows: Iterable[Row]) -> int:
+        """Run a statement once for each row of values; says how many rows it changed."""
+
+    def copy(self, table: str, columns: str, rows: Iterable[Row]) -> None:
+        """Add many rows to a table."""
+
+    def numbers(self, table: str, count: int) -> Sequence[int]:
+        """Ids for rows that are about to be added, ascending."""
 
     def integrity(self) -> Iterator[str]:
         """What the database itself finds wrong with its file, keys and schema."""
 
     def close(self) -> None: ...
+
+
+def among(store: Store, sql: str, values: Iterable[object]) -> Iterator[Row]:
+    """Rows of a query whose "{}" stands for a list of values, in the order of the values where
+    they are many: each query takes some of them.
+    """
+    remaining = iter(values)
+    while batch := list(islice(remaining, _AMONG_MAX)):
+        # To powers of two: databases keep few statements ready.
+        batch += batch[-1:] * ((1 << (len(batch) - 1).bit_length()) - len(batch))
+        yield from store.rows(sql.format(", ".join("?" * len(batch))), *batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +138,11 @@ class Balance:
     state: str
 
 
+def digest_of(*fields: object) -> str:
+    """SHA-256 over what was asked for."""
+    return f"sha256:{hashlib.sha256(_compact(fields).encode()).hexdigest()}"
+
+
 class Fingerprint:
     """SHA-256 over all that a run books: the same again is recognised, a changed row shows.
 
@@ -129,13 +163,11 @@ class Fingerprint:
         ordinal, account, unit, tariff, octets, rated octets, amount, remainder, period in ns.
         """
         if rows:
-            text = json.dumps(rows, separators=(",", ":"))
-            self._parts[part].update(f"{text[1:-1]},".encode())
+            self._parts[part].update(f"{_compact(rows)[1:-1]},".encode())
 
     def digest(self) -> str:
         parts = [part.hexdigest() for part in self._parts.values()]
-        whole = json.dumps([*self._head, *parts], separators=(",", ":"))
-        return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"
+        return digest_of(*self._head, *parts)
 
 
 def unit_of(currency: str) -> str:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from itertools import islice
 
 from ..limits import LEDGER_BATCH_RECORDS, VERIFY_FINDINGS_MAX
-from . import event
+from . import event, hold, transfer
 from .store import OCTET, REMAINDER, Fingerprint, Part, Run, Store
 
 
@@ -55,6 +55,8 @@ def verify(store: Store) -> Verification:
                 ("remainders are carried and paid", "remainders", _remainders),
                 ("runs are complete", "runs", _complete),
                 ("runs are as they were booked", "runs", _as_booked),
+                ("transfers are as they were asked for", "transactions", transfer.astray),
+                ("holds are as they were asked for and resolved", "holds", hold.astray),
                 ("events are those that were recorded", "events", event.astray),
             )
         ),
@@ -185,16 +187,18 @@ _UNBALANCED = """
     FROM postings p JOIN accounts a ON a.id = p.account_id
     GROUP BY p.transaction_id, a.unit HAVING sum(p.amount) <> 0"""
 _BALANCES = """
-    SELECT a.name, a.unit, a.balance, coalesce(sum(p.amount), 0) AS posted
+    SELECT a.name, a.unit, a.balance, coalesce(sum(p.amount), 0)
     FROM accounts a LEFT JOIN postings p ON p.account_id = a.id
-    GROUP BY a.id HAVING a.balance <> posted"""
+    GROUP BY a.id HAVING a.balance <> coalesce(sum(p.amount), 0)"""
 _FLOORS = """
     SELECT name, unit, balance - held, floor FROM accounts WHERE balance - held < floor"""
 _SPLITS = """
-    SELECT r.run_id, r.sequence, r.uplink_octets + r.downlink_octets AS octets,
-        r.subscriber_octets + coalesce((SELECT sum(s.octets) FROM usage_shares s
-            WHERE s.run_id = r.run_id AND s.sequence = r.sequence), 0) AS split
-    FROM usage_records r WHERE octets <> split"""
+    SELECT run_id, sequence, octets, split FROM (
+        SELECT r.run_id, r.sequence, r.uplink_octets + r.downlink_octets AS octets,
+            r.subscriber_octets + coalesce((SELECT sum(s.octets) FROM usage_shares s
+                WHERE s.run_id = r.run_id AND s.sequence = r.sequence), 0) AS split
+        FROM usage_records r) x
+    WHERE octets <> split"""
 # What each payer owes by its rows and what was posted for it, side by side. The operator's own
 # accounts take the other side of it all, which sums to zero.
 _POSTED = """
@@ -213,7 +217,7 @@ _POSTED = """
         FROM postings p JOIN runs q ON q.transaction_id = p.transaction_id
     ) x JOIN accounts a ON a.id = x.account_id
     WHERE substr(a.name, 1, 9) <> 'operator:'
-    GROUP BY x.transaction_id, x.account_id HAVING sum(x.due) + sum(x.posted) <> 0"""
+    GROUP BY x.transaction_id, a.name, a.unit HAVING sum(x.due) + sum(x.posted) <> 0"""
 _ASTRAY = """
     SELECT p.transaction_id, a.name, a.unit, p.amount
     FROM postings p JOIN runs q ON q.transaction_id = p.transaction_id
@@ -232,12 +236,12 @@ _COUNTED = ("records", "charges", "first sequence", "last sequence", "first pack
 _COUNTS = """
     SELECT q.id, t.kind, q.records, count(r.sequence),
         q.charges, (SELECT count(*) FROM charges c WHERE c.run_id = q.id),
-        iif(q.records = 0, NULL, q.first_sequence), min(r.sequence),
-        iif(q.records = 0, NULL, q.first_sequence + q.records - 1), max(r.sequence),
+        CASE WHEN q.records > 0 THEN q.first_sequence END, min(r.sequence),
+        CASE WHEN q.records > 0 THEN q.first_sequence + q.records - 1 END, max(r.sequence),
         q.first_packet_ns, min(r.first_packet_ns)
     FROM runs q LEFT JOIN usage_records r ON r.run_id = q.id
     LEFT JOIN transactions t ON t.id = q.transaction_id
-    GROUP BY q.id"""
+    GROUP BY q.id, t.kind"""
 _NO_RUN = """
     SELECT id FROM transactions
     WHERE kind = 'usage' AND id NOT IN (SELECT transaction_id FROM runs)"""
