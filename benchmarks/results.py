@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,10 +23,10 @@ def append(
     target: Path | None,
     benchmark: str,
     command: str,
-    traffic: Traffic,
+    traffic: Traffic | Mapping[str, int],
     **told: Any,
 ) -> None:
-    """Add a line to `target`, if there is one."""
+    """Add a line to `target`, if there is one; what is sent live is no Traffic."""
     if target is None:
         return
     line = {
@@ -36,7 +37,7 @@ def append(
         "cores": os.cpu_count(),
         "kernel": ".".join(platform.release().split(".")[:2]),
         "versions": versions(),
-        "traffic": dataclasses.asdict(traffic),
+        "traffic": dataclasses.asdict(traffic) if isinstance(traffic, Traffic) else dict(traffic),
         "command": command,
         **told,
     }
