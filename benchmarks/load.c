@@ -96,14 +96,13 @@ static uint8_t *mapped(const char *path, size_t *octets)
     return found == MAP_FAILED ? NULL : found;
 }
 
-/* Until so many packets are due; at most for a millisecond. */
+/* Until so many packets are due. */
 static void await_due(uint64_t since, uint64_t packets, uint64_t rate)
 {
     uint64_t due = since + packets * 1000000000u / rate, at = now(CLOCK_MONOTONIC);
-    if (at < due) {
-        uint64_t pause = due - at < 1000000 ? due - at : 1000000;
-        nanosleep(&(struct timespec){0, (long)pause}, NULL);
-    }
+    if (at < due)
+        nanosleep(&(struct timespec){(time_t)((due - at) / 1000000000u),
+                                     (long)((due - at) % 1000000000u)}, NULL);
 }
 
 static int send_load(const char *interface, const char *path, uint64_t packets, unsigned seconds,
