@@ -235,6 +235,8 @@ class Gateway:
             self._conclude()
         generation = self._counting.generation
         self._add(generation, self._counting.take())
+        self._tell_loss()
+        self._tell_events()
         self._look()
         self._close(generation, None)
         if self._options.document:
@@ -373,6 +375,7 @@ class Gateway:
         if self._following is None:
             self._add(self._counting.generation, self._counting.take())
         self._tell_loss()
+        self._tell_events()  # a look counts them
         if time.monotonic() >= self._look_at_s:
             self._look()
         self._tell_events()
