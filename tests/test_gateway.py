@@ -59,7 +59,8 @@ class Running:
         options = {"flush_s": 0.05, "source": "test"} | options
         if options.pop("booked", True):
             options |= {"ledger": f"sqlite:///{home}/ledger.db", "journal": home / "journal"}
-        self.gateway = Gateway(self.frames, rules, Options(("test0",), **options),
+        lost = options.pop("lost", lambda: (0, 0))
+        self.gateway = Gateway(self.frames, rules, Options(("test0",), **options), lost=lost,
                                told=self.told.append, look=self.looks.append)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -351,6 +352,25 @@ def test_gateway_budget_end_is_told(home: Path) -> None:
     [event] = [event for event in run.told if isinstance(event, Event)]
     assert (event.kind, event.sponsor, event.octets, event.threshold_octets) == (
         "budget_end", "video-co", 500, 500)
+
+
+def test_gateway_loss_is_told_by_the_snapshot_that_shows_it_and_to_the_last(home: Path) -> None:
+    lost = [0]
+    with running(home, booked=False, lost=lambda: (lost[0], 0)) as run:
+        lost[0] = 3
+        wait(lambda: run.gateway.latest and run.gateway.latest.lost_kernel == 3)
+        stop = run.frames.stop
+
+        def stop_late() -> None:
+            stop()
+            lost[0] = 5  # after the last flush
+
+        run.frames.stop = stop_late
+        run.end()
+    for snapshot in run.looks:
+        assert (snapshot.events["lost"] > 0) == (snapshot.lost_kernel > 0)
+    assert [e.octets for e in run.told if isinstance(e, Event) and e.kind == "lost"] == [3, 2]
+    assert run.looks[-1].events["lost"] == 2
 
 
 def test_gateway_clock_step_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,8 +235,10 @@ class Gateway:
             self._conclude()
         generation = self._counting.generation
         self._add(generation, self._counting.take())
+        self._tell_loss()
+        self._tell_events()
         self._look()
-        self._close(generation, generation)
+        self._close(generation, None)
         if self._options.document:
             self.reports.append(self._report(generation))
         if self._books is not None:
@@ -333,9 +335,11 @@ class Gateway:
             self._notice("rules", f"{rules.path}: in force now: {rules.version}")
             done.set_result(since_ns)
 
-    def _close(self, old: Generation, following: Generation) -> None:
-        """Work out what a generation comes to, and hand it to the ledger."""
-        now_ns = time.time_ns()
+    def _close(self, old: Generation, following: Generation | None) -> None:
+        """Work out what a generation comes to, and hand it to the ledger.
+
+        following   None: none does, and nothing goes on from what was counted
+        """
         if self._options.document:
             self._document.absorb(self._whole)
         tally = self._tally(old, self._whole)
@@ -344,13 +348,19 @@ class Gateway:
                                 "since the last window stays in the journal")
         self._sums += sums_of(tally)
         self._see_budgets(old, tally)
+        if self._books is not None:
+            self._books.close(len(tally.usage), old, following or old)
+        self._first_sequence += len(tally.usage)
+        if following is not None:
+            self._go_on(old, following, tally)
+
+    def _go_on(self, old: Generation, following: Generation, tally: Tally) -> None:
+        """Begin with the generation that follows, where the one before it has ended."""
+        now_ns = time.time_ns()
         self._totals.add(tally.usage, now_ns)
         self._totals.forget(following.rules, now_ns)
         if self._quotas is not None:
             self._quotas.forget(following, now_ns)
-        if self._books is not None:
-            self._books.close(len(tally.usage), old, following)
-        self._first_sequence += len(tally.usage)
         self._whole = following.meter()
         if following.rules.version != old.rules.version and self._options.document:
             self.reports.append(self._report(old))
@@ -365,6 +375,7 @@ class Gateway:
         if self._following is None:
             self._add(self._counting.generation, self._counting.take())
         self._tell_loss()
+        self._tell_events()  # a look counts them
         if time.monotonic() >= self._look_at_s:
             self._look()
         self._tell_events()
