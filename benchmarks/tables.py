@@ -37,6 +37,7 @@ LIVE = {
     "ring": "the ring alone",
     "record": "the ring, recorded in a file",
     "count": "one worker",
+    "watched": "one worker, watched",
     "book": "one worker, booked",
     "two": "two workers",
     "two-book": "two workers, booked",
