@@ -150,7 +150,8 @@ bench: $(VENV)/.benchable build
 	$(BIN)/python -m benchmarks.bench_shapes --rounds 3
 	$(BIN)/python -m benchmarks.bench_peers
 	$(BIN)/python -m benchmarks.bench_peers --flows
-	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; fi
+	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; \
+	    $(BIN)/python -m benchmarks.soak_live; fi
 	$(BIN)/python -m benchmarks.bench_ledger
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.tables

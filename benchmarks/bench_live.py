@@ -11,9 +11,10 @@ was lost. Needs root and two cores.
              walks is told apart from what the thread that writes takes beside it
     overrun  ring, far too small on purpose
     count    the whole engine: a gateway that flushes each second, one worker
-    book     the same, with journal and ledger
+    watched  the same, with snapshots for a view or metrics
+    book     with journal and ledger
     two, two-book
-             the same by two workers, which share the second core with the sender
+             count and book by two workers, which share the second core with the sender
 
 The engine's CPU is that of all its threads from the first frame until the last is counted, apart
 from what closing the books at the end takes, which is paid by the usage record and not by the
@@ -47,8 +48,14 @@ SENDER, READER = "load0", "load1"
 OVERRUN_BLOCK_OCTETS, OVERRUN_BLOCKS = 4096, 2
 SMOKE_PACKETS = 50_000
 KEPT = "kept.pcapng"
-# The whole engine: how many workers, and whether it keeps books.
-ENGINE = {"count": (1, False), "book": (1, True), "two": (2, False), "two-book": (2, True)}
+# The whole engine: how many workers, and what else it is asked for.
+ENGINE: dict[str, tuple[int, frozenset[str]]] = {
+    "count": (1, frozenset()),
+    "watched": (1, frozenset({"watched"})),
+    "book": (1, frozenset({"books"})),
+    "two": (2, frozenset()),
+    "two-book": (2, frozenset({"books"})),
+}
 CONTENDERS = ("bare", "ring", "record", "overrun", *ENGINE)
 # What a whole round may take before it is given up.
 ROUND_S = 60
@@ -149,10 +156,14 @@ def reader_command(contender: str, case: Case, program: Path) -> list[str]:
     if contender == "bare":
         return [str(program), "count", READER, *sizes]
     if contender in ENGINE:
-        workers, books = ENGINE[contender]
+        workers, asked = ENGINE[contender]
         command = [sys.executable, "-m", "benchmarks.live_job", READER, str(case.rules),
                    "--workers", str(workers)]
-        return command + (["--ledger", str(emptied(program.with_name("books")))] if books else [])
+        if "watched" in asked:
+            command.append("--watched")
+        if "books" in asked:
+            command += ["--ledger", str(emptied(program.with_name("books")))]
+        return command
     command = [sys.executable, "-m", "benchmarks.bench_live", "--measure", *sizes]
     return command + (["--into", str(program.with_name(KEPT))] if contender == "record" else [])
 

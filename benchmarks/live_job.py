@@ -48,11 +48,12 @@ class ClockedFrames:
 
 
 def measure(
-    interface: str, rules_path: str, workers: int, folder: Path | None, flush_s: float
+    interface: str, rules_path: str, workers: int, folder: Path | None, watched: bool
 ) -> dict[str, Any]:
     """Meter an interface until standard input ends.
 
-    folder   for ledger and journal; None: nothing is booked
+    folder    for ledger and journal; None: nothing is booked
+    watched   snapshots are made, as for a view or metrics
     """
     from tollsplit.capture.live import LiveCapture
     from tollsplit.gateway import Gateway, Options
@@ -61,7 +62,7 @@ def measure(
     rules = load(rules_path)
     live = LiveCapture([interface], workers=workers)
     frames = ClockedFrames(live)
-    options = Options((interface,), flush_s)
+    options = Options((interface,), watched=watched)
     if folder is not None:
         options = dataclasses.replace(
             options, ledger=f"sqlite:///{folder}/ledger.db", journal=folder / "journal")
@@ -114,11 +115,11 @@ def main() -> None:
     parser.add_argument("rules")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--ledger", type=Path)
-    parser.add_argument("--flush", type=float, default=1.0)
+    parser.add_argument("--watched", action="store_true")
     arguments = parser.parse_args()
     settle_environment()
     print(json.dumps(measure(arguments.interface, arguments.rules, arguments.workers,
-                             arguments.ledger, arguments.flush)))
+                             arguments.ledger, arguments.watched)))
 
 
 if __name__ == "__main__":

@@ -72,12 +72,15 @@ def soak(case: Case, folder: Path, rounds: int, rate: int, window_s: int) -> dic
                     while sender.poll() is None:
                         with suppress(subprocess.TimeoutExpired):
                             sender.wait(SAMPLE_S)
+                        if capture.poll() is not None:
+                            sender.kill()
+                            raise SystemExit(f"soak_live: it ended: {said.read_text()}")
                         samples.append((time.monotonic() - since_s, resident_octets(capture.pid)))
                     assert sender.stdout is not None
                     sent, refused, *_ = map(int, sender.stdout.read().split())
                 # SIGTERM leaves to the next run what is not booked within a second.
                 time.sleep(window_s + 1)
-                wait_for_books(folder, capture)
+                wait_for_books(folder)
                 used_s = cpu_s(capture.pid)
                 since_s = time.monotonic()
                 capture.send_signal(signal.SIGTERM)
@@ -93,12 +96,12 @@ def soak(case: Case, folder: Path, rounds: int, rate: int, window_s: int) -> dic
             **booked(folder / "ledger.db", rounds * case.truth.ip_octets)}
 
 
-def wait_for_books(folder: Path, capture: subprocess.Popen[bytes]) -> None:
+def wait_for_books(folder: Path) -> None:
     """Until one segment is left, which is the one being written."""
     until_s = time.monotonic() + ENDING_S
     while len(list((folder / "ledger.db.journal").glob("*.segment"))) > 1:
-        if time.monotonic() > until_s or capture.poll() is not None:
-            raise SystemExit("soak_live: the ledger does not keep up")
+        if time.monotonic() > until_s:
+            raise SystemExit(f"soak_live: is not booked: {(folder / 'said').read_text()}")
         time.sleep(0.2)
 
 

@@ -341,6 +341,25 @@ def test_gateway_thresholds_and_quota_end_are_told_once_and_kept(home: Path) -> 
         ("threshold",), ("threshold",), ("quota_end",)]
 
 
+@pytest.mark.parametrize(("more", "least", "most"), [("", 0, 0), ("budget", 2, 99)])
+def test_gateway_that_nobody_watches_looks_for_budgets_alone(
+    home: Path, more: str, least: int, most: int
+) -> None:
+    rules = write_rules(home, window="1h")
+    if more:
+        path = home / "rules.toml"
+        path.write_text(path.read_text().replace(
+            "[sponsors.video-co]", '[sponsors.video-co]\nbudget = "1 GiB"\nper = "day"'))
+        rules = load(path)
+    with running(home, rules, booked=False, watched=False) as run:
+        for _ in range(5):
+            run.frames.lanes[0].give(packet(time.time_ns()))
+            time.sleep(0.1)
+        assert least <= len(run.looks) <= most
+        run.end()
+    assert run.looks[-1].seen.packets == 5
+
+
 def test_gateway_budget_end_is_told(home: Path) -> None:
     path = home / "rules.toml"
     path.write_text(path.read_text().replace(

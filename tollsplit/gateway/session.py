@@ -71,6 +71,8 @@ class Options:
     source            the first part of every record's key; None: host and interfaces
     document          keep all usage of the run in memory, for reports at its end
     top               how many subscribers a snapshot names
+    watched           somebody looks meanwhile; if not, snapshots are made at the end, and where
+                      budgets have to be seen to
     """
 
     interfaces: tuple[str, ...]
@@ -82,6 +84,7 @@ class Options:
     document: bool = False
     trust_ip_length: bool = False
     top: int = 20
+    watched: bool = True
 
 
 class Gateway:
@@ -376,7 +379,7 @@ class Gateway:
             self._add(self._counting.generation, self._counting.take())
         self._tell_loss()
         self._tell_events()  # a look counts them
-        if time.monotonic() >= self._look_at_s:
+        if self._is_to_look() and time.monotonic() >= self._look_at_s:
             self._look()
         self._tell_events()
 
@@ -431,6 +434,10 @@ class Gateway:
         if self._lost_packets > before:
             self._happening.put(Event("lost", time.time_ns(), self._source, self._epoch,
                                       octets=self._lost_packets - before))
+
+    def _is_to_look(self) -> bool:
+        sponsors = self._counting.generation.rules.sponsors.values()
+        return self._options.watched or any(sponsor.budget for sponsor in sponsors)
 
     def _look(self) -> None:
         """Make a snapshot; it may take a tenth of the time, so on many subscribers less often."""
