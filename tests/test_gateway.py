@@ -26,7 +26,7 @@ from tollsplit.engine import journal as journals
 from tollsplit.engine.journal import Journal, read
 from tollsplit.engine.live import Generation
 from tollsplit.errors import JournalError, RulesError, UsageError
-from tollsplit.gateway import Gateway, Options, push_rules, session
+from tollsplit.gateway import Gateway, Options, delivery, push_rules, session
 from tollsplit.ledger import open_ledger
 from tollsplit.model import Event
 from tollsplit.rules import RuleSet, load
@@ -188,6 +188,32 @@ def test_gateway_totals_go_on_over_windows_and_from_earlier_runs(home: Path) -> 
     assert run.last.sponsor_octets == {"video-co": 1000 - 6 * 128}
     assert [event.kind for event in run.told if isinstance(event, Event)] == ["quota_end"]
     expect_sound(home)
+
+
+def test_gateway_ledger_that_answers_late_is_heard(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows close before the run knows what earlier ones used up; then both count."""
+    rules = write_rules(home, "100%", ', quota = "1200", per = "day"')
+    with running(home, rules) as run:
+        run.frames.lanes[0].give(packet(time.time_ns(), 600))
+    ask = delivery.Delivery._ask
+
+    def late(self: delivery.Delivery) -> None:
+        time.sleep(2.5)
+        ask(self)
+
+    monkeypatch.setattr(delivery.Delivery, "_ask", late)
+    with running(home, rules) as run:
+        for _ in range(10):
+            run.frames.lanes[0].give(packet(time.time_ns(), 100))
+            time.sleep(0.4)
+        wait(lambda: "quota_end" in run.kinds())
+        run.frames.lanes[0].give(packet(time.time_ns(), 100))
+    assert rows(home, "SELECT sum(octets) FROM usage_shares") == [(1200,)]
+    assert booked(home) == 600 + 1100
+    [event] = [event for event in run.told if isinstance(event, Event)]
+    assert (event.octets, event.threshold_octets) == (1200, 1200)
 
 
 def test_gateway_stops_within_two_seconds(home: Path) -> None:
