@@ -169,6 +169,10 @@ def main() -> None:
         rated=True)
     with tempfile.TemporaryDirectory() as temporary:
         case = generate(traffic, Path(temporary))
+        # A price by the day goes on from all charges of the day: each window's booking would cost
+        # more than the last one's, which is the ledger's to answer for and not the capture's.
+        case.rules.write_text(case.rules.read_text().replace(
+            'rounding_per = "day"', 'rounding_per = "record"'))
         found = soak(case, Path(temporary), rounds, arguments.rate, arguments.window)
     for name, value in found.items():
         print(f"{name:16}{value:>16,}" if isinstance(value, int | float) else f"{name:16}{value}")
