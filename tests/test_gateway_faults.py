@@ -1,0 +1,249 @@
+"""What a live run's books are worth when it dies, or something fails, at the worst of times."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateways import (
+    RULES,
+    Frames,
+    Running,
+    booked,
+    expect_sound,
+    packet,
+    rows,
+    running,
+    wait,
+    write_rules,
+)
+
+from tollsplit.engine import journal as journals
+from tollsplit.engine.journal import Journal, Segment, read
+from tollsplit.errors import JournalError, RulesError, TollsplitError, UsageError
+from tollsplit.gateway import Gateway, Options, session
+from tollsplit.ledger import Ledger
+from tollsplit.rules import load
+
+STEPS = 72  # more than a run of `scenario` takes
+AT_ONCE = 12
+DIED, FAILED = 70, 71
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_rules(tmp_path, window="1h")
+    return tmp_path
+
+
+# --- death at each step -----------------------------------------------------------------
+
+
+class Fault:
+    """Counts what touches the disk or the ledger; at one of these steps something happens."""
+
+    def __init__(self, step: int, happens: Callable[[], None]) -> None:
+        self._left = step
+        self._happens = happens
+        self._lock = threading.Lock()
+
+    def pass_(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self._happens()
+
+    def wrap(self, owner: Any, name: str) -> None:
+        """Steps are before a call and after it."""
+        call = getattr(owner, name)
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            self.pass_()
+            result = call(*arguments, **named)
+            self.pass_()
+            return result
+
+        setattr(owner, name, wrapped)
+
+
+def scenario(home: Path, step: int, happens: Callable[[], None]) -> None:
+    """In a process of its own: two rotations, compactions, deliveries; what was given and what was
+    flushed is noted in octets."""
+    journals.JOURNAL_SEGMENT_OCTETS = 1  # type: ignore[misc]
+    fault = Fault(step, happens)
+    given = os.open(home / "given", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    flushed = os.open(home / "flushed", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    add = Segment.add
+
+    def noted(self: Segment, generation: Any, counted: Any) -> None:
+        octets = counted.seen[1]
+        add(self, generation, counted)
+        os.write(flushed, b"." * octets)
+
+    Segment.add = noted  # type: ignore[method-assign]
+    for owner, name in ((os, "replace"), (os, "fdatasync"), (os, "fsync"), (Path, "unlink"),
+                        (Segment, "seal"), (Segment, "discard"), (Ledger, "post"),
+                        (Journal, "create")):
+        fault.wrap(owner, name)
+    frames = Frames()
+    gateway = Gateway(
+        frames, load(home / "rules.toml"),
+        Options(("test0",), 0.02, f"sqlite:///{home}/ledger.db", home / "journal", source="test"))
+    other = load(home / "other.toml")
+
+    def feed() -> None:
+        for number in range(9):
+            os.write(given, b"." * 128)
+            frames.lanes[0].give(packet(time.time_ns(), subscriber=0x0A000000 + number % 4))
+            time.sleep(0.03)
+            if number in (2, 5):
+                with suppress(TollsplitError):
+                    gateway._take_rules((other, load(home / "rules.toml"))[number // 5])
+        gateway.stop()
+
+    threading.Thread(target=feed, daemon=True).start()
+    gateway.run()
+
+
+def fork(home: Path, step: int, happens: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            scenario(home, step, happens)
+        except BaseException:
+            os._exit(FAILED)
+        os._exit(0)
+    return child
+
+
+def fail() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def each_step(home: Path, happens: Callable[[], None]) -> Iterator[tuple[int, Path, int]]:
+    """(step, folder, exit status), some of them run at once."""
+    for first in range(1, STEPS, AT_ONCE):
+        homes = []
+        for step in range(first, first + AT_ONCE):
+            place = home / str(step)
+            place.mkdir()
+            write_rules(place, "50%", window="1h")
+            (place / "rules.toml").rename(place / "other.toml")
+            write_rules(place, window="1h")
+            homes.append((step, place, fork(place, step, happens)))
+        for step, place, child in homes:
+            yield step, place, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kept(home: Path) -> int:
+    """Octets that are in the ledger, or in the journal and not in the ledger."""
+    octets, known = 0, set()
+    with suppress(Exception):
+        octets, known = booked(home), set(rows(home, "SELECT epoch, first_sequence FROM runs"))
+    for path in (home / "journal").glob("*.segment"):
+        with suppress(JournalError):
+            contents = read(path)
+            if (contents.head.epoch, contents.head.first_sequence) not in known:
+                octets += contents.counted.seen[1]
+    return octets
+
+
+def expect_all_is_booked(step: int, home: Path, least: int, most: int) -> None:
+    with running(home) as run:
+        pass
+    assert least <= booked(home) <= most, f"step {step}: {least} {booked(home)} {most}"
+    expect_sound(home)
+    left = {path.name for path in (home / "journal").iterdir()} - {"test0.lock"}
+    assert not left, f"step {step}: {left}, {run.told}"
+
+
+def test_gateway_that_dies_at_any_step_has_booked_what_it_flushed_once(home: Path) -> None:
+    statuses = []
+    for step, place, status in each_step(home, lambda: os._exit(DIED)):
+        statuses.append(status)
+        assert status in (0, DIED), step
+        octets = kept(place)
+        least, most = (place / "flushed").stat().st_size, (place / "given").stat().st_size
+        assert least <= octets <= most, step
+        expect_all_is_booked(step, place, octets, octets)
+    assert statuses.count(DIED) > 50 and statuses[-1] == 0
+
+
+def test_gateway_whose_disk_or_ledger_fails_once_at_any_step_books_all_once(home: Path) -> None:
+    for step, place, status in each_step(home, fail):
+        given = (place / "given").stat().st_size
+        flushed = (place / "flushed").stat().st_size if status else given
+        assert status in (0, FAILED), step
+        expect_all_is_booked(step, place, min(flushed, given), given)
+
+
+# --- the journal ------------------------------------------------------------------------
+
+
+def test_journal_that_cannot_be_compacted_counts_nothing_twice(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for entries, and none for a second copy of all of them."""
+    monkeypatch.setattr(journals, "JOURNAL_SEGMENT_OCTETS", 1)
+    monkeypatch.setattr(os, "replace", lambda *paths: fail())
+    with running(home) as run:
+        for _ in range(6):
+            run.frames.lanes[0].give(packet(time.time_ns()))
+            time.sleep(0.06)
+        wait(lambda: run.last.seen.packets == 6)
+    assert booked(home) == 6 * 128
+    assert run.last.unflushed_octets == 0
+    assert 1 <= run.kinds().count("journal") < 4
+    expect_sound(home)
+
+
+@pytest.mark.parametrize("length", [0, 3, 15, 60])
+def test_journal_segment_whose_run_died_over_its_head_is_taken_away(
+    home: Path, length: int
+) -> None:
+    with running(home):
+        [segment] = (home / "journal").glob("*.segment")
+        head = segment.read_bytes()[:length]
+    segment.write_bytes(head)
+    with running(home) as run:
+        pass
+    assert [path.name for path in (home / "journal").iterdir()] == ["test0.lock"]
+    assert not run.told
+
+
+def test_journal_of_two_runs_leaves_each_its_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One looks for leftovers just when the other's segment is there and not locked yet."""
+    lock = journals.fcntl.flock
+    looking = threading.Thread()
+
+    def slow(file: Any, how: int) -> None:
+        nonlocal looking
+        if how & journals.fcntl.LOCK_EX and isinstance(file, int) and not looking.ident and (
+            os.readlink(f"/proc/self/fd/{file}").endswith(".segment")
+        ):
+            looking = threading.Thread(target=lambda: found.extend(other.leftovers()))
+            looking.start()
+            looking.join(0.3)
+        lock(file, how)
+
+    found: list[Path] = []
+    with closing(Journal(home / "journal", ("a",))) as one, \
+            closing(Journal(home / "journal", ("b",))) as other:
+        monkeypatch.setattr(journals.fcntl, "flock", slow)
+        segment = one.create(journals.Head("s", "e", 0, "tollsplit", load(home / "rules.toml")))
+        looking.join(5)
+        assert segment.path.exists() and not found
+        segment.discard()
