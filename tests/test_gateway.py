@@ -348,12 +348,16 @@ def test_gateway_loss_is_told_by_the_snapshot_that_shows_it_and_to_the_last(home
     assert run.looks[-1].events["lost"] == 2
 
 
-def test_gateway_clock_step_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pending", [False, True])
+def test_gateway_clock_step_is_told_and_holds_nothing_up(
+    home: Path, monkeypatch: pytest.MonkeyPatch, pending: bool
+) -> None:
+    """Also where it comes while one window is about to give way to another."""
     step_ns = 0
     real = time.time_ns
     monkeypatch.setattr(session.time, "time_ns", lambda: real() + step_ns)
     with running(home, booked=False) as run:
-        time.sleep(0.2)
+        wait(lambda: (run.gateway._following is not None) == pending)
         step_ns = -3600 * 10**9
         wait(lambda: "clock_step" in run.kinds())
         run.frames.lanes[0].give(packet(real()))
