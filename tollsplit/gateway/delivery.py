@@ -111,7 +111,7 @@ class Delivery(threading.Thread):
                     del self._events[: len(events)]
                 if path is not None:
                     self._deliver(path)
-            except LedgerError as error:
+            except (LedgerError, OSError) as error:  # or what is booked cannot be taken away
                 if self.error is None:
                     self._notice("booking", f"{error}; the journal keeps what is not booked")
                 self.error = str(error)
