@@ -25,8 +25,8 @@ from gateways import (
 
 from tollsplit.engine import journal as journals
 from tollsplit.engine.journal import Journal, Segment, read
-from tollsplit.errors import JournalError, TollsplitError
-from tollsplit.gateway import Gateway, Options
+from tollsplit.errors import JournalError, RulesError, TollsplitError
+from tollsplit.gateway import Gateway, Options, session
 from tollsplit.ledger import Ledger
 from tollsplit.rules import load
 
@@ -91,12 +91,12 @@ def scenario(home: Path, step: int, happens: Callable[[], None] | None) -> None:
         os.write(flushed, b"." * octets)
 
     Segment.add = noted  # type: ignore[method-assign]
-    steps: list[tuple[Any, str]] = [
-        (os, "replace"), (os, "fdatasync"), (os, "fsync"), (Path, "unlink"), (Ledger, "post")]
-    if happens is None:  # it is the system that fails, but one can die anywhere
-        steps += [(Segment, "seal"), (Segment, "discard"), (Journal, "create")]
-    for owner, name in steps:
+    for owner, name in ((os, "replace"), (os, "fdatasync"), (os, "fsync"), (Path, "unlink"),
+                        (Ledger, "post")):
         fault.wrap(owner, name)
+    for owner, name in ((Segment, "seal"), (Segment, "discard"), (Journal, "create")):
+        if happens is None:  # else they fail by what they call
+            fault.wrap(owner, name)
     frames = Frames()
     gateway = Gateway(
         frames, load(home / "rules.toml"),
@@ -257,3 +257,60 @@ def test_journal_of_two_runs_leaves_each_its_own(
         looking.join(5)
         assert segment.path.exists() and not found
         segment.discard()
+
+
+# --- the run ----------------------------------------------------------------------------
+
+
+def test_gateway_clock_that_steps_back_over_a_change_of_rules_delays_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instant at which a generation was to end lies an hour ahead then."""
+    step_ns = 0
+    real = time.time_ns
+    monkeypatch.setattr(session.time, "time_ns", lambda: real() + step_ns)
+    other = load_other(home)
+    with running(home, load(home / "rules.toml")) as run:
+        succeed = run.gateway._counting.succeed
+
+        def stepping(following: Any, until_ns: int) -> None:
+            nonlocal step_ns
+            succeed(following, until_ns)
+            step_ns = -3600 * 10**9
+
+        run.gateway._counting.succeed = stepping  # type: ignore[method-assign]
+        threading.Thread(target=run.gateway._take_rules, args=(other,), daemon=True).start()
+        wait(lambda: "clock_step" in run.kinds())
+        run.frames.lanes[0].give(packet(real() + step_ns))
+        wait(lambda: "rules" in run.kinds(), 3)
+        wait(lambda: run.last.seen.packets == 1 and run.last.unflushed_octets == 0, 3)
+    assert booked(home) == 128
+    expect_sound(home)
+
+
+def load_other(home: Path) -> Any:
+    place = home / "other"
+    place.mkdir()
+    return write_rules(place, "50%", window="1h")
+
+
+def test_gateway_that_ends_refuses_rules_that_wait(home: Path) -> None:
+    """They came while it counted what was left: who pushed them is told, and does not wait."""
+    other = load_other(home)
+    answers: list[object] = []
+
+    def push() -> None:
+        try:
+            answers.append(run.gateway._take_rules(other))
+        except RulesError as error:
+            answers.append(error)
+
+    with running(home) as run:
+        run.gateway.stop()
+        wait(lambda: not run.gateway._counting.running)
+        for _ in range(2):
+            threading.Thread(target=push, daemon=True).start()
+    push_late = threading.Thread(target=push, daemon=True)
+    push_late.start()
+    wait(lambda: len(answers) == 3, 3)
+    assert all(isinstance(answer, RulesError) and "ends" in str(answer) for answer in answers)
