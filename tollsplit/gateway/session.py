@@ -137,7 +137,7 @@ class Gateway:
         self._known: queue.SimpleQueue[tuple[Prior, Spent]] = queue.SimpleQueue()
         self._reload: Path | None = None
         self._wake = threading.Event()
-        self._stopping = self._hurry = False
+        self._stopping = self._hurry = self._ended = False
         self._books = self._opened_books(rules)
         self._control = None
         if options.control is not None:
@@ -177,7 +177,18 @@ class Gateway:
         done: Future[int] = Future()
         self._pushed.put((rules, done))
         self._wake.set()
+        if self._ended:
+            self._refuse_pushed()
         return done.result()
+
+    def _refuse_pushed(self) -> None:
+        """Tell who waits for rules to be in force that they never will be."""
+        while True:
+            try:
+                rules, done = self._pushed.get_nowait()
+            except queue.Empty:
+                return
+            done.set_exception(RulesError(f"{rules.path}: the capture ends"))
 
     # --- the run ------------------------------------------------------------------------
 
@@ -207,6 +218,8 @@ class Gateway:
             if self._control is not None:
                 self._control.close()
             self._counting.join(ENDING_S)
+            self._ended = True
+            self._refuse_pushed()
         self._finish()
 
     def _over(self) -> bool:
