@@ -20,6 +20,9 @@ SOURCES := setup.py $(wildcard tollsplit/cext/*.pyx tollsplit/cext/*.pxd)
 BENCH_SCRATCH ?= build/bench
 PEERS_DEBIAN := argus-client argus-server g++ libndpi-bin libpcap-dev libtrace-tools nfdump pmacct \
     softflowd tcpdump tshark wireshark-common
+# How the tests are spread over processes, and which of them are not.
+AT_ONCE := --numprocesses 2 --dist worksteal
+ALONE := tests/live tests/test_benchmarks_live.py
 PEERS_PYPI := dpkt nfstream pypacker scapy
 
 .PHONY: demo test build checked sanitize bench bench-check bench-peers bench-record lint clean
@@ -118,7 +121,7 @@ lint: $(VENV)/.testable build
 
 checked: $(VENV)/.testable build/checked/.built
 	$(call COPY_PACKAGE,checked)
-	TOLLSPLIT_BUILD=checked $(BIN)/pytest -q -m core
+	TOLLSPLIT_BUILD=checked $(BIN)/pytest -q -m core $(AT_ONCE)
 
 # libstdc++ comes first too, or ASan finds no __cxa_throw to intercept in C++ modules that are
 # loaded later. Python leaks by design when it ends. Its own allocator would hide from ASan what
@@ -127,11 +130,13 @@ sanitize: $(VENV)/.testable build/sanitizer/.built
 	$(call COPY_PACKAGE,sanitizer)
 	TOLLSPLIT_BUILD=sanitizer LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	PYTHONMALLOC=malloc TOLLSPLIT_FUZZ=10000 $(BIN)/pytest -q -m core
+	PYTHONMALLOC=malloc TOLLSPLIT_FUZZ=10000 $(BIN)/pytest -q -m core $(AT_ONCE)
 
-# The main run comes last, so that its closing line is the last thing printed.
+# Live runs have the machine to themselves: some of them measure it. The main run comes last, so
+# that its closing line is the last thing printed.
 test: lint checked sanitize $(VENV)/.lab
-	$(BIN)/pytest
+	$(BIN)/pytest $(ALONE)
+	$(BIN)/pytest $(AT_ONCE) $(ALONE:%=--ignore=%)
 
 # --- the rest --------------------------------------------------------------------------
 
