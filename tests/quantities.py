@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from tollsplit import ledger
-from tollsplit.ledger.rating import Rated
+from tollsplit.ledger.rating import Earlier
 from tollsplit.model import Charge, Quantities, Tariff
 
 
@@ -42,6 +42,6 @@ def rate(
     rows: Sequence[Quantity],
     tariffs: Mapping[str, Tariff],
     zone: str,
-    prior: Callable[[Set[tuple[str, str, int]]], Rated] | None = None,
+    earlier: Earlier | None = None,
 ) -> list[Charge]:
-    return ledger.rate(quantities(rows), tariffs, zone, prior)
+    return ledger.rate(quantities(rows), tariffs, zone, earlier)

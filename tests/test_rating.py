@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from quantities import Quantity, rate
 
 from tollsplit.errors import LedgerError
+from tollsplit.ledger.rating import Earlier, Paid, Period
 from tollsplit.model import Charge, Tariff, Tier, TimeBand
 
 SHANGHAI = "Asia/Shanghai"  # UTC+8, no summer time
@@ -51,11 +52,13 @@ class Book:
     def __init__(self, tariffs: dict[str, Tariff], zone: str = SHANGHAI) -> None:
         self._tariffs, self._zone = tariffs, zone
         self._rated: dict[tuple[str, str, int], int] = defaultdict(int)
+        self._charges: list[Charge] = []
         self.exact: dict[str, Fraction] = defaultdict(Fraction)
         self.rated_octets: dict[str, int] = defaultdict(int)
 
     def run(self, quantities: list[Quantity]) -> list[Charge]:
-        charges = rate(quantities, self._tariffs, self._zone, self._prior)
+        charges = rate(quantities, self._tariffs, self._zone, Earlier(self._prior, self._paid))
+        self._charges += charges
         for c in charges:
             if c.period_start is not None:
                 start = int(c.period_start.timestamp()) * 10**9
@@ -66,6 +69,20 @@ class Book:
 
     def _prior(self, asked: Set[tuple[str, str, int]]) -> dict[tuple[str, str, int], int]:
         return {key: self._rated[key] for key in asked if key in self._rated}
+
+    def _paid(self, asked: Set[Period]) -> dict[Period, Paid]:
+        found: dict[Period, Paid] = {}
+        for period in asked:
+            account, currency, tariff, start, end = period
+            mine = [c for c in self._charges
+                    if (c.account, c.currency, c.tariff) == (account, currency, tariff)
+                    and c.period_start and start <= c.period_start.timestamp() * 10**9 < end]
+            if mine:
+                both = [sum((c.amount_micros + Fraction(*c.remainder) for c in mine
+                             if bool(c.octets) == of_octets), Fraction(0))
+                        for of_octets in (True, False)]
+                found[period] = Paid(*both)
+        return found
 
 
 def test_rating_worked_example() -> None:

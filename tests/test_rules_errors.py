@@ -379,6 +379,75 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         ],
     ),
     (
+        "minimum",
+        '[tariffs.standard]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\nminimum = "0.10 EUR"\n'
+        '[tariffs.b]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\nminimum = 0.10\n'
+        '[tariffs.c]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\nminimum = "0 CNY"\n'
+        '[tariffs.d]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\nminimum_per = "day"\n'
+        '[tariffs.e]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\nrounding_per = "day"\n'
+        'minimum = "1 CNY"\nminimum_per = "record"\n'
+        '[tariffs.f]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\nrounding_per = "session"\n'
+        'minimum = "1 CNY"\nminimum_per = "month"\n'
+        '[tariffs.g]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\nminimum = "1 CNY"\n'
+        'minimum_per = "week"\n',
+        {},
+        [
+            'rules.toml:4: tariff "standard": key "minimum": expected an amount in CNY, the '
+            'tariff\'s currency, got "0.10 EUR"',
+            'rules.toml:8: tariff "b": key "minimum": expected an amount such as "0.10 CNY", got '
+            "0.1",
+            'rules.toml:12: tariff "c": key "minimum": expected more than 0, got "0 CNY"; leave '
+            "the key out instead",
+            'rules.toml:16: tariff "d": key "minimum_per": expected a "minimum" beside it',
+            'rules.toml:22: tariff "e": key "minimum_per": expected "day" or "month" where octets '
+            'are rounded per day, got "record"',
+            'rules.toml:28: tariff "f": key "minimum_per": expected "session" where octets are '
+            'rounded per session, got "month"',
+            'rules.toml:33: tariff "g": key "minimum_per": expected "record", "session", "day" or '
+            '"month", got "week"',
+        ],
+    ),
+    (
+        "taxes",
+        '[taxes.vat]\n[taxes.city]\nrate = 0.13\naccount = "operator:revenue"\n'
+        '[taxes.no]\nrate = "0%"\n[taxes.much]\nrate = "101%"\n[taxes.split]\nrate = "1/0"\n'
+        '[taxes.none]\nrate = "1%"\naccount = "tax:"\nof = "x"\n',
+        {},
+        [
+            'rules.toml:1: tax "vat": key "rate" is missing',
+            'rules.toml:3: tax "city": key "rate": expected a rate in quotes such as "13%" or '
+            '"1/8", got 0.13',
+            'rules.toml:4: tax "city": key "account": expected a name that begins with "tax:", '
+            'such as "tax:vat", got "operator:revenue"',
+            'rules.toml:6: tax "no": key "rate": expected more than 0%, got 0%; leave the tax '
+            "out instead",
+            'rules.toml:8: tax "much": key "rate": expected 0%..100%, got 101%',
+            'rules.toml:10: tax "split": key "rate": expected a rate in quotes such as "13%" or '
+            '"1/8", got "1/0"',
+            'rules.toml:13: tax "none": key "account": expected a name that begins with "tax:", '
+            'such as "tax:vat", got "tax:"',
+            'rules.toml:14: tax "none": unknown key "of"; expected "rate" or "account"',
+        ],
+    ),
+    (
+        "taxes of a tariff",
+        '[taxes.vat]\nrate = "13%"\n'
+        '[tariffs.standard]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\ntaxes = ["vat", "vta", '
+        '"vat"]\n'
+        '[tariffs.b]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\nprices = "gross"\n'
+        '[tariffs.c]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\ntaxes = "vat"\nprices = "nett"\n',
+        {},
+        [
+            'rules.toml:3: tariff "standard": key "prices" is missing: expected "net", where taxes '
+            'come on top of prices, or "gross", where prices include them',
+            'rules.toml:6: tariff "standard": key "taxes": unknown tax "vta"; did you mean "vat"?',
+            'rules.toml:6: tariff "standard": key "taxes": expected each tax once, got "vat" again',
+            'rules.toml:10: tariff "b": key "prices": expected "taxes" beside it',
+            'rules.toml:15: tariff "c": key "prices": expected "net" or "gross", got "nett"; did '
+            'you mean "net"?',
+        ],
+    ),
+    (
         "unknown tariff",
         '[tariffs.standard]\ncurrency = "CNY"\nprice = "1 CNY / MiB"\n'
         '[sponsors.video-co]\ntariff = "standart"',

@@ -181,7 +181,8 @@ class Cells:
         periods |= {s.budget.per for s in rules.sponsors.values() if s.budget and s.budget.per}
         bands = {b for t in rules.tariffs.values() for band in t.bands
                  for b in (band.from_s % 86_400, band.to_s % 86_400)}  # fmt: skip
-        daily = any(t.rounding_per == "day" for t in rules.tariffs.values())
+        daily = any(t.rounding_per == "day" or (t.minimum_micros and t.minimum_per in (
+            "day", "month")) for t in rules.tariffs.values())
         self.window: Schedule | None = None
         if rules.meter.window_month:
             self.window = Months()

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from ..carryover import carryover
@@ -185,7 +184,7 @@ class Delivery(threading.Thread):
             if not len(tally.usage):
                 return 0
             charges = rate(tally.usage.quantities(), rules.tariffs, rules.meter.zone,
-                           partial(book.rated, before=run)) if rules.tariffs else ()
+                           book.earlier(run)) if rules.tariffs else ()
             return book.post(run, tally.usage, charges).records
 
     def _set_aside(self, path: Path, error: Exception) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import AbstractContextManager
+from fractions import Fraction
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
@@ -16,8 +17,9 @@ from . import event, hold, transfer
 from .account import AccountKind
 from .booking import Booking
 from .hold import Held, Hold
+from .rating import Earlier, Paid, Period
 from .statement import Statement, state
-from .store import Balance, Receipt, Row, Run, Store, instant_at
+from .store import Balance, Receipt, Row, Run, Store, instant_at, unit_of
 from .transfer import NO_PROVENANCE, Posted, Provenance, Transfer
 from .verify import Verification, verify
 
@@ -117,6 +119,29 @@ class Ledger:
             for account, octets in self._store.rows(_RATED, tariff, start, *limits)
             if (account, tariff, start) in charges
         }
+
+    def paid(self, periods: Set[Period], *, before: Run | None) -> dict[Period, Paid]:
+        """What accounts were charged in periods, taxes left out, where they were: what the
+        minimum of a day or a month goes on from. `before` as for `prior`.
+        """
+        return self._ask(partial(self._paid, periods, before))
+
+    def _paid(self, periods: Set[Period], before: Run | None) -> dict[Period, Paid]:
+        limits = self._limits(before)
+        sums: dict[Period, list[Fraction]] = {}
+        for currency, *asked in sorted({period[1:] for period in periods}):
+            for account, octets, amount, remainder, times in self._store.rows(
+                _PAID, unit_of(currency), *asked, *limits
+            ):
+                period = (account, currency, *asked)
+                if period in periods:
+                    sums.setdefault(period, [Fraction(0), Fraction(0)])[not octets] += (
+                        amount + times * Fraction(remainder))
+        return {period: Paid(*both) for period, both in sums.items()}
+
+    def earlier(self, run: Run) -> Earlier:
+        """What the charges of a run go on from (see rate)."""
+        return Earlier(partial(self.rated, before=run), partial(self.paid, before=run))
 
     def _limits(self, before: Run | None) -> tuple[int, int]:
         """Runs below the first number count, but for those that a transaction below the second
@@ -390,5 +415,11 @@ _RATED = f"""
     WHERE c.tariff = ? AND c.period_start_ns = ? AND c.run_id < ?
         AND c.run_id NOT IN ({_REVERSED})
     GROUP BY a.name"""
+_PAID = f"""
+    SELECT a.name, c.octets > 0, sum(c.amount_micros), c.remainder, count(*)
+    FROM charges c JOIN accounts a ON a.id = c.account_id
+    WHERE a.unit = ? AND c.tariff = ? AND c.period_start_ns >= ? AND c.period_start_ns < ?
+        AND c.run_id < ? AND c.run_id NOT IN ({_REVERSED})
+    GROUP BY a.name, c.octets > 0, c.remainder"""
 _BALANCES = """
     SELECT name, kind, unit, balance, held, floor, state FROM accounts ORDER BY name, unit"""
