@@ -237,3 +237,31 @@ CREATE TRIGGER holds_stay BEFORE DELETE OR TRUNCATE ON holds
 EXECUTE FUNCTION refuse('holds are resolved, not deleted');
 CREATE TRIGGER events_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON events
 EXECUTE FUNCTION refuse('events are append-only');
+
+-- version 3
+
+-- What taxes add to a charge; each tax gains it in an account of the charge's unit.
+CREATE TABLE charge_taxes (
+    run_id        BIGINT NOT NULL,
+    ordinal       BIGINT NOT NULL,
+    tax           TEXT COLLATE "C" NOT NULL,
+    account_id    BIGINT NOT NULL REFERENCES accounts (id),  -- the tax's
+    amount_micros BIGINT NOT NULL,
+    remainder     TEXT COLLATE "C" NOT NULL,  -- exact tax - amount_micros
+    PRIMARY KEY (run_id, ordinal, tax),
+    FOREIGN KEY (run_id, ordinal) REFERENCES charges (run_id, ordinal)
+);
+
+-- What an account used or owes and its balance did not cover: posted to operator:uncollected.
+CREATE TABLE uncollected (
+    run_id     BIGINT NOT NULL REFERENCES runs (id) DEFERRABLE INITIALLY DEFERRED,
+    account_id BIGINT NOT NULL REFERENCES accounts (id),
+    amount     BIGINT NOT NULL CHECK (amount <> 0),
+    PRIMARY KEY (run_id, account_id)
+);
+CREATE INDEX uncollected_of_account ON uncollected (account_id);
+
+CREATE TRIGGER charge_taxes_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON charge_taxes
+EXECUTE FUNCTION refuse('taxes of charges are append-only');
+CREATE TRIGGER uncollected_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON uncollected
+EXECUTE FUNCTION refuse('what is uncollected is append-only');

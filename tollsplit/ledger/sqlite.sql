@@ -255,3 +255,35 @@ CREATE TRIGGER events_no_update BEFORE UPDATE ON events
 BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
 CREATE TRIGGER events_no_delete BEFORE DELETE ON events
 BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+
+-- version 3
+
+-- What taxes add to a charge; each tax gains it in an account of the charge's unit.
+CREATE TABLE charge_taxes (
+    run_id        INTEGER NOT NULL,
+    ordinal       INTEGER NOT NULL,
+    tax           TEXT NOT NULL,
+    account_id    INTEGER NOT NULL REFERENCES accounts (id),  -- the tax's
+    amount_micros INTEGER NOT NULL,
+    remainder     TEXT NOT NULL,  -- exact tax - amount_micros, 'numerator/denominator'
+    PRIMARY KEY (run_id, ordinal, tax),
+    FOREIGN KEY (run_id, ordinal) REFERENCES charges (run_id, ordinal)
+) STRICT, WITHOUT ROWID;
+
+-- What an account used or owes and its balance did not cover: posted to operator:uncollected.
+CREATE TABLE uncollected (
+    run_id     INTEGER NOT NULL REFERENCES runs (id) DEFERRABLE INITIALLY DEFERRED,
+    account_id INTEGER NOT NULL REFERENCES accounts (id),
+    amount     INTEGER NOT NULL CHECK (amount <> 0),
+    PRIMARY KEY (run_id, account_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX uncollected_of_account ON uncollected (account_id);
+
+CREATE TRIGGER charge_taxes_no_update BEFORE UPDATE ON charge_taxes
+BEGIN SELECT RAISE(ABORT, 'taxes of charges are append-only'); END;
+CREATE TRIGGER charge_taxes_no_delete BEFORE DELETE ON charge_taxes
+BEGIN SELECT RAISE(ABORT, 'taxes of charges are append-only'); END;
+CREATE TRIGGER uncollected_no_update BEFORE UPDATE ON uncollected
+BEGIN SELECT RAISE(ABORT, 'what is uncollected is append-only'); END;
+CREATE TRIGGER uncollected_no_delete BEFORE DELETE ON uncollected
+BEGIN SELECT RAISE(ABORT, 'what is uncollected is append-only'); END;

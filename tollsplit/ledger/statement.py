@@ -47,8 +47,20 @@ class ChargeLine:
 
 
 @dataclass(frozen=True, slots=True)
+class TaxLine:
+    """What one tax came to on one day."""
+
+    day: date
+    tax: str
+    currency: str
+    amount_micros: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A posting that is no usage and no charge of this account's own."""
+    """A posting that is no usage and no charge of this account's own; or what of these its balance
+    did not cover, which the account owes as before.
+    """
 
     at: datetime  # UTC; when it was booked
     description: str
@@ -58,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One account's period; for every unit, closing = opening − used or charged + entries.
+    """One account's period; for every unit, closing = opening − used, charged and taxed + entries.
 
     Balances fall as an account uses octets and owes money: −5,000,000 in CNY/1000000 is a debt
     of 5 CNY. Usage counts on the day that its window begins (without windows: of its first
@@ -74,6 +86,7 @@ class Statement:
     closing: Mapping[str, int]
     usage: tuple[UsageLine, ...]
     charges: tuple[ChargeLine, ...]
+    taxes: tuple[TaxLine, ...]
     entries: tuple[Entry, ...]
 
     @property
@@ -99,8 +112,13 @@ class Statement:
 
     @property
     def charged_micros(self) -> dict[str, int]:
-        """By currency."""
+        """By currency, without taxes."""
         return _sum((line.currency, line.amount_micros) for line in self.charges)
+
+    @property
+    def tax_micros(self) -> dict[str, int]:
+        """By currency."""
+        return _sum((line.currency, line.amount_micros) for line in self.taxes)
 
 
 def state(store: Store, account: str | None, period: str | None, zone: str) -> Statement:
@@ -116,6 +134,7 @@ def state(store: Store, account: str | None, period: str | None, zone: str) -> S
             raise LedgerError(f'{store.url}: no account "{account}"')
     usage = _usage(store, account, calendar, opening)
     charges = _charges(store, account, calendar, opening)
+    taxes = _taxes(store, account, calendar, opening)
     entries = _entries(store, account, calendar, opening)
     for unit, amount in opening.items():
         closing[unit] += amount
@@ -123,13 +142,15 @@ def state(store: Store, account: str | None, period: str | None, zone: str) -> S
         closing[OCTET] -= line.paid_octets
     for charge in charges:
         closing[unit_of(charge.currency)] -= charge.amount_micros
+    for tax in taxes:
+        closing[unit_of(tax.currency)] -= tax.amount_micros
     for entry in entries:
         closing[entry.unit] += entry.amount
     for unit in closing:
         opening.setdefault(unit, 0)
     return Statement(
         account, period, zone, start, end, dict(sorted(opening.items())),
-        dict(sorted(closing.items())), usage, charges, entries,
+        dict(sorted(closing.items())), usage, charges, taxes, entries,
     )  # fmt: skip
 
 
@@ -241,6 +262,22 @@ def _charges(
     return tuple(ChargeLine(*line, *figures) for line, figures in sorted(lines.items()))
 
 
+def _taxes(
+    store: Store,
+    account: str | None,
+    calendar: _Calendar,
+    opening: dict[str, int],
+) -> tuple[TaxLine, ...]:
+    lines: dict[tuple[date, str, str], int] = defaultdict(int)
+    for quarter, tax, unit, amount in store.rows(_TAXES, account):
+        day = calendar.day(quarter)
+        if calendar.before(day):
+            opening[unit] -= amount
+        elif not calendar.beyond(day):
+            lines[day, tax, currency_of(unit) or unit] += amount
+    return tuple(TaxLine(*line, amount) for line, amount in sorted(lines.items()))
+
+
 def _entries(
     store: Store,
     account: str | None,
@@ -293,18 +330,35 @@ _SHARES = f"""
     FROM {{records}} JOIN usage_shares u ON u.run_id = r.run_id AND u.sequence = r.sequence
     JOIN sponsors s ON s.id = u.sponsor_id JOIN accounts a ON a.id = s.account_id
     GROUP BY quarter, r.rule, s.identity"""
+_CHARGE_QUARTER = (
+    f"coalesce(c.period_start_ns, q.first_packet_ns, t.created_at_ns) / {_QUARTER_NS}")
 _CHARGES = f"""
-    SELECT coalesce(c.period_start_ns, q.first_packet_ns, t.created_at_ns) / {_QUARTER_NS}
-            AS quarter,
-        c.tariff, a.unit, count(*), sum(c.octets), sum(c.rated_octets), sum(c.amount_micros)
+    SELECT {_CHARGE_QUARTER} AS quarter, c.tariff, a.unit, count(*), sum(c.octets),
+        sum(c.rated_octets), sum(c.amount_micros)
     FROM charges c JOIN accounts a ON a.id = c.account_id JOIN runs q ON q.id = c.run_id
     JOIN transactions t ON t.id = q.transaction_id
     WHERE {_ITS} GROUP BY quarter, c.tariff, a.unit"""
-# A payer's postings of usage are its records and charges, and stand in their lines.
-_ENTRIES = """
-    SELECT t.created_at_ns, t.description, a.unit, sum(p.amount)
-    FROM accounts a JOIN postings p ON p.account_id = a.id
-    JOIN transactions t ON t.id = p.transaction_id
-    WHERE (a.name = ?1 OR (CAST(?1 AS TEXT) IS NULL AND a.kind IN (?2, ?3)))
-        AND NOT (t.kind = 'usage' AND a.kind IN (?2, ?3))
-    GROUP BY t.id, a.unit ORDER BY t.created_at_ns, t.id, a.unit"""
+_TAXES = f"""
+    SELECT {_CHARGE_QUARTER} AS quarter, x.tax, a.unit, sum(x.amount_micros)
+    FROM charge_taxes x JOIN charges c ON c.run_id = x.run_id AND c.ordinal = x.ordinal
+    JOIN accounts a ON a.id = c.account_id JOIN runs q ON q.id = c.run_id
+    JOIN transactions t ON t.id = q.transaction_id
+    WHERE {_ITS} GROUP BY quarter, x.tax, a.unit"""
+# A payer's postings of usage are its records, charges and taxes, and stand in their lines; what it
+# could not pay of them was posted elsewhere.
+_ENTRIES = f"""
+    SELECT at_ns, description, unit, amount FROM (
+        SELECT t.created_at_ns AS at_ns, t.id, t.description, a.unit, sum(p.amount) AS amount
+        FROM accounts a JOIN postings p ON p.account_id = a.id
+        JOIN transactions t ON t.id = p.transaction_id
+        WHERE (a.name = ?1 OR (CAST(?1 AS TEXT) IS NULL AND a.kind IN (?2, ?3)))
+            AND NOT (t.kind = 'usage' AND a.kind IN (?2, ?3))
+        GROUP BY t.id, a.unit
+        UNION ALL
+        SELECT t.created_at_ns, t.id, 'not covered, uncollected: ' || t.description, a.unit,
+            sum(u.amount)
+        FROM uncollected u JOIN accounts a ON a.id = u.account_id JOIN runs q ON q.id = u.run_id
+        JOIN transactions t ON t.id = q.transaction_id
+        WHERE {_ITS}
+        GROUP BY t.id, a.unit
+    ) x ORDER BY at_ns, id, unit, description"""
