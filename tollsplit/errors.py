@@ -51,6 +51,10 @@ class StateError(LedgerError):
     """An account is closed, a hold is resolved, a transaction is reversed."""
 
 
+class StaleError(LedgerError):
+    """Another run was booked since this one was worked out; worked out anew, it can be."""
+
+
 class MissingError(LedgerError):
     """There is no such account, hold or transaction."""
 

@@ -12,7 +12,7 @@ from ..carryover import carryover
 from ..engine.cells import Cells
 from ..engine.journal import Contents, read
 from ..engine.usage import Prior, Provenance, Spent
-from ..errors import IdentityError, JournalError, LedgerError, RulesError
+from ..errors import IdentityError, JournalError, LedgerError, RulesError, StaleError
 from ..ledger import Run, open_ledger, rate
 from ..model import Event
 from ..rules import RuleSet
@@ -109,6 +109,8 @@ class Delivery(threading.Thread):
                     del self._events[: len(events)]
                 if path is not None:
                     self._deliver(path)
+            except StaleError:  # it is worked out anew, from what was booked meanwhile
+                continue
             except LedgerError as error:
                 if self.error is None:
                     self._notice("booking", f"{error}; the journal keeps what is not booked")

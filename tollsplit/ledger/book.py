@@ -10,7 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
-from ..errors import LedgerError
+from ..errors import LedgerError, StaleError
 from ..model import Charge, Event, Posting, UsageRecord
 from . import account as accounts
 from . import event, hold, transfer
@@ -167,7 +167,8 @@ class Ledger:
         head = self._head()
         for asked_at, ask, answer in self._asked:
             if asked_at != head and ask() != answer:
-                raise LedgerError(
+                self._asked.clear()  # what follows is worked out anew
+                raise StaleError(
                     f"{self.url}: another run was booked against the same quotas, budgets or "
                     "days of a tariff meanwhile; nothing was booked, run it again"
                 )
@@ -183,8 +184,12 @@ class Ledger:
         records  in the order of their sequences, without gaps
 
         Each payer's octets go from its account to the operator's traffic, each payer's charges
-        to the operator's revenue. Raises LedgerError, also where the key was booked with other
-        contents; IdentityError where records don't add up.
+        to the operator's revenue, taxes to theirs. What an account's balance does not cover, down
+        to its floor, is the operator's own to collect, and so is all that a closed account used.
+
+        Raises StaleError where earlier runs' usage has changed since it was asked for this run,
+        LedgerError, also where the key was booked with other contents; IdentityError where
+        records don't add up.
         """
         with self._store.writing():
             self._store.serialise()
