@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "line", "day", "rule", "records", "uplink_packets", "uplink_octets", "downlink_packets",
     "downlink_octets", "subscriber_octets", "paid_octets", "tariff", "currency", "charges",
-    "octets", "rated_octets", "amount_micros", "at", "description", "unit", "amount", "opening",
+    "octets", "rated_octets", "amount_micros", "tax", "at", "description", "unit", "amount", "opening",
     "closing",
 )
 
@@ -38,8 +38,9 @@ def statement(
 ) -> None:
     """Show what an account used and owes, by day, rule and tariff.
 
-    For each unit the closing balance is the opening balance less what was used or charged. A
-    balance falls as the account uses octets and owes money.
+    For each unit the closing balance is the opening balance less what was used, charged and
+    taxed. A balance falls as the account uses octets and owes money; what it could not cover is
+    among the other entries, uncollected.
 
     \b
     Exit codes: 0 done, 1 failed (no such ledger, account or period), 2 usage.
@@ -93,6 +94,7 @@ def document(found: Statement) -> dict[str, Any]:
         "sponsor_octets": found.sponsor_octets,
         "paid_octets": found.paid_octets,
         "charged_micros": found.charged_micros,
+        "tax_micros": found.tax_micros,
         "usage": [
             {"day": line.day.isoformat(), "rule": line.rule, "records": line.records,
              "uplink_packets": line.uplink_packets, "uplink_octets": line.uplink_octets,
@@ -104,6 +106,9 @@ def document(found: Statement) -> dict[str, Any]:
             {"day": line.day.isoformat(), "tariff": line.tariff, "currency": line.currency,
              "charges": line.charges, "octets": line.octets, "rated_octets": line.rated_octets,
              "amount_micros": line.amount_micros} for line in found.charges],
+        "taxes": [
+            {"day": line.day.isoformat(), "tax": line.tax, "currency": line.currency,
+             "amount_micros": line.amount_micros} for line in found.taxes],
         "entries": [
             {"at": entry.at.isoformat(), "description": entry.description, "unit": entry.unit,
              "amount": entry.amount} for entry in found.entries],
@@ -123,6 +128,8 @@ def _lines(found: Statement) -> Iterator[dict[str, Any]]:
         yield {"line": "usage", **entry}
     for entry in whole["charges"]:
         yield {"line": "charge", **entry}
+    for entry in whole["taxes"]:
+        yield {"line": "tax", **entry}
     for entry in whole["entries"]:
         yield {"line": "entry", **entry}
     for unit, opening in found.opening.items():

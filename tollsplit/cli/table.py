@@ -257,6 +257,14 @@ def print_statement(found: Statement, stream: IO[str]) -> None:
         for currency, amount in found.charged_micros.items():
             charges.add_row("total", "", "", "", money(amount, currency))
         out.print(charges)
+    if found.taxes:
+        taxes = grid("Taxes", ("day", "tax", "amount"), (2,))
+        for tax in found.taxes:
+            taxes.add_row(str(tax.day), tax.tax, money(tax.amount_micros, tax.currency))
+        taxes.add_section()
+        for currency, amount in found.tax_micros.items():
+            taxes.add_row("total", "", money(amount, currency))
+        out.print(taxes)
     if found.entries:
         entries = grid("Other entries", ("booked", "what", "amount"), (2,))
         for entry in found.entries:
