@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "line", "day", "rule", "records", "uplink_packets", "uplink_octets", "downlink_packets",
     "downlink_octets", "subscriber_octets", "paid_octets", "tariff", "currency", "charges",
-    "octets", "rated_octets", "amount_micros", "tax", "at", "description", "unit", "amount", "opening",
-    "closing",
+    "octets", "rated_octets", "amount_micros", "tax", "at", "description", "unit", "amount",
+    "opening", "closing",
 )
 
 
