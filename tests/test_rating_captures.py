@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -10,6 +13,9 @@ import pytest
 from gateways import HEADER, packet
 
 import tollsplit
+from tollsplit.cli.statement import document
+from tollsplit.cli.table import print_account, print_statement
+from tollsplit.ledger import open_ledger
 
 RULES = """
 [meter]
@@ -63,3 +69,44 @@ def test_captures_switches_follow_a_clock_that_goes_back(tmp_path: Path) -> None
     report = tollsplit.account(tmp_path / "seen.pcap", tmp_path / "rules.toml")
     assert len(report.usage) == 1
     assert [(c.octets, c.amount_micros) for c in report.charges] == [(3000, 30_000), (3000, 3000)]
+
+
+def test_captures_a_day_s_minimum_needs_no_windows(tmp_path: Path) -> None:
+    """One record of the whole input goes to the day in which it begins, another run to its own."""
+    rules = RULES.format(window="all", per="record").partition("bands")[0]
+    (tmp_path / "rules.toml").write_text(rules + 'minimum = "1 EUR"\nminimum_per = "day"\n')
+    totals = []
+    for days in (["2026-11-03"], ["2026-11-03", "2026-11-04"], ["2026-11-04"]):
+        (tmp_path / "seen.pcap").write_bytes(HEADER + b"".join(
+            packet(at(f"{day}T09:00"), 1000) for day in days))
+        report = tollsplit.account(tmp_path / "seen.pcap", tmp_path / "rules.toml",
+                                   ledger=f"sqlite:///{tmp_path}/ledger.db")  # fmt: skip
+        totals.append(sum(c.amount_micros for c in report.charges))
+    assert totals == [1_000_000, 0, 1_000_000]
+
+
+def test_captures_taxes_are_in_every_form_of_the_report(tmp_path: Path) -> None:
+    rules = RULES.format(window="1d", per="day")
+    (tmp_path / "rules.toml").write_text(
+        rules + 'taxes = ["vat", "city"]\nprices = "net"\n'
+        '[taxes.vat]\nrate = "13%"\n[taxes.city]\nrate = "5%"\n')
+    (tmp_path / "seen.pcap").write_bytes(HEADER + packet(at("2026-11-03T09:00"), 1000))
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    report = tollsplit.account(tmp_path / "seen.pcap", tmp_path / "rules.toml", ledger=url)
+    [charge] = report.document()["charges"]
+    assert (charge["amount_micros"], charge["tax_micros"]) == (1000, {"vat": 130, "city": 50})
+    [line] = [line for line in csv.DictReader(io.StringIO(report.to_csv()))
+              if line["line"] == "charge"]  # fmt: skip
+    assert [line[f"tax_micros.{name}"] for name in ("vat", "city")] == ["130", "50"]
+    shown = io.StringIO()
+    print_account(report, shown, 10)
+    assert re.search(r"10\.0\.0\.7 +1,000 +0\.000180 EUR +0\.001180 EUR", shown.getvalue())
+    with open_ledger(url) as ledger:
+        statement = ledger.statement("10.0.0.7", zone="Europe/Berlin")
+    assert [(entry["tax"], entry["amount_micros"]) for entry in document(statement)["taxes"]] == [
+        ("city", 50), ("vat", 130)]  # fmt: skip
+    assert document(statement)["tax_micros"] == {"EUR": 180}
+    assert statement.closing["EUR/1000000"] == -1180
+    shown = io.StringIO()
+    print_statement(statement, shown)
+    assert re.search(r"2026-11-03 +vat +0\.000130 EUR", shown.getvalue())
