@@ -14,7 +14,7 @@ from ..errors import IdentityError, LedgerError, OverdraftError
 from ..limits import LEDGER_BATCH_RECORDS
 from ..model import Charge, UsageRecord
 from . import account
-from .account import Key
+from .account import Account, Key
 from .store import (
     OCTET,
     REVENUE,
@@ -224,7 +224,6 @@ class Booking:
     def _settle(self) -> None:
         """Post what was booked: payers by the rows, the operator by what was counted on the way."""
         store, transaction = self._store, self._transaction
-        payers = set(self._accounts)
         owed: dict[Key, int] = {}
         for (name, unit), total in sorted(self._gains.items()):
             whole = 0
@@ -235,7 +234,7 @@ class Booking:
                 whole = self._carry((name, unit), its)
                 owed[its] = -whole
             owed[name, unit] = total + whole
-        for unit, amount in self._uncollected(payers).items():
+        for unit, amount in self._uncollected().items():
             self._open(_ACCOUNT, [(UNCOLLECTED, unit)], "operator")
             owed[UNCOLLECTED, unit] = -amount
         posted = store.write(_PAYERS, [(transaction, self._number)])
@@ -248,17 +247,17 @@ class Booking:
         if store.write(_APPLY, [(transaction,)]) != posted:
             raise OverdraftError(f"{store.url}: an account is closed or would be below its floor")
 
-    def _uncollected(self, payers: Set[Key]) -> dict[str, int]:
+    def _uncollected(self) -> dict[str, int]:
         """Note what payers owe and cannot pay: beyond a floor, or of a closed account. By unit.
 
         Usage has been used, so it is booked, whoever cannot pay for it; and a floor is a floor.
         Accounts are locked from here on, in the order of their names, as everywhere.
         """
         store = self._store
-        known = account.numbers(store, [(UNCOLLECTED, unit) for _, unit in self._gains])
-        locked = account.lock(store, [*self._accounts, *known])
-        bounded = {its.number: its for key, its in locked.items()
-                   if key in payers and its.available is not None}
+        if store.locking("a"):  # elsewhere who writes has all of it
+            known = account.numbers(store, [(UNCOLLECTED, unit) for _, unit in self._gains])
+            account.lock(store, [*self._accounts, *known])
+        bounded = {row[0]: Account(*row) for row in store.rows(_BOUNDED, self._number)}
         rows: list[Row] = []
         sums: dict[str, int] = defaultdict(int)
         for number, due in store.rows(_DUE, self._number) if bounded else ():
@@ -352,6 +351,10 @@ _DUES = """
         JOIN charges c ON c.run_id = x.run_id AND c.ordinal = x.ordinal WHERE x.run_id = ?{run}"""
 _DUE = f"""
     SELECT account_id, sum(amount) FROM ({_DUES.format(run=1)}) x GROUP BY account_id"""
+_BOUNDED = f"""
+    SELECT a.id, a.name, a.unit, a.state, a.balance, a.held, a.floor FROM accounts a
+    WHERE (a.floor IS NOT NULL OR a.state <> 'open')
+        AND a.id IN (SELECT account_id FROM ({_DUES.format(run=1)}) x)"""
 _PAYERS = f"""
     INSERT INTO postings (transaction_id, account_id, amount)
     SELECT ?1, account_id, -sum(amount) FROM ({_DUES.format(run=2)}

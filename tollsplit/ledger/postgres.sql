@@ -260,6 +260,8 @@ CREATE TABLE uncollected (
     PRIMARY KEY (run_id, account_id)
 );
 CREATE INDEX uncollected_of_account ON uncollected (account_id);
+CREATE INDEX accounts_that_may_refuse ON accounts (id)
+    WHERE floor IS NOT NULL OR state <> 'open';
 
 CREATE TRIGGER charge_taxes_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON charge_taxes
 EXECUTE FUNCTION refuse('taxes of charges are append-only');

@@ -278,6 +278,8 @@ CREATE TABLE uncollected (
     PRIMARY KEY (run_id, account_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX uncollected_of_account ON uncollected (account_id);
+CREATE INDEX accounts_that_may_refuse ON accounts (id)
+    WHERE floor IS NOT NULL OR state <> 'open';
 
 CREATE TRIGGER charge_taxes_no_update BEFORE UPDATE ON charge_taxes
 BEGIN SELECT RAISE(ABORT, 'taxes of charges are append-only'); END;
