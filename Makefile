@@ -70,6 +70,7 @@ $(VENV)/.installed: $(VENV)/.created
 $(VENV)/.testable: $(VENV)/.installed
 	TOLLSPLIT_BUILD=none $(PIP) install --no-build-isolation --editable '.[test]'
 	@$(call INSTALL,valgrind) || echo "no valgrind: the tests will skip what counts instructions"
+	@$(call INSTALL,hledger) || echo "no hledger: the tests will skip what it has to read"
 	@$(call INSTALL,postgresql) || echo "no postgresql: the tests will skip its ledger"
 	touch $@
 
@@ -149,7 +150,8 @@ bench: $(VENV)/.benchable build
 	$(BIN)/python -m benchmarks.bench_shapes --rounds 3
 	$(BIN)/python -m benchmarks.bench_peers
 	$(BIN)/python -m benchmarks.bench_peers --flows
-	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; fi
+	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; \
+	    $(BIN)/python -m benchmarks.soak_live; fi
 	$(BIN)/python -m benchmarks.bench_ledger
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.tables

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import os
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -57,6 +58,20 @@ def measure(
             for name, rows in measured.items()}
 
 
+def read_in_small_pages(capture: Path) -> None:
+    """Have a capture in the page cache in pages of 4 KiB, as kernels without large folios do.
+
+    What is read from the disk at random gets no more than it asked for.
+    """
+    with capture.open("rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        for advice in (os.POSIX_FADV_DONTNEED, os.POSIX_FADV_RANDOM):
+            os.posix_fadvise(file.fileno(), 0, 0, advice)
+        block = bytearray(1 << 20)
+        while file.readinto(block):
+            pass
+
+
 def command(arguments: argparse.Namespace, traffic: Traffic) -> str:
     """What to type to run this sitting again."""
     words = ["python", "-m", "benchmarks.bench_account"]
@@ -64,7 +79,8 @@ def command(arguments: argparse.Namespace, traffic: Traffic) -> str:
         if name in ("scratch", "results") or value in (None, False):
             continue
         text = getattr(traffic, name) if name in SERIES else value
-        words += [f"--{name}"] if value is True else [f"--{name}", str(text)]
+        option = f"--{name.replace('_', '-')}"
+        words += [option] if value is True else [option, str(text)]
     return shlex.join(words)
 
 
@@ -97,6 +113,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--workers", default="1,2", help="numbers of workers, default 1,2")
     parser.add_argument("--naive", action="store_true", help="plain C++ as well")
+    parser.add_argument("--small-pages", action="store_true",
+                        help="captures in the page cache in pages of 4 KiB, not in large folios")
     parser.add_argument("--packets", type=int)
     for name in SERIES:
         parser.add_argument(f"--{name}", type=int, nargs="+")
@@ -117,7 +135,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             scratch = arguments.scratch or Path(temporary)
             scratch.mkdir(parents=True, exist_ok=True)
-            told = measure(generate(traffic, scratch), workers,
+            case = generate(traffic, scratch)
+            if arguments.small_pages:
+                read_in_small_pages(case.capture)
+            told = measure(case, workers,
                            arguments.rounds or (1 if arguments.smoke else 5), Path(temporary),
                            arguments.naive)
         print(table(traffic, told), flush=True)

@@ -46,30 +46,42 @@ def transfer(number: int, round_: int) -> Transfer:
     )  # fmt: skip
 
 
-# --- ways, each books so many and says how long it took, in ns ---------------------------
+Times = tuple[int, int]  # wall and CPU, in ns
 
 
-def batch(url: str, transfers: int, size: int) -> int:
+def now() -> Times:
+    return time.monotonic_ns(), time.process_time_ns()
+
+
+def since(began: Times) -> Times:
+    wall, cpu = now()
+    return wall - began[0], cpu - began[1]
+
+
+# --- ways, each books so many and says how long it took ---------------------------------
+
+
+def batch(url: str, transfers: int, size: int) -> Times:
     round_ = next(ROUND_NUMBERS)
     with open_ledger(url) as ledger:
-        began = time.monotonic_ns()
+        began = now()
         for first in range(0, transfers, size):
             ledger.transfer_all(
                 transfer(number, round_) for number in range(first, min(first + size, transfers))
             )
-        return time.monotonic_ns() - began
+        return since(began)
 
 
-def single(url: str, transfers: int) -> int:
+def single(url: str, transfers: int) -> Times:
     round_ = next(ROUND_NUMBERS)
     with open_ledger(url) as ledger:
-        began = time.monotonic_ns()
+        began = now()
         for number in range(transfers):
             ledger.transfer(transfer(number, round_))
-        return time.monotonic_ns() - began
+        return since(began)
 
 
-def group(url: str, transfers: int, threads: int) -> int:
+def group(url: str, transfers: int, threads: int) -> Times:
     round_ = next(ROUND_NUMBERS)
 
     def call(teller: Teller, first: int) -> None:
@@ -79,27 +91,27 @@ def group(url: str, transfers: int, threads: int) -> int:
 
     with Teller(partial(open_ledger, url)) as teller:
         callers = [Thread(target=call, args=(teller, first)) for first in range(threads)]
-        began = time.monotonic_ns()
+        began = now()
         for caller in callers:
             caller.start()
         for caller in callers:
             caller.join()
-        return time.monotonic_ns() - began
+        return since(began)
 
 
-def records(url: str, records: int, size: int) -> int:
+def records(url: str, records: int, size: int) -> Times:
     round_ = next(ROUND_NUMBERS)
     run = partial(Run, "sensor", str(round_), "sha256:rules", "ip", "inner", "benchmark",
                   sponsor_accounts={"video-co": SPONSOR})  # fmt: skip
     with open_ledger(url) as ledger:
-        began = time.monotonic_ns()
+        began = now()
         for first in range(0, records, size):
             numbers = range(first, min(first + size, records))
             ledger.post(
                 run(first_sequence=first), (usage(number, round_) for number in numbers),
                 (charge(number) for number in numbers),
             )  # fmt: skip
-        return time.monotonic_ns() - began
+        return since(began)
 
 
 def usage(number: int, round_: int) -> UsageRecord:
@@ -122,25 +134,31 @@ def charge(number: int) -> Charge:
 
 def measure(url: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """For each way its figures, over all rounds."""
-    ways: dict[str, tuple[int, Callable[[], int]]] = {
+    ways: dict[str, tuple[int, Callable[[], Times]]] = {
         "batch": (arguments.transfers, partial(batch, url, arguments.transfers, arguments.batch)),
         "group": (arguments.transfers, partial(group, url, arguments.transfers, arguments.threads)),
         "single": (arguments.singles, partial(single, url, arguments.singles)),
         "records": (arguments.records, partial(records, url, arguments.records, arguments.batch)),
     }
     open_accounts(url)
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[Times]] = {name: [] for name in ways}
     for _ in range(arguments.rounds):
-        for name, (number, way) in ways.items():
-            times[name].append(way() / number)
+        for name, (_, way) in ways.items():
+            times[name].append(way())
     checksum = expect(url, arguments)
     return {
-        name: {
-            "n": len(rounds), "best_ns": round(min(rounds)), "median_ns": round(median(rounds)),
-            "per_second": round(1e9 / median(rounds)), "best_per_second": round(1e9 / min(rounds)),
-            "checksum": checksum,
-        }
-        for name, rounds in times.items()
+        name: {**figures([(wall / number, cpu / number) for wall, cpu in times[name]]),
+               "checksum": checksum}
+        for name, (number, _) in ways.items()
+    }  # fmt: skip
+
+
+def figures(rounds: list[tuple[float, float]]) -> dict[str, Any]:
+    walls = [wall for wall, _ in rounds]
+    return {
+        "n": len(rounds), "best_ns": round(min(walls)), "median_ns": round(median(walls)),
+        "median_cpu_ns": round(median(cpu for _, cpu in rounds)),
+        "per_second": round(1e9 / median(walls)), "best_per_second": round(1e9 / min(walls)),
     }  # fmt: skip
 
 
@@ -167,11 +185,12 @@ def expect(url: str, arguments: argparse.Namespace) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def table(figures: dict[str, Any]) -> str:
-    rows = [f"{'':10}{'a second':>12}{'best':>12}{'µs each':>10}  checksum"]
-    for name, row in figures.items():
+def table(measured: dict[str, Any]) -> str:
+    rows = [f"{'':10}{'a second':>12}{'best':>12}{'µs each':>10}{'µs CPU':>10}  checksum"]
+    for name, row in measured.items():
         rows.append(f"{name:10}{row['per_second']:>12,}{row['best_per_second']:>12,}"
-                    f"{row['median_ns'] / 1000:>10.1f}  {row['checksum']}")  # fmt: skip
+                    f"{row['median_ns'] / 1000:>10.1f}{row['median_cpu_ns'] / 1000:>10.1f}"
+                    f"  {row['checksum']}")  # fmt: skip
     return "\n".join(rows)
 
 
@@ -199,15 +218,15 @@ def main() -> None:
     arguments = parse()
     with tempfile.TemporaryDirectory() as folder:
         url = arguments.url or f"sqlite:///{folder}/ledger.db"
-        figures = measure(url, arguments)
-    print(table(figures))
+        measured = measure(url, arguments)
+    print(table(measured))
     words = ["python", "-m", "benchmarks.bench_ledger", "--rounds", str(arguments.rounds)]
     for name in SMOKE:
         words += [f"--{name}", str(getattr(arguments, name))]
     target = arguments.results or (None if arguments.smoke else results.RESULTS)
     sizes = {name: getattr(arguments, name) for name in SMOKE}
     results.append(target, "ledger", shlex.join(words), sizes,
-                   store=url.partition(":")[0], results=figures)  # fmt: skip
+                   store=url.partition(":")[0], results=measured)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 /* What loads an interface, and what no reader of a receive ring can undercut.
  *
- *   load send INTERFACE PACKETS OCTETS SECONDS
- *       sends Ethernet/IPv4/UDP frames of so many octets in 4,096 flows by sendmmsg as fast as the
- *       interface takes them, until all are sent or the time is over. Prints one line: frames
- *       sent, frames refused (and not sent again), CPU ns, wall ns.
+ *   load send INTERFACE CAPTURE PACKETS SECONDS RATE MOVE
+ *       sends the frames of a pcap file by sendmmsg, round and round, until so many packets are
+ *       sent or the time is over. RATE: packets a second; 0: as fast as the interface takes them.
+ *       MOVE: each time round, subscribers' addresses (10.0.0.0/8, and 2001:db8::/32 by their /64)
+ *       are so many further on; their header's checksum then fits no more, and nobody here looks.
+ *       Prints one line: frames sent, frames refused (and not sent again), CPU ns, wall ns.
  *
  *   load count INTERFACE BLOCK_OCTETS BLOCKS
  *       counts frames in a TPACKET_V3 ring and does nothing else. Prints "ready", and when its
@@ -13,6 +15,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
 #include <net/if.h>
@@ -23,13 +26,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #define BATCH 64
-#define FLOWS 4096
-#define OCTETS_MIN 42 /* Ethernet, IPv4 and UDP headers */
-#define OCTETS_MAX 1514
+#define PCAP_HEADER_OCTETS 24
+#define PCAP_RECORD_OCTETS 16
 #define RETIRE_MS 20
 
 static uint64_t now(clockid_t clock)
@@ -56,40 +59,65 @@ static int bound_socket(const char *interface, int protocol, int prepared)
     return opened;
 }
 
-static void write_frame(uint8_t *frame, unsigned octets, uint32_t flow)
+/* The next 24 bits of an address, so many further on. */
+static void move_host(uint8_t *host, uint32_t by)
 {
-    static const uint8_t headers[OCTETS_MIN] = {
-        2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0,             /* to a host that is not there */
-        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 0, 203, 0, 113, 1,
-        0, 0, 1, 0xbb,
-    };
-    uint16_t ip_octets = htons((uint16_t)(octets - 14));
-    uint16_t udp_octets = htons((uint16_t)(octets - 34));
-    uint16_t host = htons((uint16_t)flow), port = htons((uint16_t)(1024 + flow % 60000));
-    memset(frame, 0, octets);
-    memcpy(frame, headers, sizeof headers);
-    memcpy(frame + 16, &ip_octets, 2);
-    memcpy(frame + 28, &host, 2);
-    memcpy(frame + 34, &port, 2);
-    memcpy(frame + 38, &udp_octets, 2);
+    uint32_t value = ((uint32_t)host[0] << 16 | host[1] << 8 | host[2]) + by;
+    host[0] = (uint8_t)(value >> 16);
+    host[1] = (uint8_t)(value >> 8);
+    host[2] = (uint8_t)value;
 }
 
-static int send_load(const char *interface, uint64_t packets, unsigned octets, unsigned seconds)
+static void move_subscriber(uint8_t *frame, uint32_t by)
 {
-    static uint8_t frames[FLOWS][OCTETS_MAX];
-    static struct iovec vectors[FLOWS];
-    static struct mmsghdr messages[FLOWS];
+    static const uint8_t network[4] = {0x20, 0x01, 0x0d, 0xb8};
+    if (frame[12] == 0x08 && frame[13] == 0x00) {
+        for (int at = 26; at <= 30; at += 4)
+            if (frame[at] == 10)
+                move_host(frame + at + 1, by);
+    } else if (frame[12] == 0x86 && frame[13] == 0xdd) {
+        for (int at = 22; at <= 38; at += 16)
+            if (!memcmp(frame + at, network, sizeof network))
+                move_host(frame + at + 5, by);
+    }
+}
+
+static uint8_t *mapped(const char *path, size_t *octets)
+{
+    struct stat status;
+    int opened = open(path, O_RDONLY);
+    if (opened < 0 || fstat(opened, &status) || status.st_size < PCAP_HEADER_OCTETS)
+        return NULL;
+    *octets = (size_t)status.st_size;
+    /* Private: where addresses are moved, the file stays what it is. */
+    uint8_t *found = mmap(NULL, *octets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_POPULATE,
+                          opened, 0);
+    close(opened);
+    return found == MAP_FAILED ? NULL : found;
+}
+
+/* Until so many packets are due. */
+static void await_due(uint64_t since, uint64_t packets, uint64_t rate)
+{
+    uint64_t due = since + packets * 1000000000u / rate, at = now(CLOCK_MONOTONIC);
+    if (at < due)
+        nanosleep(&(struct timespec){(time_t)((due - at) / 1000000000u),
+                                     (long)((due - at) % 1000000000u)}, NULL);
+}
+
+static int send_load(const char *interface, const char *path, uint64_t packets, unsigned seconds,
+                     uint64_t rate, uint32_t move)
+{
+    struct iovec vectors[BATCH];
+    struct mmsghdr messages[BATCH];
     uint64_t sent = 0, refused = 0;
-    if (octets < OCTETS_MIN || octets > OCTETS_MAX) {
-        fprintf(stderr, "load: frames of %u octets: expected %u to %u\n", octets, OCTETS_MIN,
-                OCTETS_MAX);
-        return 2;
-    }
-    for (uint32_t flow = 0; flow < FLOWS; flow++) {
-        write_frame(frames[flow], octets, flow);
-        vectors[flow] = (struct iovec){frames[flow], octets};
-        messages[flow].msg_hdr = (struct msghdr){.msg_iov = &vectors[flow], .msg_iovlen = 1};
-    }
+    uint32_t captured;
+    size_t octets, at = PCAP_HEADER_OCTETS;
+    uint8_t *capture = mapped(path, &octets);
+    if (!capture)
+        return failed(path);
+    for (int i = 0; i < BATCH; i++)
+        messages[i].msg_hdr = (struct msghdr){.msg_iov = &vectors[i], .msg_iovlen = 1};
     int opened = bound_socket(interface, 0, -1);
     if (opened < 0)
         return failed(interface);
@@ -98,17 +126,34 @@ static int send_load(const char *interface, uint64_t packets, unsigned octets, u
         return failed("PACKET_QDISC_BYPASS");
     uint64_t cpu = now(CLOCK_PROCESS_CPUTIME_ID), wall = now(CLOCK_MONOTONIC);
     uint64_t end = wall + seconds * 1000000000ull;
+    unsigned ready = 0, first = 0, further = 0;
     while (sent + refused < packets && now(CLOCK_MONOTONIC) < end) {
-        uint64_t at = (sent + refused) % FLOWS, count = packets - sent - refused;
-        count = count < BATCH ? count : BATCH;
-        count = count < FLOWS - at ? count : FLOWS - at;
-        int taken = sendmmsg(opened, messages + at, (unsigned)count, 0);
-        if (taken > 0)
+        if (ready == first) {
+            uint64_t left = packets - sent - refused;
+            for (ready = first = 0; ready < BATCH && ready < left; ready++) {
+                if (at == octets) {
+                    at = PCAP_HEADER_OCTETS;
+                    further = move;
+                }
+                memcpy(&captured, capture + at + 8, sizeof captured);
+                vectors[ready] = (struct iovec){capture + at + PCAP_RECORD_OCTETS, captured};
+                if (further)
+                    move_subscriber(vectors[ready].iov_base, further);
+                at += PCAP_RECORD_OCTETS + captured;
+            }
+        }
+        if (rate)
+            await_due(wall, sent + refused, rate);
+        int taken = sendmmsg(opened, messages + first, ready - first, 0);
+        if (taken > 0) {
             sent += (uint64_t)taken;
-        else if (errno == ENOBUFS)
+            first += (unsigned)taken;
+        } else if (errno == ENOBUFS) {
             refused++;
-        else if (errno != EAGAIN && errno != EINTR)
+            first++;
+        } else if (errno != EAGAIN && errno != EINTR) {
             return failed("sendmmsg");
+        }
     }
     cpu = now(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     wall = now(CLOCK_MONOTONIC) - wall;
@@ -173,12 +218,12 @@ static int count_load(const char *interface, unsigned block_octets, unsigned blo
 
 int main(int argc, char **argv)
 {
-    if (argc == 6 && !strcmp(argv[1], "send"))
-        return send_load(argv[2], strtoull(argv[3], NULL, 10), (unsigned)atoi(argv[4]),
-                         (unsigned)atoi(argv[5]));
+    if (argc == 8 && !strcmp(argv[1], "send"))
+        return send_load(argv[2], argv[3], strtoull(argv[4], NULL, 10), (unsigned)atoi(argv[5]),
+                         strtoull(argv[6], NULL, 10), (uint32_t)atoi(argv[7]));
     if (argc == 5 && !strcmp(argv[1], "count"))
         return count_load(argv[2], (unsigned)atoi(argv[3]), (unsigned)atoi(argv[4]));
-    fputs("load: expected send INTERFACE PACKETS OCTETS SECONDS or count INTERFACE BLOCK_OCTETS "
-          "BLOCKS\n", stderr);
+    fputs("load: expected send INTERFACE CAPTURE PACKETS SECONDS RATE MOVE or count INTERFACE "
+          "BLOCK_OCTETS BLOCKS\n", stderr);
     return 2;
 }

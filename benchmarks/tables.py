@@ -32,6 +32,16 @@ NAMES = {
     "tollsplit 1": "**tollsplit**, one worker",
     "tollsplit 2": "**tollsplit**, two workers",
 }
+LIVE = {
+    "bare": "a bare reader that only counts",
+    "ring": "the ring alone",
+    "record": "the ring, recorded in a file",
+    "count": "one worker",
+    "watched": "one worker, watched",
+    "book": "one worker, booked",
+    "two": "two workers",
+    "two-book": "two workers, booked",
+}
 Line = dict[str, Any]
 
 
@@ -182,6 +192,47 @@ def shapes_table(lines: list[Line]) -> str:
     ) + provenance(line)
 
 
+def live_lines(lines: Iterable[Line]) -> list[Line]:
+    """The latest sitting of the whole engine on a loaded interface, by number of subscribers."""
+    found = {line["traffic"]["subscribers"]: line for line in lines
+             if line["benchmark"] == "live" and "count" in line["results"]}
+    return [found[subscribers] for subscribers in sorted(found)]
+
+
+def live_table(lines: list[Line]) -> str:
+    rows = []
+    for line in (found := live_lines(lines)):
+        for name, title in LIVE.items():
+            row = line["results"][name]
+            rows.append([
+                f"{line['traffic']['subscribers']:,}", title, f"{row['median_ns']:.1f}",
+                *(f"{row[part]:.1f}" if part in row else ""
+                  for part in ("walking_ns", "flush_ns")),
+                ratio_text(row["ratio_to_bare"]),
+                f"{row['ending_ns']:.1f}" if "ending_ns" in row else "",
+                f"{row['sent_mpps']:.2f}", f"{row['sent']:,}",
+                f"{row['lost'] + row['interface_lost']:,}",
+                f"{row['resident_octets'] / 2**20:,.0f}" if "resident_octets" in row else ""])
+    return formatted(
+        ["subscribers", "who reads", "CPU ns per packet", "of it workers", "of it flushes",
+         "× bare", "at the end", "Mpps sent", "sent", "lost", "MiB resident at most"], rows,
+    ) + provenance(found[-1] if found else None)
+
+
+def soak_table(lines: list[Line]) -> str:
+    line = latest(lines, "soak")
+    if line is None:
+        return formatted([], [])
+    row, resident = line["results"], line["results"]["resident_mib"]
+    return formatted(
+        ["seconds", "packets", "subscribers", "records booked", "CPU s",
+         "MiB resident, first third", "last third", "at most", "MiB an hour"],
+        [[f"{row['lasted_s']:.0f}", f"{row['sent']:,}", f"{row['subscribers']:,}",
+          f"{row['booked_records']:,}", f"{row['cpu_ns'] / 1e9:.0f}", f"{resident['first']:.1f}",
+          f"{resident['last']:.1f}", f"{resident['most']:.1f}", f"{row['slope_mib_h']:.1f}"]],
+    ) + provenance(line)
+
+
 def peers_table(lines: list[Line]) -> str:
     in_flows = peers(lines, flows=True)
     rows = []
@@ -248,6 +299,9 @@ def targets(lines: list[Line]) -> list[tuple[str, float, float, bool]]:
             if name in told and base in told:
                 aim(f"{name}: × {base}", 1.5,
                     told[name]["ratio_to_plain"] / told[base]["ratio_to_plain"])
+    for line in live_lines(lines):
+        aim(f"live, {line['traffic']['subscribers']:,} subscribers: × a bare reader", 1.5,
+            line["results"]["count"]["ratio_to_bare"])
     told = peers(lines)
     accounting = [told[name]["ratio_to_ours"]
                   for name in ("softflowd", "nfpcapd", "pmacctd", "argus") if name in told]
@@ -274,6 +328,8 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "memory": memory_table,
     "shapes": shapes_table,
     "peers": peers_table,
+    "live": live_table,
+    "soak": soak_table,
     "instructions": instructions_table,
 }
 

@@ -1,4 +1,8 @@
-"""The databases that a ledger may be in, seen from behind the ledger's back."""
+"""The databases that a ledger may be in, seen from behind the ledger's back.
+
+psycopg is imported where it is needed: the tests of the core run on builds of ours that its own
+libraries need not stand.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-import psycopg
 import pytest
 
 
@@ -69,6 +72,8 @@ class PostgresDatabase:
         self._settings = ["search_path = tollsplit"]
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        import psycopg
+
         with psycopg.connect(self.url, autocommit=True) as connection:
             try:
                 for setting in self._settings:
@@ -118,6 +123,8 @@ class Cluster:
 
     def database(self) -> PostgresDatabase:
         """Always the same one, emptied: making another takes ten times as long."""
+        import psycopg
+
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute("SET client_min_messages = error")
             connection.execute("DROP SCHEMA IF EXISTS tollsplit CASCADE")

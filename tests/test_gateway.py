@@ -26,7 +26,7 @@ from tollsplit.engine import journal as journals
 from tollsplit.engine.journal import Journal, read
 from tollsplit.engine.live import Generation
 from tollsplit.errors import JournalError, RulesError, UsageError
-from tollsplit.gateway import Gateway, Options, push_rules, session
+from tollsplit.gateway import Gateway, Options, delivery, push_rules, session
 from tollsplit.ledger import Ledger, Receipt, open_ledger
 from tollsplit.model import Event
 from tollsplit.rules import RuleSet, load
@@ -60,7 +60,8 @@ class Running:
         if options.pop("booked", True):
             options = {"ledger": f"sqlite:///{home}/ledger.db",
                        "journal": home / "journal"} | options
-        self.gateway = Gateway(self.frames, rules, Options(("test0",), **options),
+        lost = options.pop("lost", lambda: (0, 0))
+        self.gateway = Gateway(self.frames, rules, Options(("test0",), **options), lost=lost,
                                told=self.told.append, look=self.looks.append)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -188,6 +189,32 @@ def test_gateway_totals_go_on_over_windows_and_from_earlier_runs(home: Path) -> 
     assert run.last.sponsor_octets == {"video-co": 1000 - 6 * 128}
     assert [event.kind for event in run.told if isinstance(event, Event)] == ["quota_end"]
     expect_sound(home)
+
+
+def test_gateway_ledger_that_answers_late_is_heard(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows close before the run knows what earlier ones used up; then both count."""
+    rules = write_rules(home, "100%", ', quota = "1200", per = "day"')
+    with running(home, rules) as run:
+        run.frames.lanes[0].give(packet(time.time_ns(), 600))
+    ask = delivery.Delivery._ask
+
+    def late(self: delivery.Delivery) -> None:
+        time.sleep(2.5)
+        ask(self)
+
+    monkeypatch.setattr(delivery.Delivery, "_ask", late)
+    with running(home, rules) as run:
+        for _ in range(10):
+            run.frames.lanes[0].give(packet(time.time_ns(), 100))
+            time.sleep(0.4)
+        wait(lambda: "quota_end" in run.kinds())
+        run.frames.lanes[0].give(packet(time.time_ns(), 100))
+    assert rows(home, "SELECT sum(octets) FROM usage_shares") == [(1200,)]
+    assert booked(home) == 600 + 1100
+    [event] = [event for event in run.told if isinstance(event, Event)]
+    assert (event.octets, event.threshold_octets) == (1200, 1200)
 
 
 def test_gateway_stops_within_two_seconds(home: Path) -> None:
@@ -341,6 +368,25 @@ def test_gateway_thresholds_and_quota_end_are_told_once_and_kept(home: Path) -> 
         ("threshold",), ("threshold",), ("quota_end",)]
 
 
+@pytest.mark.parametrize(("more", "least", "most"), [("", 0, 0), ("budget", 2, 99)])
+def test_gateway_that_nobody_watches_looks_for_budgets_alone(
+    home: Path, more: str, least: int, most: int
+) -> None:
+    rules = write_rules(home, window="1h")
+    if more:
+        path = home / "rules.toml"
+        path.write_text(path.read_text().replace(
+            "[sponsors.video-co]", '[sponsors.video-co]\nbudget = "1 GiB"\nper = "day"'))
+        rules = load(path)
+    with running(home, rules, booked=False, watched=False) as run:
+        for _ in range(5):
+            run.frames.lanes[0].give(packet(time.time_ns()))
+            time.sleep(0.1)
+        assert least <= len(run.looks) <= most
+        run.end()
+    assert run.looks[-1].seen.packets == 5
+
+
 def test_gateway_budget_end_is_told(home: Path) -> None:
     path = home / "rules.toml"
     path.write_text(path.read_text().replace(
@@ -352,6 +398,25 @@ def test_gateway_budget_end_is_told(home: Path) -> None:
     [event] = [event for event in run.told if isinstance(event, Event)]
     assert (event.kind, event.sponsor, event.octets, event.threshold_octets) == (
         "budget_end", "video-co", 500, 500)
+
+
+def test_gateway_loss_is_told_by_the_snapshot_that_shows_it_and_to_the_last(home: Path) -> None:
+    lost = [0]
+    with running(home, booked=False, lost=lambda: (lost[0], 0)) as run:
+        lost[0] = 3
+        wait(lambda: run.gateway.latest and run.gateway.latest.lost_kernel == 3)
+        stop = run.frames.stop
+
+        def stop_late() -> None:
+            stop()
+            lost[0] = 5  # after the last flush
+
+        run.frames.stop = stop_late
+        run.end()
+    for snapshot in run.looks:
+        assert (snapshot.events["lost"] > 0) == (snapshot.lost_kernel > 0)
+    assert [e.octets for e in run.told if isinstance(e, Event) and e.kind == "lost"] == [3, 2]
+    assert run.looks[-1].events["lost"] == 2
 
 
 def test_gateway_clock_step_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "ledger": WORDS,  # money knows no packets
     "services": WORDS | {"ledger", "rules"},
     "snapshot": WORDS,
+    "reconcile": WORDS | {"ledger", "rules"},
+    "export": WORDS | {"ledger", "report"},
     "report": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger"},
     "run": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger", "report",
               "carryover"},
@@ -32,8 +34,8 @@ MAY_IMPORT = {
                         "snapshot"},
     "__init__": WORDS | {"report", "run"},
     "cli": WORDS
-    | {"__init__", "capture", "rules", "engine", "ledger", "services", "report", "run",
-       "gateway", "snapshot"},
+    | {"__init__", "capture", "rules", "engine", "ledger", "services", "reconcile", "export",
+       "report", "run", "gateway", "snapshot"},
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -142,33 +140,6 @@ def start(path: Path, epoch: str, *prefix: str) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     output, errors = process.communicate("\n", timeout=60)
     return output, errors
-
-
-def test_ledger_survives_kill_9(path: Path) -> None:
-    """Killed at a random point of a booking: booked in full or not at all, and the books hold."""
-    generator = random.Random(7)
-    with open_ledger(f"sqlite:///{path}") as ledger:
-        began = time.monotonic()
-        book_many(ledger, "measure")
-        whole_s = time.monotonic() - began
-        outcomes = set()
-        for number in range(20):
-            process = start(path, f"e{number}")
-            assert process.stdout and process.stdin
-            assert process.stdout.readline() == "ready\n"
-            process.stdin.write("\n")
-            process.stdin.flush()
-            time.sleep(generator.uniform(0, 1.3 * whole_s))
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            booked = rows(path, "SELECT count(*) FROM runs")[0][0]
-            expected = held(ledger)["operator:traffic", "octet"]
-            assert expected == 1000 * RECORDS * booked  # type: ignore[operator]
-            assert ledger.verify().findings == ()
-            outcomes.add(book_many(ledger, f"e{number}").booked)
-            assert not book_many(ledger, f"e{number}").booked
-        assert held(ledger)["operator:traffic", "octet"] == 1000 * RECORDS * 21
-        assert True in outcomes  # at least one was killed before its end
 
 
 def test_ledger_books_once_for_two_processes_at_once(path: Path) -> None:

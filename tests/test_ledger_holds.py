@@ -213,9 +213,10 @@ def test_hold_stays_resolved_when_the_clock_steps_back(ledger: Ledger, clock: Cl
 
 
 def test_holds_of_many_accounts_expire_together(ledger: Ledger, clock: Clock) -> None:
-    for number in range(600):
-        ledger.open_account(f"s{number}", "octet", "subscriber", floor=-1)
-        ledger.hold(Hold(f"x{number}", f"s{number}", "octet", 1, 60))
+    with ledger.atomic():
+        for number in range(600):
+            ledger.open_account(f"s{number}", "octet", "subscriber", floor=-1)
+            ledger.hold(Hold(f"x{number}", f"s{number}", "octet", 1, 60))
     ledger.hold(hold_of())
     ledger.hold(hold_of(1, "h2"))
     clock.now = NOON + MINUTE

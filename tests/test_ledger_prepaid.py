@@ -124,8 +124,12 @@ def test_prepaid_statement_adds_up_and_names_what_is_uncollected(ledger: Ledger)
     assert [(t.day, t.tax, t.amount_micros) for t in statement.taxes] == [
         (DAY3.date(), "vat", 19)]  # fmt: skip
     assert Entry(
-        receipt.booked_at, "not covered, uncollected: usage of campus.pcap", MONEY, 69
+        receipt.booked_at, "not covered, uncollected: usage of campus.pcap", MONEY, 69,
+        receipt.transaction,
     ) in statement.entries
+    detailed = ledger.statement("alice", records=True)
+    [(_, booked)] = detailed.charge_records or ()
+    assert booked.charge.taxes == (TaxPart("vat", "tax:vat", 19),)
     assert ledger.statement("tax:vat").closing == {MONEY: 19}
     assert ledger.statement().closing[MONEY] == 0
     december = ledger.statement("alice", "2099-12")

@@ -172,6 +172,32 @@ def test_server_writers_that_meet_wait_in_one_order(database: PostgresDatabase) 
         assert sum(held(ledger).values()) == 0
 
 
+def test_server_batches_that_share_keys_wait_in_one_order(database: PostgresDatabase) -> None:
+    """Whoever comes second finds all keys of the first, in whatever order they stand."""
+    with open_ledger(database.url) as ledger:
+        for name in ("a", "b"):
+            ledger.open_account(name, MONEY, "card")
+    move = (Posting("a", MONEY, -1), Posting("b", MONEY, 1))
+    outcomes: list[object] = []
+
+    def write(step: int) -> None:
+        with open_ledger(database.url) as ledger:
+            for turn in range(10):
+                batch = [Transfer(f"{turn}-{n}", "payment", move) for n in range(60)][::step]
+                try:
+                    outcomes.extend(posted.booked for posted in ledger.transfer_all(batch))
+                except LedgerError as error:
+                    outcomes.append(error)
+
+    threads = [Thread(target=write, args=(step,)) for step in (1, -1, 1, -1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [o for o in outcomes if isinstance(o, LedgerError)] == []
+    assert (outcomes.count(True), outcomes.count(False)) == (10 * 60, 3 * 10 * 60)
+
+
 def test_server_key_that_two_bring_at_once_is_booked_once(database: PostgresDatabase) -> None:
     with open_ledger(database.url) as first, open_ledger(database.url) as second:
         for name, floor in (("a", 0), ("b", None)):

@@ -150,8 +150,9 @@ def test_transfers_of_one_batch_share_a_key_once(ledger: Ledger) -> None:
 
 
 def test_transfers_of_many_accounts_are_one_batch(ledger: Ledger) -> None:
-    for number in range(1_300):
-        ledger.open_account(f"s{number}", MONEY, "subscriber", floor=-1)
+    with ledger.atomic():
+        for number in range(1_300):
+            ledger.open_account(f"s{number}", MONEY, "subscriber", floor=-1)
     batch = [
         Transfer(str(n), "fee", (Posting(f"s{n}", MONEY, -1), Posting("shop", MONEY, 1)))
         for n in range(1_300)

@@ -205,6 +205,43 @@ def test_meter_is_succeeded_once_and_by_another() -> None:
 # --- what it leaves to others ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [0, 700, 60_000])
+def test_meter_that_forgets_counts_as_if_it_had_counted_nothing(count: int) -> None:
+    first, second = traffic(count), traffic(700, seed=2)
+    fresh, used = Counted(), Counted()
+    fresh.core.run(reader_of(second))
+    used.core.run(reader_of(first))
+    used.core.forget()
+    assert used.core.seen == (0, 0)
+    assert len(used.core.export()[0]) == len(used.core.subscribers.subscribers()) == 0
+    used.core.run(ring_of(second))
+    ours, theirs = used.tally(), fresh.tally()
+    assert list(ours.usage) == list(theirs.usage)
+    assert (ours.seen, ours.faults) == (theirs.seen, theirs.faults)
+
+
+def test_meter_forgets_into_a_smaller_table_where_little_was_counted() -> None:
+    meter = Counted().core
+    meter.run(reader_of([frame(f"10.0.{n >> 8}.{n & 255}", START_NS, 0, 80)
+                         for n in range(12_000)]))
+    octets = [meter.table.octets]
+    for _ in range(4):
+        meter.forget()
+        octets.append(meter.table.octets)
+    # It has grown twice, is as large as what was counted first, and then half and half again.
+    assert octets[0] == octets[1] > 1.5 * octets[2] > 2 * octets[3]
+    assert octets[3] == octets[4] == Counted().core.table.octets
+
+
+def test_meter_that_has_a_successor_or_an_annex_does_not_forget() -> None:
+    succeeded, annexing = Counted().core, Counted().core
+    succeeded.succeed(Counted().core, 1)
+    annexing.annex(Counted().core)
+    for meter in (succeeded, annexing):
+        with pytest.raises(ValueError, match="does not begin anew"):
+            meter.forget()
+
+
 def on_disk(array: np.ndarray) -> np.ndarray:
     """An array as it comes back from a file."""
     file = io.BytesIO()

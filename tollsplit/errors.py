@@ -39,6 +39,12 @@ class JournalError(TollsplitError):
     exit_code = 1
 
 
+class ReconcileError(TollsplitError):
+    """Records that were to be compared cannot be read, or cannot be compared with each other."""
+
+    exit_code = 3
+
+
 class IdempotencyError(LedgerError):
     """A key was used before, and for something else."""
 

@@ -111,3 +111,11 @@ LEDGER_CACHE_OCTETS = 64 * 1024 * 1024
 LEDGER_LOG_OCTETS = 32 * 1024 * 1024
 # Findings that verify names before it only counts; a lost table would name a million.
 VERIFY_FINDINGS_MAX = 100
+
+# --- reconciling -----------------------------------------------------------------------
+# Lines that are handed to the scratch database at a time.
+RECONCILE_BATCH_LINES = 4_096
+# What the scratch database keeps in memory of each sort; the rest goes to a temporary file.
+RECONCILE_CACHE_OCTETS = 64 * 1024 * 1024
+# One record in JSON: some hundreds of characters; beyond it the file is something else.
+RECONCILE_RECORD_CHARACTERS_MAX = 1024 * 1024

@@ -198,7 +198,7 @@ class Report:
 
         The key `tollsplit` of the file's metadata holds the JSON document without `usage`.
         """
-        _, parquet = _pyarrow()
+        _, parquet = pyarrow_modules()
         table = self.usage.to_arrow()
         rest = json.dumps({**self._head(), **self._foot()}, ensure_ascii=False)
         table = table.replace_schema_metadata(
@@ -375,13 +375,14 @@ def write_parquet(
     path: str | IO[bytes], columns: Sequence[str], lines: Iterable[Mapping[str, Any]]
 ) -> None:
     """Write lines as Parquet."""
-    pyarrow, parquet = _pyarrow()
+    pyarrow, parquet = pyarrow_modules()
     table = pyarrow.Table.from_pylist([{name: line.get(name) for name in columns}
                                        for line in lines])
     parquet.write_table(table, path)
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def pyarrow_modules() -> tuple[Any, Any]:
+    """pyarrow and its parquet; TollsplitError where it is not installed."""
     try:
         import pyarrow
         from pyarrow import parquet

@@ -1,7 +1,7 @@
 """HTTP and UDP echo on both address families, for a namespace of the lab.
 
 HTTP GET /n answers n octets; POST answers how many it was given. Ends with its standard input,
-or after a minute.
+or after a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     print("ready", flush=True)
-    threading.Event().wait(60)
+    threading.Event().wait(900)
     os._exit(0)
 
 

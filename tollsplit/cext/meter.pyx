@@ -282,6 +282,18 @@ cdef class Meter:
             raise MemoryError
         self.add_totals(<const uint64_t *>&other.totals)
 
+    def forget(self):
+        """Begin anew under the same rules, in the memory that counting has taken by now.
+
+        Raises ValueError where it has a successor, or counters of others.
+        """
+        if self.successor is not None or len(self.tables) > 1:
+            raise ValueError("a meter that is succeeded, or has annexed another, does not begin "
+                             "anew")
+        self.table.forget()
+        self.subscribers = Subscribers()
+        memset(&self.totals, 0, sizeof(totals_s))
+
     def annex(self, Meter other not None):
         """Add what another worker counted, its counters in their own table: for Columns alone."""
         cdef uint32_t[::1] numbers = self.number_all(

@@ -24,9 +24,12 @@ cdef class Table:
     cdef uint64_t room
     cdef int shift               # a hash's top 64 − shift bits are its slot
     cdef uint64_t multiplier, cell_multiplier
-    cdef int open(self) except -1
+    cdef int open(self, int hot_bits) except -1
+    cdef int open_cold(self) except -1
     cdef void close(self) noexcept nogil
     cdef int clear(self) except -1
+    cdef int forget(self) except -1
+    cdef bint reserve(self, uint64_t more) noexcept nogil
     cdef int add_batch(
         self, packet_s *rows, const uint32_t *cells, int count
     ) noexcept nogil

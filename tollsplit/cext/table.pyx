@@ -3,6 +3,7 @@
 import os
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from tollsplit.cext.counter cimport *
 from tollsplit.cext.layout cimport *
@@ -52,6 +53,10 @@ cdef uint64_t odd():
     """A random odd multiplier: nobody can choose addresses that collide (multiply-shift)."""
     return int.from_bytes(os.urandom(8), "little") | 1
 
+# One for all tables: slots of two of them are in the same order, and one is added to another in
+# the order of both.
+cdef uint64_t HOT_MULTIPLIER = odd()
+
 
 cdef class Table:
     """Counters of every (subscriber, rule, cell) met.
@@ -66,26 +71,33 @@ cdef class Table:
     """
 
     def __cinit__(self):
-        self.hot_multiplier = odd()
+        self.hot_multiplier = HOT_MULTIPLIER
         self.multiplier = odd()
         self.cell_multiplier = odd()
-        self.open()
+        self.open(HOT_BITS)
 
     def __dealloc__(self):
         self.close()
 
-    cdef int open(self) except -1:
-        """Begin with the smallest table, empty."""
-        self.hot_count = self.count = 0
+    cdef int open(self, int hot_bits) except -1:
+        """Begin with an empty table of so many hot slots, as a power of two, and few cold ones."""
+        self.hot_count = 0
         self.begun = False
-        self.hot_shift = 64 - HOT_BITS
-        self.hot_room = <uint64_t>1 << HOT_BITS
+        self.hot_shift = 64 - hot_bits
+        self.hot_room = <uint64_t>1 << hot_bits
         self.hot = <hot_s *>tollsplit_map(hot_bytes(self.hot_room))
         self.marks = <uint8_t *>tollsplit_map(mark_bytes(self.hot_room))
+        if self.hot == NULL or self.marks == NULL:
+            raise MemoryError
+        return self.open_cold()
+
+    cdef int open_cold(self) except -1:
+        """Begin with few cold slots, empty."""
+        self.count = 0
         self.shift = 64 - COLD_BITS
         self.room = <uint64_t>1 << COLD_BITS
         self.slots = <counter_s *>tollsplit_map(self.room * sizeof(counter_s))
-        if self.hot == NULL or self.marks == NULL or self.slots == NULL:
+        if self.slots == NULL:
             raise MemoryError
         return 0
 
@@ -103,7 +115,36 @@ cdef class Table:
     cdef int clear(self) except -1:
         """Forget every counter, and give their memory back."""
         self.close()
-        return self.open()
+        return self.open(HOT_BITS)
+
+    cdef int forget(self) except -1:
+        """Forget every counter, and keep memory for as many: fresh memory is dear.
+
+        A table that little was counted in becomes half as large.
+        """
+        cdef int hot_bits = 64 - self.hot_shift
+        if self.hot_count < self.hot_room >> 3 and hot_bits > HOT_BITS:
+            self.close()
+            return self.open(hot_bits - 1)
+        with nogil:
+            memset(self.hot, 0, hot_bytes(self.hot_room))
+            memset(self.marks, 0, mark_bytes(self.hot_room))
+        self.hot_count = 0
+        self.begun = False
+        tollsplit_unmap(self.slots, self.room * sizeof(counter_s))
+        self.slots = NULL
+        return self.open_cold()
+
+    cdef bint reserve(self, uint64_t more) noexcept nogil:
+        """Have room for so many more hot counters, if memory allows; False where it does not.
+
+        What comes in the order of slots needs it ahead. It fills the table from one end, and a
+        part that holds more than its share would be searched from there on slot by slot.
+        """
+        while self.hot_count + more > self.hot_room - (self.hot_room >> 3):
+            if not self.grow_hot():
+                return False
+        return True
 
     @property
     def octets(self):
@@ -207,9 +248,7 @@ cdef class Table:
         cdef packet_s *row
         cdef hot_s *hot
         cdef uint64_t multiplier = self.hot_multiplier, epoch_ns, since
-        while (self.hot_count + <uint64_t>count > self.hot_room - (self.hot_room >> 3)
-                and self.grow_hot()):
-            pass
+        self.reserve(count)
         if not self.begun:
             for i in range(count):  # of a packet that counts: others may have any time
                 if rows[i].bucket == BUCKET_METERED:
@@ -322,6 +361,7 @@ cdef class Table:
         """
         cdef counter_s batch[AHEAD]
         cdef uint64_t i, n = 0, hot_slots = other.hot_room + SLACK
+        self.reserve(other.hot_count)
         for i in range(hot_slots + other.room):
             if i < hot_slots:
                 if not other.marks[i]:
@@ -345,6 +385,7 @@ cdef class Table:
         """Add counters that lie one behind the other, as merge() adds a table's."""
         cdef counter_s batch[AHEAD]
         cdef uint64_t i, n = 0
+        self.reserve(count)
         for i in range(count):
             batch[n] = counters[i]
             self.expect(&batch[n], numbers)
@@ -367,9 +408,7 @@ cdef class Table:
     cdef bint put_all(self, const counter_s *counters, uint64_t count) noexcept nogil:
         """Add counters where they fit; False: no room."""
         cdef uint64_t i
-        while (self.hot_count + count > self.hot_room - (self.hot_room >> 3)
-                and self.grow_hot()):
-            pass
+        self.reserve(count)
         for i in range(count):
             if not self.put(&counters[i]):
                 return False

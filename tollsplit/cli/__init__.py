@@ -29,6 +29,7 @@ class Commands(click.Group):
         "capture": "capture:capture",
         "demo": "demo:demo",
         "ledger": "ledger:ledger",
+        "reconcile": "reconcile:reconcile",
         "rules": "rules:rules",
         "statement": "statement:statement",
     }

@@ -173,7 +173,7 @@ class _Run:
                 Options(
                     self.interfaces, options["flush"], options["ledger"], journal, control,
                     options["source"], form != "table", options["trust_ip_length"],
-                    options["top"]),
+                    options["top"], view.drawn or options["metrics"] is not None),
                 lost=lambda: _lost(live), told=happenings.tell, look=view.show,
                 recorders=[recording.recorder() for _ in live.lanes] if recording else ())
             click.echo(f"tollsplit: {', '.join(self.interfaces)}: captured from now on, by "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -12,14 +13,23 @@ import click
 from .output import FORMATS, Output
 
 if TYPE_CHECKING:
-    from ..ledger import Statement
+    from ..ledger import ChargeLine, Statement, UsageLine
 
 _COLUMNS = (
     "line", "day", "rule", "records", "uplink_packets", "uplink_octets", "downlink_packets",
     "downlink_octets", "subscriber_octets", "paid_octets", "tariff", "currency", "charges",
-    "octets", "rated_octets", "amount_micros", "tax", "at", "description", "unit", "amount",
-    "opening", "closing",
+    "octets", "rated_octets", "amount_micros", "first_transaction", "last_transaction", "origins",
+    "tax", "at", "description", "unit", "amount", "transaction", "opening", "closing",
 )
+# Of records: they are apart from the lines that they add up to.
+_RECORD_COLUMNS = tuple(f"record.{name}" for name in (
+    "day", "source", "epoch", "sequence", "window_start", "window_end", "subscriber", "account",
+    "rule", "rating_group", "uplink_packets", "uplink_octets", "downlink_packets",
+    "downlink_octets", "first_packet", "last_packet", "subscriber_octets", "sponsor_octets",
+    "paid_octets", "transaction", "ordinal", "tariff", "currency", "octets", "rated_octets",
+    "amount_micros", "period_start",
+))  # fmt: skip
+_FORMS = (*FORMATS, "html")
 
 
 @click.command()
@@ -29,18 +39,30 @@ _COLUMNS = (
 @click.option("--period", metavar="PERIOD", help="A month (2026-11) or a day (2026-11-03).")
 @click.option("--zone", metavar="ZONE", default="UTC", show_default=True,
               help="The zone whose days and months count (IANA name).")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
-              help="How the result is written.")
+@click.option("--format", "form", type=click.Choice(_FORMS), default="table", show_default=True,
+              help="How the result is written; html is a page to print.")
 @click.option("--output", metavar="FILE", type=click.Path(path_type=Path),
               help="Write the result to FILE; it appears only when it is whole.")
+@click.option("--records", is_flag=True,
+              help="With every usage record and charge behind the lines.")
 def statement(
-    url: str, account: str | None, period: str | None, zone: str, form: str, output: Path | None
+    url: str,
+    account: str | None,
+    period: str | None,
+    zone: str,
+    form: str,
+    output: Path | None,
+    records: bool,
 ) -> None:
     """Show what an account used and owes, by day, rule and tariff.
 
+    A subscriber's statement has its own traffic, a sponsor's the traffic that he pays a part of.
     For each unit the closing balance is the opening balance less what was used, charged and
     taxed. A balance falls as the account uses octets and owes money; what it could not cover is
     among the other entries, uncollected.
+
+    Each line says which records it adds up, by source, epoch and sequence. The html page is one
+    file without scripts, legible on a screen and on A4.
 
     \b
     Exit codes: 0 done, 1 failed (no such ledger, account or period), 2 usage.
@@ -52,7 +74,7 @@ def statement(
     from ..ledger import open_ledger
 
     with open_ledger(url, create=False) as book:
-        found = book.statement(account, period, zone)
+        found = book.statement(account, period, zone, records=records)
     with Output(output, form) as result:
         if form == "json":
             text = json.dumps(document(found), indent=1, ensure_ascii=False) + "\n"
@@ -67,6 +89,10 @@ def statement(
 
             result.write_binary(
                 lambda stream: write_parquet(stream, _columns(found), _lines(found)))
+        elif form == "html":
+            from .page import page
+
+            result.write_text(lambda stream: _write(stream, page(found)))
         else:
             from .table import print_statement
 
@@ -95,39 +121,66 @@ def document(found: Statement) -> dict[str, Any]:
         "paid_octets": found.paid_octets,
         "charged_micros": found.charged_micros,
         "tax_micros": found.tax_micros,
-        "usage": [
-            {"day": line.day.isoformat(), "rule": line.rule, "records": line.records,
-             "uplink_packets": line.uplink_packets, "uplink_octets": line.uplink_octets,
-             "downlink_packets": line.downlink_packets, "downlink_octets": line.downlink_octets,
-             "subscriber_octets": line.subscriber_octets,
-             "sponsor_octets": dict(line.sponsor_octets), "paid_octets": line.paid_octets}
-            for line in found.usage],
-        "charges": [
-            {"day": line.day.isoformat(), "tariff": line.tariff, "currency": line.currency,
-             "charges": line.charges, "octets": line.octets, "rated_octets": line.rated_octets,
-             "amount_micros": line.amount_micros} for line in found.charges],
-        "taxes": [
-            {"day": line.day.isoformat(), "tax": line.tax, "currency": line.currency,
-             "amount_micros": line.amount_micros} for line in found.taxes],
+        "usage": list(map(_usage, found.usage)),
+        "charges": list(map(_charge, found.charges)),
+        "taxes": [{**asdict(line), "day": line.day.isoformat()} for line in found.taxes],
         "entries": [
             {"at": entry.at.isoformat(), "description": entry.description, "unit": entry.unit,
-             "amount": entry.amount} for entry in found.entries],
-    }
+             "amount": entry.amount, "transaction": entry.transaction}
+            for entry in found.entries],
+        **_records(found),
+    }  # fmt: skip
+
+
+def _usage(line: UsageLine) -> dict[str, Any]:
+    return {
+        "day": line.day.isoformat(), "rule": line.rule, "records": line.records,
+        "uplink_packets": line.uplink_packets, "uplink_octets": line.uplink_octets,
+        "downlink_packets": line.downlink_packets, "downlink_octets": line.downlink_octets,
+        "subscriber_octets": line.subscriber_octets,
+        "sponsor_octets": dict(line.sponsor_octets), "paid_octets": line.paid_octets,
+        "origins": list(map(asdict, line.origins)),
+    }  # fmt: skip
+
+
+def _charge(line: ChargeLine) -> dict[str, Any]:
+    return {**asdict(line), "day": line.day.isoformat()}
+
+
+def _records(found: Statement) -> dict[str, Any]:
+    """Every record and charge, where they were asked for."""
+    from ..report import charge_entry, usage_entry
+
+    if found.records is None or found.charge_records is None:
+        return {}
+    return {
+        "records": [
+            {"day": line.day.isoformat(), **usage_entry(line.record),
+             "paid_octets": line.paid_octets} for line in found.records],
+        "charge_records": [
+            {"day": day.isoformat(), "source": booked.source, "epoch": booked.epoch,
+             "transaction": booked.transaction, "ordinal": booked.ordinal,
+             **charge_entry(booked.charge)} for day, booked in found.charge_records],
+    }  # fmt: skip
 
 
 def _columns(found: Statement) -> tuple[str, ...]:
-    return (*_COLUMNS, *(f"sponsor_octets.{name}" for name in found.sponsor_octets))
+    sponsors = (f"sponsor_octets.{name}" for name in found.sponsor_octets)
+    return (*_COLUMNS, *sponsors, *(_RECORD_COLUMNS if found.records is not None else ()))
 
 
 def _lines(found: Statement) -> Iterator[dict[str, Any]]:
     """The document as flat lines; the first column says of what."""
-    whole = document(found)
-    for entry in whole["usage"]:
+    for usage in found.usage:
+        entry = _usage(usage)
         paid = entry.pop("sponsor_octets")
         entry.update((f"sponsor_octets.{name}", octets) for name, octets in paid.items())
+        entry["origins"] = ", ".join(
+            f"{o.source}/{o.epoch}/{o.first_sequence}-{o.last_sequence}" for o in usage.origins)
         yield {"line": "usage", **entry}
-    for entry in whole["charges"]:
-        yield {"line": "charge", **entry}
+    for charge in found.charges:
+        yield {"line": "charge", **_charge(charge)}
+    whole = document(found)
     for entry in whole["taxes"]:
         yield {"line": "tax", **entry}
     for entry in whole["entries"]:
@@ -135,3 +188,10 @@ def _lines(found: Statement) -> Iterator[dict[str, Any]]:
     for unit, opening in found.opening.items():
         yield {"line": "balance", "unit": unit, "opening": opening,
                "closing": found.closing[unit]}
+    for line, name in (("record", "records"), ("charge record", "charge_records")):
+        for entry in whole.get(name, ()):
+            if "sponsor_octets" in entry:
+                shares = entry["sponsor_octets"].items()
+                entry["sponsor_octets"] = ", ".join(f"{name}: {n}" for name, n in shares)
+            known = {f"record.{key}": value for key, value in entry.items()}
+            yield {"line": line, **{key: known[key] for key in _RECORD_COLUMNS if key in known}}

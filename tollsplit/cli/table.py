@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import IO, TYPE_CHECKING
@@ -19,7 +19,7 @@ from ..model import Charge, UsageRecord
 from ..report import buckets_of
 
 if TYPE_CHECKING:
-    from ..ledger import Balance, Receipt, Statement
+    from ..ledger import Balance, Origin, Receipt, RecordLine, Statement
     from ..report import Bucket, Report, Sums
     from ..rules.explain import Explanation, Side
     from ..snapshot import Snapshot
@@ -238,15 +238,21 @@ def print_statement(found: Statement, stream: IO[str]) -> None:
     out = console(stream)
     whose = found.account or "all payers"
     out.print(Text(f"Statement of {whose}, {found.period or 'all time'}, days of {found.zone}\n"))
-    usage = grid("Usage", ("day", "rule", "octets", "size", "paid for"), (2, 3, 4))
+    sources = {key: f"S{number}" for number, key in enumerate(found.origins, 1)}
+    usage = grid("Usage", ("day", "rule", "octets", "subscriber", "sponsors", "paid for",
+                           "records"), (2, 3, 4, 5))  # fmt: skip
     for line in found.usage:
         octets = line.uplink_octets + line.downlink_octets
-        usage.add_row(str(line.day), line.rule or "-", f"{octets:,}", size(octets),
-                      f"{line.paid_octets:,}")
+        usage.add_row(
+            str(line.day), line.rule or "-", f"{octets:,}", f"{line.subscriber_octets:,}",
+            f"{octets - line.subscriber_octets:,}", f"{line.paid_octets:,}",
+            "\n".join(origin_text(origin, sources) for origin in line.origins))  # fmt: skip
     usage.add_section()
     total = found.uplink_octets + found.downlink_octets
-    usage.add_row("total", "", f"{total:,}", size(total), f"{found.paid_octets:,}")
+    usage.add_row("total", "", f"{total:,}", f"{found.subscriber_octets:,}",
+                  f"{total - found.subscriber_octets:,}", f"{found.paid_octets:,}")
     out.print(usage)
+    _print_split(found, out)
     if found.charges:
         charges = grid("Charges", ("day", "tariff", "octets", "rated octets", "amount"), (2, 3, 4))
         for charge in found.charges:
@@ -276,6 +282,43 @@ def print_statement(found: Statement, stream: IO[str]) -> None:
         moved.add_row(unit.partition("/")[0], quantity(opening, unit),
                       quantity(found.closing[unit], unit))
     out.print(moved)
+    if found.records is not None:
+        _print_records(found.records, sources, out)
+    for (source, epoch), name in sources.items():
+        out.print(Text(f"{name}: epoch {epoch} of {source}"))
+
+
+def origin_text(origin: Origin, sources: Mapping[tuple[str, str], str]) -> str:
+    """Where records are: "S1 0–41", with how many of these they are."""
+    first, last = origin.first_sequence, origin.last_sequence
+    name = sources[origin.source, origin.epoch]
+    if origin.records == 1:
+        return f"{name} {first}"
+    all_of_them = origin.records == last - first + 1
+    return f"{name} {first}–{last}" + ("" if all_of_them else f" ({origin.records})")
+
+
+def _print_split(found: Statement, out: Console) -> None:
+    whole = found.uplink_octets + found.downlink_octets
+    split = grid("Who pays", ("payer", "octets", "size", "share"), (1, 2, 3))
+    payers = [("subscribers", found.subscriber_octets)]
+    payers += [(f"sponsor {name}", octets) for name, octets in found.sponsor_octets.items()]
+    for name, octets in payers:
+        share = f"{100 * octets / whole:.1f} %" if whole else "-"
+        split.add_row(name, f"{octets:,}", size(octets), share)
+    out.print(split)
+
+
+def _print_records(
+    records: Sequence[RecordLine], sources: Mapping[tuple[str, str], str], out: Console
+) -> None:
+    table = grid("Records", ("day", "rule", "record", "subscriber", "octets", "paid for"), (4, 5))
+    for line in records:
+        record = line.record
+        name = f"{sources[record.source, record.epoch]} {record.sequence}"
+        table.add_row(str(line.day), record.rule or "-", name, record.subscriber,
+                      f"{record.octets:,}", f"{line.paid_octets:,}")  # fmt: skip
+    out.print(table)
 
 
 def print_balances(balances: Sequence[Balance], stream: IO[str]) -> None:
@@ -307,10 +350,10 @@ def print_explanation(found: Explanation, stream: IO[str]) -> None:
             if judgement.rule == side.rule:
                 break
         out.print(table)
-        _print_split(side, out)
+        _print_side(side, out)
 
 
-def _print_split(side: Side, out: Console) -> None:
+def _print_side(side: Side, out: Console) -> None:
     if side.rule is None:
         why = "; a claim was contradicted by its server (mismatch)" if side.mismatch else ""
         out.print(Text(f"no rule matches{why}: the subscriber pays {side.octets:,} octets"))

@@ -45,13 +45,15 @@ class View:
     """
 
     def __init__(self) -> None:
+        # Whether it is on a terminal: what others write there meanwhile is drawn over.
+        self.drawn = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._latest: Snapshot | None = None
         self._wake = threading.Event()
         self._over = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> View:
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        if self.drawn:
             self._thread = threading.Thread(
                 target=self._draw, args=(console(sys.stderr),), name="view", daemon=True)
             self._thread.start()
@@ -67,11 +69,6 @@ class View:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(PATIENCE_S)
-
-    @property
-    def drawn(self) -> bool:
-        """Whether it is on a terminal: what others write there is drawn over."""
-        return self._thread is not None
 
     def show(self, snapshot: Snapshot) -> None:
         """Have a snapshot drawn, and return at once; one that was not drawn yet is left out."""

@@ -36,6 +36,7 @@ FORMAT = 1
 # Kind, octets of the payload, CRC-32 of kind, length and payload.
 ENTRY = struct.Struct("<4sQI")
 HEAD, COUNTED, SEAL = b"head", b"sums", b"seal"
+Octets = bytes | memoryview
 LAYOUT = repr([COUNTER.descr, SUBSCRIBER.descr])
 
 
@@ -82,7 +83,7 @@ class Segment:
         self._compact_octets = 0
         self._file = _open(path)
         try:
-            self._append(HEAD, _head(head))
+            self._append(HEAD, [_head(head)])
             _sync_directory(path.parent)
         except BaseException:
             self.discard()
@@ -108,7 +109,7 @@ class Segment:
         before = self._file, self.octets
         self._file, self.octets = _open(written), 0
         try:
-            self._append(HEAD, _head(self.head))
+            self._append(HEAD, [_head(self.head)])
             known = len(generation.cells.known)
             self._append(COUNTED, _counted(generation, whole, 0, known))
             os.replace(written, self.path)
@@ -124,7 +125,7 @@ class Segment:
 
     def seal(self, records: int) -> None:
         """Say that nothing more comes, and how many records it makes."""
-        self._append(SEAL, json.dumps({"records": records}).encode())
+        self._append(SEAL, [json.dumps({"records": records}).encode()])
         self._file.close()
 
     def discard(self) -> None:
@@ -135,10 +136,12 @@ class Segment:
     def close(self) -> None:
         self._file.close()
 
-    def _append(self, kind: bytes, payload: bytes) -> None:
-        entry = ENTRY.pack(kind, len(payload), _checksum(kind, payload))
+    def _append(self, kind: bytes, parts: Sequence[Octets]) -> None:
+        """Add an entry; its payload is all parts, which need not lie together."""
+        octets = sum(len(part) for part in parts)
+        entry = ENTRY.pack(kind, octets, _checksum(kind, *parts))
         try:
-            for part in (entry, payload):
+            for part in (entry, *parts):
                 _write(self._file, part)
             os.fdatasync(self._file.fileno())
         except OSError as error:
@@ -146,7 +149,7 @@ class Segment:
                 os.ftruncate(self._file.fileno(), self.octets)
                 self._file.seek(self.octets)
             raise _failed(self.path, error) from error
-        self.octets += len(entry) + len(payload)
+        self.octets += len(entry) + octets
 
 
 class Journal:
@@ -280,7 +283,7 @@ def _parsed_head(path: Path, payload: bytes) -> Head:
                 rules, found["trust_ip_length"])
 
 
-def _counted(generation: Generation, counted: Meter, since: int, until: int) -> bytes:
+def _counted(generation: Generation, counted: Meter, since: int, until: int) -> list[Octets]:
     """One entry: the generation's time cells from number `since` up to `until`, three arrays."""
     arrays = counted.export()
     about = json.dumps({
@@ -288,7 +291,8 @@ def _counted(generation: Generation, counted: Meter, since: int, until: int) -> 
         "cells": [cell.start_ns for cell in generation.cells.known[since:until]],
         "octets": [array.nbytes for array in arrays],
     }).encode()
-    return b"".join([struct.pack("<I", len(about)), about, *(a.tobytes() for a in arrays)])
+    # As they lie: once a second, a copy is as much fresh memory as all that was counted.
+    return [struct.pack("<I", len(about)), about, *(array.view(np.uint8).data for array in arrays)]
 
 
 def _load(path: Path, contents: Contents, payload: bytes) -> None:
@@ -311,8 +315,12 @@ def _load(path: Path, contents: Contents, payload: bytes) -> None:
         raise JournalError(f"{path}: {error}") from error
 
 
-def _checksum(kind: bytes, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(kind + len(payload).to_bytes(8, "little")))
+def _checksum(kind: bytes, *parts: Octets) -> int:
+    octets = sum(len(part) for part in parts)
+    checksum = zlib.crc32(kind + octets.to_bytes(8, "little"))
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def _open(path: Path) -> BinaryIO:
@@ -333,7 +341,7 @@ def _is_written(path: Path) -> bool:
     return False
 
 
-def _write(file: BinaryIO, octets: bytes) -> None:
+def _write(file: BinaryIO, octets: Octets) -> None:
     left = memoryview(octets)
     while left:
         left = left[file.write(left) :]

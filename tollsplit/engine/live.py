@@ -107,11 +107,12 @@ class _Worker(threading.Thread):
     def taken(self) -> Meter:
         """The meter that was asked for."""
         while True:
+            if self._next is not None and not self.is_alive():
+                self._hand_over()
             try:
                 return self._handed.get(timeout=TURN_S)
             except queue.Empty:
-                if self._next is not None and not self.is_alive():
-                    self._hand_over()
+                continue
 
 
 class Counting:
@@ -129,6 +130,7 @@ class Counting:
         self.generation = generation
         self._following: Generation | None = None
         self._successors: list[Meter] = []
+        self._taken: list[Meter] = []  # by the last take: they serve again at the next
         each = zip_longest(lanes, recorders)
         self._workers = [_Worker(number, lane, generation.meter(), recorder)
                          for number, (lane, recorder) in enumerate(each)]
@@ -144,8 +146,14 @@ class Counting:
             meter.seen[1] for meter in self._successors)
 
     def take(self) -> Meter:
-        """What was counted since the last time, under the generation in force."""
-        return self._exchange([self.generation.meter() for _ in self._workers])
+        """What was counted since the last time, under the generation in force.
+
+        It is good until the next call of any method that takes.
+        """
+        fresh, self._taken = self._taken, []
+        for meter in fresh:
+            meter.forget()
+        return self._exchange(fresh or [self.generation.meter() for _ in self._workers])
 
     def succeed(self, following: Generation, until_ns: int) -> None:
         """Have another generation count the frames whose timestamps are `until_ns` or later."""
@@ -163,15 +171,17 @@ class Counting:
         assert self._following is not None
         self.generation, self._following = self._following, None
         successors, self._successors = self._successors, []
-        return self._exchange(successors)
+        taken = self._exchange(successors)
+        self._taken = []  # these have other rules, and successors
+        return taken
 
     def _exchange(self, fresh: Sequence[Meter]) -> Meter:
         for worker, meter in zip(self._workers, fresh, strict=True):
             worker.ask(meter)
-        taken = [worker.taken() for worker in self._workers]
-        while len(taken) > 1:
-            taken[0].absorb(taken.pop())
-        return taken[0]
+        self._taken = [worker.taken() for worker in self._workers]
+        for other in self._taken[1:]:
+            self._taken[0].absorb(other)
+        return self._taken[0]
 
     def check(self) -> None:
         """Raise what ended a worker that nobody stopped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from tollsplit.engine.live import Generation
 from tollsplit.engine.split import parts
 from tollsplit.engine.subscribers import INTERNED, Subscribers
 from tollsplit.engine.totals import RunningTotals
-from tollsplit.engine.usage import Usage
+from tollsplit.engine.usage import Prior, Usage
 from tollsplit.model import Event
-from tollsplit.rules.rule import Rule
+from tollsplit.rules.rule import Rule, RuleSet
 
 # A subscriber's key in any meter, rule, start of the period in ns.
 _Key = tuple[int | bytes, str, int]
@@ -72,18 +72,42 @@ class Quotas:
             before.append(total)
             after.append(total + octets[index])
             self._running[key] = after[-1]
+        yield from self._crossed(rule, before, after, now_ns, lambda index: (
+            names.name(index), names.account(index), starts[int(mine["cell"][index])]))
+
+    def catch_up(self, rules: RuleSet, earlier: Prior, now_ns: int) -> Iterator[Event]:
+        """Yields what closed generations have reached before `earlier` was known.
+
+        earlier   what was counted before this run; it is among the totals by now
+        """
+        for rule in rules.rules:
+            if not _marks(rule):
+                continue
+            keys = [key for key in self._totals.prior if key[2] == rule.id]
+            before = [earlier.get(key, 0) for key in keys]
+            after = [self._totals.prior[key] for key in keys]
+            whose = [(subscriber, account, start) for subscriber, account, _, start in keys]
+            yield from self._crossed(rule, before, after, now_ns, whose.__getitem__)
+
+    def _crossed(
+        self, rule: Rule, before: Sequence[int], after: Sequence[int], now_ns: int,
+        whose: Callable[[int], tuple[str, str, int]],
+    ) -> Iterator[Event]:
+        """What running totals have reached on their way.
+
+        whose   subscriber, account and start of the period of the total with an index
+        """
         terms = parts(rule.splits)
         earlier, later = (paid(np.array(t, np.int64), terms) for t in (before, after))
         for column, (split, marks) in enumerate(zip(rule.splits, _marks(rule), strict=True)):
             for mark in marks:
                 crossed = (earlier[column] < mark) & (later[column] >= mark)
                 for index in np.flatnonzero(crossed).tolist():
+                    subscriber, account, start_ns = whose(index)
                     yield Event(
                         "quota_end" if mark == split.quota_octets else "threshold", now_ns,
-                        self._source, self._epoch,
-                        subscriber=names.name(index), account=names.account(index),
-                        rule=rule.id, sponsor=split.sponsor,
-                        period_start_ns=starts[int(mine["cell"][index])] or None,
+                        self._source, self._epoch, subscriber=subscriber, account=account,
+                        rule=rule.id, sponsor=split.sponsor, period_start_ns=start_ns or None,
                         octets=int(later[column][index]), threshold_octets=mark)
 
     def watch_budgets(

@@ -21,6 +21,13 @@ class RunningTotals:
         self.prior = dict(prior)
         self.spent = dict(spent)
 
+    def add_earlier(self, prior: Prior, spent: Spent) -> None:
+        """Take in what was booked before this run."""
+        for key, octets in prior.items():
+            self.prior[key] = self.prior.get(key, 0) + octets
+        for budget, octets in spent.items():
+            self.spent[budget] = self.spent.get(budget, 0) + octets
+
     def add(self, usage: Usage, now_ns: int) -> None:
         """Take in what a generation counted, as far as a later one can go on from it.
 

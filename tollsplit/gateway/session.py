@@ -6,7 +6,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -21,10 +21,8 @@ from ..cext.recorder import Recorder
 from ..engine.cells import SECOND_NS, Cells
 from ..engine.journal import Head
 from ..engine.live import Counting, Generation, Lane
-from ..engine.pipeline import NOTHING, Sums, Tally
-from ..engine.quota import Quotas
-from ..engine.totals import RunningTotals
-from ..engine.usage import Prior, Provenance, Spent
+from ..engine.pipeline import NOTHING, Sums
+from ..engine.usage import Prior, Spent
 from ..errors import IdentityError, RulesError, TollsplitError
 from ..ledger import rate
 from ..limits import RING_RETIRE_MS
@@ -34,7 +32,8 @@ from ..rules import RuleSet, load
 from ..snapshot import Notice, NoticeKind, Snapshot
 from .books import Books
 from .control import Control
-from .picture import heaviest, sums_of
+from .figures import Figures
+from .picture import heaviest
 
 # From a window's end on, for so long frames of it may still lie in a ring's open block.
 GRACE_NS = 8 * RING_RETIRE_MS * 1_000_000
@@ -71,6 +70,8 @@ class Options:
     source            the first part of every record's key; None: host and interfaces
     document          keep all usage of the run in memory, for reports at its end
     top               how many subscribers a snapshot names
+    watched           somebody looks meanwhile; if not, snapshots are made at the end, and where
+                      budgets have to be seen to
     """
 
     interfaces: tuple[str, ...]
@@ -82,6 +83,7 @@ class Options:
     document: bool = False
     trust_ip_length: bool = False
     top: int = 20
+    watched: bool = True
 
 
 class Gateway:
@@ -121,16 +123,8 @@ class Gateway:
         self._counting = Counting(frames.lanes, generation, recorders)
         self._end_ns = self._window_end_ns()
         self._following: tuple[Generation, Future[int] | None] | None = None
-        # What was counted: by the generation in force, by those before it.
-        self._whole = generation.meter()
-        self._sums = Sums()
-        self._first_sequence = 0
-        # What shares and quotas go on from; with a ledger not known before it has answered.
-        self._totals = RunningTotals({}, {})
-        self._quotas = None if options.ledger else Quotas(self._totals, self._source, self._epoch)
-        # The document of the rules in force: what was counted, what it goes on from.
-        self._document = generation.meter()
-        self._document_from: tuple[Prior, Spent] = ({}, {})
+        self._figures = Figures(generation, self._source, self._epoch,
+                                known=options.ledger is None, document=options.document)
         self.reports: list[Report] = []
         self._happened: dict[str, int] = {}
         self._latest: Snapshot | None = None
@@ -235,10 +229,10 @@ class Gateway:
             self._conclude()
         generation = self._counting.generation
         self._add(generation, self._counting.take())
+        self._tell_loss()
+        self._tell_events()
         self._look()
-        self._close(generation, generation)
-        if self._options.document:
-            self.reports.append(self._report(generation))
+        self._close(generation, None)
         if self._books is not None:
             self._books.finish(HURRY_S if self._hurry else None)
             if self._latest is not None:
@@ -333,29 +327,22 @@ class Gateway:
             self._notice("rules", f"{rules.path}: in force now: {rules.version}")
             done.set_result(since_ns)
 
-    def _close(self, old: Generation, following: Generation) -> None:
-        """Work out what a generation comes to, and hand it to the ledger."""
-        now_ns = time.time_ns()
-        if self._options.document:
-            self._document.absorb(self._whole)
-        tally = self._tally(old, self._whole)
+    def _close(self, old: Generation, following: Generation | None) -> None:
+        """Work out what a generation comes to, and hand it to the ledger.
+
+        following   None: none does, and nothing goes on from what was counted
+        """
+        tally = self._figures.close(old)
         if not tally.identity_holds:
             raise IdentityError("the buckets do not add up to what was seen; what was counted "
                                 "since the last window stays in the journal")
-        self._sums += sums_of(tally)
-        self._see_budgets(old, tally)
-        self._totals.add(tally.usage, now_ns)
-        self._totals.forget(following.rules, now_ns)
-        if self._quotas is not None:
-            self._quotas.forget(following, now_ns)
+        self._raise(self._figures.budgets(old, tally))
         if self._books is not None:
-            self._books.close(len(tally.usage), old, following)
-        self._first_sequence += len(tally.usage)
-        self._whole = following.meter()
-        if following.rules.version != old.rules.version and self._options.document:
+            self._books.close(len(tally.usage), old, following or old)
+        if self._options.document and (following is None or following.rules is not old.rules):
             self.reports.append(self._report(old))
-            self._document = following.meter()
-            self._document_from = dict(self._totals.prior), dict(self._totals.spent)
+        if following is not None:
+            self._figures.go_on(following, tally)
 
     # --- counting -----------------------------------------------------------------------
 
@@ -365,22 +352,17 @@ class Gateway:
         if self._following is None:
             self._add(self._counting.generation, self._counting.take())
         self._tell_loss()
-        if time.monotonic() >= self._look_at_s:
+        self._tell_events()  # a look counts them
+        if self._is_to_look() and time.monotonic() >= self._look_at_s:
             self._look()
         self._tell_events()
 
     def _add(self, generation: Generation, counted: Meter) -> None:
-        self._whole.absorb(counted)
+        self._raise(self._figures.add(generation, counted))
         if self._books is not None:
-            self._books.add(generation, counted, self._whole)
-        if self._quotas is None and not self._known.empty():
-            self._document_from = self._known.get()
-            self._totals = RunningTotals(*self._document_from)
-            self._quotas = Quotas(self._totals, self._source, self._epoch)
-            counted = self._whole
-        if self._quotas is not None:
-            for event in self._quotas.watch(generation, counted, time.time_ns()):
-                self._happening.put(event)
+            self._books.add(generation, counted, self._figures.whole)
+        if not self._known.empty():
+            self._raise(self._figures.begin(generation, *self._known.get()))
 
     def _check_clock(self) -> None:
         """A clock that was set is told of; windows follow it (accounting §6)."""
@@ -391,21 +373,14 @@ class Gateway:
             if self._following is None:
                 self._end_ns = self._window_end_ns()
 
-    def _tally(self, generation: Generation, counted: Meter) -> Tally:
-        return generation.tally(
-            counted, self._totals.prior, self._totals.spent,
-            Provenance(self._source, self._epoch, generation.rules.meter.layer,
-                       self._first_sequence))
-
-    def _see_budgets(self, generation: Generation, tally: Tally) -> None:
-        if self._quotas is not None:
-            for event in self._quotas.watch_budgets(generation, tally.usage, time.time_ns()):
-                self._happening.put(event)
-
     # --- what is told and shown ---------------------------------------------------------
 
     def _notice(self, kind: NoticeKind, text: str) -> None:
         self._happening.put(Notice(kind, time.time_ns(), text))
+
+    def _raise(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._happening.put(event)
 
     def _tell_events(self) -> None:
         while not self._happening.empty():
@@ -421,16 +396,18 @@ class Gateway:
             self._happening.put(Event("lost", time.time_ns(), self._source, self._epoch,
                                       octets=self._lost_packets - before))
 
+    def _is_to_look(self) -> bool:
+        sponsors = self._counting.generation.rules.sponsors.values()
+        return self._options.watched or any(sponsor.budget for sponsor in sponsors)
+
     def _look(self) -> None:
         """Make a snapshot; it may take a tenth of the time, so on many subscribers less often."""
         since_s = time.monotonic()
         generation = self._counting.generation
-        copy = generation.meter()
-        copy.absorb(self._whole)
-        tally = self._tally(generation, copy)
-        self._see_budgets(generation, tally)
+        tally, sums = self._figures.look(generation)
+        self._raise(self._figures.budgets(generation, tally))
         # Each kind of fault and event is there from the start: who counts them sees the first one.
-        sums = self._sums + sums_of(tally) + Sums(faults=dict.fromkeys(FAULT_NAMES[1:], NOTHING))
+        sums += Sums(faults=dict.fromkeys(FAULT_NAMES[1:], NOTHING))
         kernel, interface = self._lost()
         cells = Cells(generation.rules)
         cells.at(time.time_ns())
@@ -463,8 +440,7 @@ class Gateway:
     def _report(self, generation: Generation) -> Report:
         """What was counted under the rules of a generation, since they are in force."""
         rules = generation.rules
-        tally = generation.tally(self._document, *self._document_from,
-                                 Provenance("", "", rules.meter.layer))
+        tally = self._figures.document(generation)
         charges = tuple(rate(tally.usage.quantities(), rules.tariffs, rules.meter.zone, None)
                         if rules.tariffs else ())
         kernel, interface = self._lost()

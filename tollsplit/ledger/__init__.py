@@ -10,9 +10,10 @@ from ..limits import LEDGER_WAIT_S
 from .account import AccountKind
 from .book import Ledger
 from .hold import Held, Hold
+from .journal import Booked, BookedCharge, BookedPosting, Journal
 from .rating import rate
 from .sqlite import Sqlite
-from .statement import ChargeLine, Entry, Statement, UsageLine
+from .statement import ChargeLine, Entry, Origin, RecordLine, Statement, UsageLine
 from .store import Balance, Receipt, Run
 from .teller import Teller
 from .transfer import Posted, Provenance, Transfer
@@ -21,15 +22,21 @@ from .verify import Check, Verification
 __all__ = [
     "AccountKind",
     "Balance",
+    "Booked",
+    "BookedCharge",
+    "BookedPosting",
     "ChargeLine",
     "Check",
     "Entry",
     "Held",
     "Hold",
+    "Journal",
     "Ledger",
+    "Origin",
     "Posted",
     "Provenance",
     "Receipt",
+    "RecordLine",
     "Run",
     "Statement",
     "Teller",

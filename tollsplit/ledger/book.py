@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from functools import partial
 from types import TracebackType
@@ -17,6 +17,7 @@ from . import event, hold, transfer
 from .account import AccountKind
 from .booking import Booking
 from .hold import Held, Hold
+from .journal import Journal
 from .rating import Earlier, Paid, Period
 from .statement import Statement, state
 from .store import Balance, Receipt, Row, Run, Store, instant_at, unit_of
@@ -375,13 +376,22 @@ class Ledger:
             return list(event.read(self._store))
 
     def statement(
-        self, account: str | None = None, period: str | None = None, zone: str = "UTC"
-    ) -> Statement:
+        self, account: str | None = None, period: str | None = None, zone: str = "UTC", *,
+        records: bool = False,
+    ) -> Statement:  # fmt: skip
         """What one account (None: all payers) used and owes in a month ("2026-11"), on a day
         ("2026-11-03"), or altogether (None), by days of the zone. Raises LedgerError.
+
+        records  with every usage record and charge behind the lines
         """
         with self._store.reading():
-            return state(self._store, account, period, zone)
+            return state(self._store, account, period, zone, records=records)
+
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """Everything that is booked; all that is read inside is one state of the book."""
+        with self._store.reading():
+            yield Journal(self._store)
 
     def verify(self) -> Verification:
         """Recompute everything from the rows; says what was checked and what is wrong."""

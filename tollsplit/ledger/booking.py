@@ -178,10 +178,12 @@ class Booking:
 
     def _open(self, sql: str, names: Collection[Key], kind: str) -> None:
         """Know the accounts of those names, made where they are not there."""
-        new = [name for name in dict.fromkeys(names) if name not in self._accounts]
-        if new:
-            self._store.write(sql, [(*name, kind) for name in sorted(new)])
-            self._accounts.update(account.numbers(self._store, new))
+        accounts = self._accounts
+        unknown = {name for name in names if name not in accounts}
+        accounts.update(account.numbers(self._store, unknown))
+        if missing := sorted(unknown - accounts.keys()):
+            self._store.write(sql, [(*name, kind) for name in missing])
+            accounts.update(account.numbers(self._store, missing))
 
     def _write_usage(self, rows: list[Row], shares: list[Row]) -> None:
         store, number = self._store, self._number

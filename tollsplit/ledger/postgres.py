@@ -193,8 +193,12 @@ class Postgres:
                 yield from self._connection.execute(_native(sql), values)
 
     def write(self, sql: str, rows: Iterable[Row]) -> int:
+        native, batch = _native(sql), list(rows)
         with self._explained(), self._connection.cursor() as cursor:
-            cursor.executemany(_native(sql), rows)
+            if len(batch) == 1:  # without the round trips of a pipeline
+                cursor.execute(native, batch[0])
+            elif batch:
+                cursor.executemany(native, batch)
             return max(0, cursor.rowcount)  # -1: there was no row
 
     def copy(self, table: str, columns: str, rows: Iterable[Row]) -> None:

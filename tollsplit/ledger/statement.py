@@ -4,17 +4,39 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..errors import LedgerError
-from .store import OCTET, PAYERS, Row, Store, currency_of, instant_at, unit_of
+from ..model import UsageRecord
+from .journal import (
+    CHARGE_COLUMNS,
+    RECORD_COLUMNS,
+    TAXES_OF_CHARGES,
+    BookedCharge,
+    booked_charge,
+    usage_record,
+)
+from .store import OCTET, PAYERS, Row, Store, currency_of, instant_at, instant_ns, unit_of
 
 # Since 1972 clocks everywhere are set off by whole quarters of an hour: days begin with one.
 _QUARTER_NS = 900 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a line's records are: some or all of these sequences, by (source, epoch)."""
+
+    source: str
+    epoch: str
+    first_sequence: int
+    last_sequence: int
+    records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +53,7 @@ class UsageLine:
     subscriber_octets: int
     sponsor_octets: Mapping[str, int]  # by the sponsor's identity
     paid_octets: int  # the part that the statement's account pays for
+    origins: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +67,8 @@ class ChargeLine:
     octets: int
     rated_octets: int
     amount_micros: int
+    first_transaction: int = 0  # the transactions that booked them
+    last_transaction: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +91,16 @@ class Entry:
     description: str
     unit: str
     amount: int  # + the account gains, − it loses
+    transaction: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLine:
+    """One usage record behind the lines."""
+
+    day: date
+    record: UsageRecord
+    paid_octets: int  # the part that the statement's account pays for
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +123,14 @@ class Statement:
     charges: tuple[ChargeLine, ...]
     taxes: tuple[TaxLine, ...]
     entries: tuple[Entry, ...]
+    records: tuple[RecordLine, ...] | None = None  # where they were asked for
+    charge_records: tuple[tuple[date, BookedCharge], ...] | None = None
+
+    @property
+    def origins(self) -> tuple[tuple[str, str], ...]:
+        """Every (source, epoch) that usage comes from, in order of appearance."""
+        found = ((o.source, o.epoch) for line in self.usage for o in line.origins)
+        return tuple(dict.fromkeys(found))
 
     @property
     def uplink_octets(self) -> int:
@@ -121,7 +164,9 @@ class Statement:
         return _sum((line.currency, line.amount_micros) for line in self.taxes)
 
 
-def state(store: Store, account: str | None, period: str | None, zone: str) -> Statement:
+def state(
+    store: Store, account: str | None, period: str | None, zone: str, *, records: bool
+) -> Statement:
     """The statement; see Ledger.statement."""
     calendar = _Calendar(zone, period)
     start, end = calendar.start, calendar.end
@@ -151,6 +196,8 @@ def state(store: Store, account: str | None, period: str | None, zone: str) -> S
     return Statement(
         account, period, zone, start, end, dict(sorted(opening.items())),
         dict(sorted(closing.items())), usage, charges, taxes, entries,
+        tuple(_records(store, account, calendar)) if records else None,
+        tuple(_charge_records(store, account, calendar)) if records else None,
     )  # fmt: skip
 
 
@@ -169,6 +216,17 @@ class _Calendar:
         self.end = None if after is None else datetime.combine(after, time(), self._zone)
         self._first, self._after = first or date.min, after or date.max
         self.day = cache(self._day)  # quarters of an hour are few
+
+    def day_of(self, instant_ns: int) -> date:
+        return self.day(instant_ns // _QUARTER_NS)
+
+    @property
+    def bounds_ns(self) -> tuple[int, int]:
+        """From the period's start to its end."""
+        return (
+            -(1 << 63) if self.start is None else instant_ns(self.start),
+            (1 << 63) - 1 if self.end is None else instant_ns(self.end),
+        )
 
     def _day(self, quarter: int) -> date:
         return instant_at(quarter * _QUARTER_NS).astimezone(self._zone).date()
@@ -206,18 +264,22 @@ def _usage(
 ) -> tuple[UsageLine, ...]:
     """The lines of the period; what was used before it is taken off the opening balance."""
     counts: dict[tuple[date, str | None], Row] = {}
+    origins: dict[tuple[date, str | None], dict[tuple[str, str], Origin]] = defaultdict(dict)
     sponsors: dict[tuple[date, str | None], dict[str, int]] = defaultdict(dict)
     records = "usage_records r" if account is None else _OF_ACCOUNT
-    for quarter, rule, *figures in store.rows(_USAGE.format(records=records), account):
+    for quarter, rule, source, epoch, first, last, *figures in store.rows(
+        _USAGE.format(records=records), account
+    ):
         day = calendar.day(quarter)
         if calendar.beyond(day):
             continue
         if calendar.before(day):
             opening[OCTET] -= figures[-1]
-        elif (line := (day, rule)) in counts:
-            counts[line] = tuple(map(sum, zip(counts[line], figures, strict=True)))
-        else:
-            counts[line] = tuple(figures)
+            continue
+        line = (day, rule)
+        known = counts.get(line, (0,) * len(figures))
+        counts[line] = tuple(map(sum, zip(known, figures, strict=True)))
+        _merge(origins[line], Origin(source, epoch, first, last, figures[0]))
     shares = store.rows(_SHARES.format(records=records), account)
     for quarter, rule, sponsor, octets, paid in shares:
         day = calendar.day(quarter)
@@ -237,9 +299,46 @@ def _usage(
         records, uplink_packets, uplink, downlink_packets, downlink, subscriber = figures
         lines.append(UsageLine(
             *line, records, uplink_packets, uplink, downlink_packets, downlink, subscriber,
-            sponsors[line], paid,
+            sponsors[line], paid, tuple(origins[line][key] for key in sorted(origins[line])),
         ))  # fmt: skip
     return tuple(lines)
+
+
+def _merge(origins: dict[tuple[str, str], Origin], more: Origin) -> None:
+    key = (more.source, more.epoch)
+    known = origins.get(key, more)
+    origins[key] = Origin(
+        *key, min(known.first_sequence, more.first_sequence),
+        max(known.last_sequence, more.last_sequence),
+        more.records + (known.records if key in origins else 0),
+    )  # fmt: skip
+
+
+def _records(store: Store, account: str | None, calendar: _Calendar) -> Iterator[RecordLine]:
+    """The records of the period, by day and rule as their lines are, then by key."""
+    which = "usage_records r" if account is None else _OF_ACCOUNT
+    found = []
+    rows = store.rows(_RECORDS.format(records=which), account, *calendar.bounds_ns)
+    for _, lines in groupby(rows, itemgetter(0, 1)):
+        shares = list(lines)
+        record = usage_record(shares)
+        paid = shares[0][-2] + sum(share[-1] or 0 for share in shares)
+        start = record.window_start
+        at_ns = record.first_packet_ns if start is None else instant_ns(start)
+        found.append(RecordLine(calendar.day_of(at_ns), record, paid))
+    found.sort(key=lambda line: (line.day, line.record.rule is None, line.record.rule or ""))
+    yield from found
+
+
+def _charge_records(
+    store: Store, account: str | None, calendar: _Calendar
+) -> Iterator[tuple[date, BookedCharge]]:
+    rows = store.rows(_CHARGE_RECORDS, account, *calendar.bounds_ns)
+    found = [
+        (calendar.day_of(at_ns), booked_charge([line[1:] for line in lines]))
+        for (at_ns, *_), lines in groupby(rows, itemgetter(0, 1, 4))
+    ]
+    yield from sorted(found, key=lambda item: (item[0], item[1].charge.tariff))
 
 
 def _charges(
@@ -249,7 +348,8 @@ def _charges(
     opening: dict[str, int],
 ) -> tuple[ChargeLine, ...]:
     lines: dict[tuple[date, str, str], Row] = {}
-    for quarter, tariff, unit, *figures in store.rows(_CHARGES, account):
+    transactions: dict[tuple[date, str, str], tuple[int, int]] = {}
+    for quarter, tariff, unit, first, last, *figures in store.rows(_CHARGES, account):
         day = calendar.day(quarter)
         if calendar.beyond(day):
             continue
@@ -259,7 +359,12 @@ def _charges(
         line = (day, tariff, currency_of(unit) or unit)
         known = lines.get(line, (0,) * len(figures))
         lines[line] = tuple(map(sum, zip(known, figures, strict=True)))
-    return tuple(ChargeLine(*line, *figures) for line, figures in sorted(lines.items()))
+        before = transactions.get(line, (first, last))
+        transactions[line] = min(first, before[0]), max(last, before[1])
+    return tuple(
+        ChargeLine(*line, *(*figures, *transactions[line]))
+        for line, figures in sorted(lines.items())
+    )
 
 
 def _taxes(
@@ -286,14 +391,14 @@ def _entries(
 ) -> tuple[Entry, ...]:
     start, end = calendar.start, calendar.end
     entries = []
-    for at_ns, description, unit, amount in store.rows(_ENTRIES, account, *PAYERS):
+    for number, at_ns, description, unit, amount in store.rows(_ENTRIES, account, *PAYERS):
         at = instant_at(at_ns)
         if end is not None and at >= end:
             continue
         if start is not None and at < start:
             opening[unit] += amount
         else:
-            entries.append(Entry(at, description, unit, amount))
+            entries.append(Entry(at, description, unit, amount, number))
     return tuple(entries)
 
 
@@ -318,36 +423,52 @@ _ITS = "(CAST(?1 AS TEXT) IS NULL OR a.name = ?1)"
 # The instant that a record counts at, in quarters of an hour.
 _RECORD_QUARTER = f"coalesce(r.window_start_ns, r.first_packet_ns) / {_QUARTER_NS}"
 _USAGE = f"""
-    SELECT {_RECORD_QUARTER} AS quarter, r.rule, count(*), sum(r.uplink_packets),
-        sum(r.uplink_octets), sum(r.downlink_packets), sum(r.downlink_octets),
-        sum(r.subscriber_octets),
+    SELECT {_RECORD_QUARTER} AS quarter, r.rule, q.source, q.epoch, min(r.sequence),
+        max(r.sequence), count(*), sum(r.uplink_packets), sum(r.uplink_octets),
+        sum(r.downlink_packets), sum(r.downlink_octets), sum(r.subscriber_octets),
         sum(CASE WHEN {_ITS} THEN r.subscriber_octets ELSE 0 END)
-    FROM {{records}} JOIN accounts a ON a.id = r.account_id
-    GROUP BY quarter, r.rule"""
+    FROM {{records}} JOIN accounts a ON a.id = r.account_id JOIN runs q ON q.id = r.run_id
+    GROUP BY quarter, r.rule, q.source, q.epoch"""
 _SHARES = f"""
     SELECT {_RECORD_QUARTER} AS quarter, r.rule, s.identity, sum(u.octets),
         sum(CASE WHEN {_ITS} THEN u.octets ELSE 0 END)
     FROM {{records}} JOIN usage_shares u ON u.run_id = r.run_id AND u.sequence = r.sequence
     JOIN sponsors s ON s.id = u.sponsor_id JOIN accounts a ON a.id = s.account_id
     GROUP BY quarter, r.rule, s.identity"""
-_CHARGE_QUARTER = (
-    f"coalesce(c.period_start_ns, q.first_packet_ns, t.created_at_ns) / {_QUARTER_NS}")
+_CHARGE_AT = "coalesce(c.period_start_ns, q.first_packet_ns, t.created_at_ns)"
 _CHARGES = f"""
-    SELECT {_CHARGE_QUARTER} AS quarter, c.tariff, a.unit, count(*), sum(c.octets),
-        sum(c.rated_octets), sum(c.amount_micros)
+    SELECT {_CHARGE_AT} / {_QUARTER_NS} AS quarter, c.tariff, a.unit, min(t.id), max(t.id),
+        count(*), sum(c.octets), sum(c.rated_octets), sum(c.amount_micros)
     FROM charges c JOIN accounts a ON a.id = c.account_id JOIN runs q ON q.id = c.run_id
     JOIN transactions t ON t.id = q.transaction_id
     WHERE {_ITS} GROUP BY quarter, c.tariff, a.unit"""
 _TAXES = f"""
-    SELECT {_CHARGE_QUARTER} AS quarter, x.tax, a.unit, sum(x.amount_micros)
+    SELECT {_CHARGE_AT} / {_QUARTER_NS} AS quarter, x.tax, a.unit, sum(x.amount_micros)
     FROM charge_taxes x JOIN charges c ON c.run_id = x.run_id AND c.ordinal = x.ordinal
     JOIN accounts a ON a.id = c.account_id JOIN runs q ON q.id = c.run_id
     JOIN transactions t ON t.id = q.transaction_id
     WHERE {_ITS} GROUP BY quarter, x.tax, a.unit"""
+_RECORDS = f"""
+    SELECT {RECORD_COLUMNS}, s.identity, u.octets,
+        CASE WHEN {_ITS} THEN r.subscriber_octets ELSE 0 END,
+        CASE WHEN CAST(?1 AS TEXT) IS NULL OR b.name = ?1 THEN u.octets ELSE 0 END
+    FROM {{records}} JOIN runs q ON q.id = r.run_id JOIN accounts a ON a.id = r.account_id
+    LEFT JOIN usage_shares u ON u.run_id = r.run_id AND u.sequence = r.sequence
+    LEFT JOIN sponsors s ON s.id = u.sponsor_id LEFT JOIN accounts b ON b.id = s.account_id
+    WHERE coalesce(r.window_start_ns, r.first_packet_ns) >= ?2
+        AND coalesce(r.window_start_ns, r.first_packet_ns) < ?3
+    ORDER BY r.run_id, r.sequence, u.sponsor_id"""
+_CHARGE_RECORDS = f"""
+    SELECT {_CHARGE_AT}, {CHARGE_COLUMNS}
+    FROM charges c JOIN runs q ON q.id = c.run_id JOIN accounts a ON a.id = c.account_id
+    JOIN transactions t ON t.id = q.transaction_id
+    {TAXES_OF_CHARGES}
+    WHERE {_CHARGE_AT} >= ?2 AND {_CHARGE_AT} < ?3 AND {_ITS}
+    ORDER BY c.run_id, c.ordinal, x.tax"""
 # A payer's postings of usage are its records, charges and taxes, and stand in their lines; what it
 # could not pay of them was posted elsewhere.
 _ENTRIES = f"""
-    SELECT at_ns, description, unit, amount FROM (
+    SELECT id, at_ns, description, unit, amount FROM (
         SELECT t.created_at_ns AS at_ns, t.id, t.description, a.unit, sum(p.amount) AS amount
         FROM accounts a JOIN postings p ON p.account_id = a.id
         JOIN transactions t ON t.id = p.transaction_id
