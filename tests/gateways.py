@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import queue
 import signal
+import sqlite3
 import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from tollsplit.cext.reader import Reader
 from tollsplit.gateway import Gateway, Options
-from tollsplit.rules import load
+from tollsplit.ledger import open_ledger
+from tollsplit.model import Event
+from tollsplit.rules import RuleSet, load
+from tollsplit.snapshot import Notice, Snapshot
 
 HEADER = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 101)  # nanoseconds, raw IP
 RULES = """
@@ -89,6 +95,87 @@ class Frames:
         self._stopped.set()
         for lane in self.lanes:
             lane.give(None)
+
+
+def write_rules(home: Path, share: str = "70%", more: str = "", window: str = "1s") -> RuleSet:
+    path = home / "rules.toml"
+    path.write_text(RULES.format(share=share, more=more).replace('"1s"', f'"{window}"'))
+    return load(path)
+
+
+class Running:
+    """A gateway in a thread, and what it told."""
+
+    def __init__(self, home: Path, rules: RuleSet, workers: int = 1, **options: Any) -> None:
+        self.frames = Frames(workers)
+        self.told: list[Event | Notice] = []
+        self.looks: list[Snapshot] = []
+        self.error: BaseException | None = None
+        options = {"flush_s": 0.05, "source": "test"} | options
+        if options.pop("booked", True):
+            options = {"ledger": f"sqlite:///{home}/ledger.db",
+                       "journal": home / "journal"} | options
+        lost = options.pop("lost", lambda: (0, 0))
+        interface = options.pop("interface", "test0")
+        self.gateway = Gateway(self.frames, rules, Options((interface,), **options), lost=lost,
+                               told=self.told.append, look=self.looks.append)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.gateway.run()
+        except BaseException as error:
+            self.error = error
+
+    def end(self, hurry: bool = False) -> None:
+        self.gateway.stop(hurry)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    @property
+    def last(self) -> Snapshot:
+        """The latest picture; the first one comes soon."""
+        wait(lambda: self.looks)
+        return self.looks[-1]
+
+    def kinds(self) -> list[str]:
+        return [happened.kind for happened in self.told]
+
+
+@contextmanager
+def running(home: Path, rules: RuleSet | None = None, **options: Any) -> Iterator[Running]:
+    run = Running(home, rules or load(home / "rules.toml"), **options)
+    try:
+        yield run
+    finally:
+        run.end()
+    if run.error is not None:
+        raise run.error
+
+
+def wait(condition: Callable[[], object], timeout_s: float = 10) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def rows(home: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(home / "ledger.db")) as database:
+        return database.execute(sql).fetchall()
+
+
+def booked(home: Path) -> int:
+    [(octets,)] = rows(home, "SELECT coalesce(sum(uplink_octets + downlink_octets), 0) "
+                             "FROM usage_records")
+    return int(octets)
+
+
+def expect_sound(home: Path) -> None:
+    with open_ledger(f"sqlite:///{home}/ledger.db") as ledger:
+        found = ledger.verify()
+    assert not [check for check in found.checks if check.findings], found
 
 
 def main(rules: str, ledger: str, journal: str, fed: str, flush: str = "0.05") -> None:

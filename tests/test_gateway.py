@@ -6,19 +6,28 @@ import errno
 import os
 import signal
 import socket
-import sqlite3
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gateways import HEADER, RULES, Frames, packet
+from gateways import (
+    HEADER,
+    RULES,
+    Running,
+    booked,
+    expect_sound,
+    packet,
+    rows,
+    running,
+    wait,
+    write_rules,
+)
 
 import tollsplit
 from tollsplit.cext.reader import Reader
@@ -26,11 +35,11 @@ from tollsplit.engine import journal as journals
 from tollsplit.engine.journal import Journal, read
 from tollsplit.engine.live import Generation
 from tollsplit.errors import JournalError, RulesError, UsageError
-from tollsplit.gateway import Gateway, Options, delivery, push_rules, session
+from tollsplit.gateway import delivery, push_rules, session
 from tollsplit.ledger import Ledger, Receipt, open_ledger
 from tollsplit.model import Event
 from tollsplit.rules import RuleSet, load
-from tollsplit.snapshot import Notice, Snapshot
+from tollsplit.snapshot import Notice
 
 PROGRAM = Path(__file__).with_name("gateways.py")
 
@@ -40,86 +49,6 @@ def home(tmp_path: Path) -> Path:
     """A folder with rules, and a short name: a socket's path has 107 octets."""
     write_rules(tmp_path)
     return tmp_path
-
-
-def write_rules(home: Path, share: str = "70%", more: str = "", window: str = "1s") -> RuleSet:
-    path = home / "rules.toml"
-    path.write_text(RULES.format(share=share, more=more).replace('"1s"', f'"{window}"'))
-    return load(path)
-
-
-class Running:
-    """A gateway in a thread, and what it told."""
-
-    def __init__(self, home: Path, rules: RuleSet, workers: int = 1, **options: Any) -> None:
-        self.frames = Frames(workers)
-        self.told: list[Event | Notice] = []
-        self.looks: list[Snapshot] = []
-        self.error: BaseException | None = None
-        options = {"flush_s": 0.05, "source": "test"} | options
-        if options.pop("booked", True):
-            options = {"ledger": f"sqlite:///{home}/ledger.db",
-                       "journal": home / "journal"} | options
-        lost = options.pop("lost", lambda: (0, 0))
-        self.gateway = Gateway(self.frames, rules, Options(("test0",), **options), lost=lost,
-                               told=self.told.append, look=self.looks.append)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.gateway.run()
-        except BaseException as error:
-            self.error = error
-
-    def end(self, hurry: bool = False) -> None:
-        self.gateway.stop(hurry)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-    @property
-    def last(self) -> Snapshot:
-        """The latest picture; the first one comes soon."""
-        wait(lambda: self.looks)
-        return self.looks[-1]
-
-    def kinds(self) -> list[str]:
-        return [happened.kind for happened in self.told]
-
-
-@contextmanager
-def running(home: Path, rules: RuleSet | None = None, **options: Any) -> Iterator[Running]:
-    run = Running(home, rules or load(home / "rules.toml"), **options)
-    try:
-        yield run
-    finally:
-        run.end()
-    if run.error is not None:
-        raise run.error
-
-
-def wait(condition: Callable[[], object], timeout_s: float = 10) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
-
-
-def rows(home: Path, sql: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(home / "ledger.db")) as database:
-        return database.execute(sql).fetchall()
-
-
-def booked(home: Path) -> int:
-    [(octets,)] = rows(home, "SELECT coalesce(sum(uplink_octets + downlink_octets), 0) "
-                             "FROM usage_records")
-    return int(octets)
-
-
-def expect_sound(home: Path) -> None:
-    with open_ledger(f"sqlite:///{home}/ledger.db") as ledger:
-        found = ledger.verify()
-    assert not [check for check in found.checks if check.findings], found
 
 
 # --- counting ---------------------------------------------------------------------------
@@ -419,12 +348,16 @@ def test_gateway_loss_is_told_by_the_snapshot_that_shows_it_and_to_the_last(home
     assert run.looks[-1].events["lost"] == 2
 
 
-def test_gateway_clock_step_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pending", [False, True])
+def test_gateway_clock_step_is_told_and_holds_nothing_up(
+    home: Path, monkeypatch: pytest.MonkeyPatch, pending: bool
+) -> None:
+    """Also where it comes while one window is about to give way to another."""
     step_ns = 0
     real = time.time_ns
     monkeypatch.setattr(session.time, "time_ns", lambda: real() + step_ns)
     with running(home, booked=False) as run:
-        time.sleep(0.2)
+        wait(lambda: (run.gateway._following is not None) == pending)
         step_ns = -3600 * 10**9
         wait(lambda: "clock_step" in run.kinds())
         run.frames.lanes[0].give(packet(real()))

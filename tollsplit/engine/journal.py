@@ -17,7 +17,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +32,7 @@ from tollsplit.limits import JOURNAL_ENTRY_OCTETS_MAX, JOURNAL_SEGMENT_OCTETS
 from tollsplit.rules import RuleSet, load
 
 SUFFIX = ".segment"
+UNFINISHED = ".new"  # what is to take a segment's place
 FORMAT = 1
 # Kind, octets of the payload, CRC-32 of kind, length and payload.
 ENTRY = struct.Struct("<4sQI")
@@ -105,23 +106,26 @@ class Segment:
 
         whole   what all of them add up to
         """
-        written = self.path.with_suffix(".new")
+        written = self.path.with_suffix(UNFINISHED)
         before = self._file, self.octets
+        self._compact_octets = self.octets  # where it fails, it is not tried again at once
         self._file, self.octets = _open(written), 0
         try:
             self._append(HEAD, [_head(self.head)])
             known = len(generation.cells.known)
             self._append(COUNTED, _counted(generation, whole, 0, known))
-            os.replace(written, self.path)
+            with _changing(self.path.parent):
+                os.replace(written, self.path)
+                before[0].close()
         except (JournalError, OSError) as error:
             self._file.close()
-            written.unlink(missing_ok=True)
             self._file, self.octets = before
+            with suppress(OSError):
+                written.unlink(missing_ok=True)
             raise _failed(self.path, error) from error
-        before[0].close()
-        _sync_directory(self.path.parent)
         self._compact_octets = self.octets
         self._cells = known
+        _sync_directory(self.path.parent)
 
     def seal(self, records: int) -> None:
         """Say that nothing more comes, and how many records it makes."""
@@ -129,9 +133,13 @@ class Segment:
         self._file.close()
 
     def discard(self) -> None:
-        """Take it off the disk."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        """Take it off the disk; nobody else finds it there without a writer."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed(self.path, error) from error
+        finally:
+            self._file.close()
 
     def close(self) -> None:
         self._file.close()
@@ -208,8 +216,18 @@ class Journal:
         return Segment(self.folder / f"{epoch}.{head.first_sequence:015}{SUFFIX}", head)
 
     def leftovers(self) -> list[Path]:
-        """Segments that no run is writing any more: they wait for the ledger, or their run died."""
-        return [path for path in self.segments() if not _is_written(path)]
+        """Segments that no run is writing any more: they wait for the ledger, or their run died.
+
+        What holds nothing because its run died over beginning it is taken off the disk.
+        """
+        try:
+            with _changing(self.folder, fcntl.LOCK_EX):
+                for path in (*self.folder.glob(f"*{UNFINISHED}"), *self.segments()):
+                    if not _is_written(path) and not _is_begun(path):
+                        path.unlink(missing_ok=True)
+                return [path for path in self.segments() if not _is_written(path)]
+        except OSError as error:
+            raise _failed(self.folder, error) from error
 
     def close(self) -> None:
         for lock in self._locks:
@@ -323,13 +341,41 @@ def _checksum(kind: bytes, *parts: Octets) -> int:
     return checksum
 
 
+@contextmanager
+def _changing(folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
+    """While segments come to be written, or cease to be; LOCK_EX: while none does.
+
+    Runs share folders: between its making and its lock, one's segment would be another's leftover.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _open(path: Path) -> BinaryIO:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with _changing(path.parent):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         raise _failed(path, error) from error
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return open(descriptor, "r+b", buffering=0)
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether something may be in it: entries follow a head that is on the disk as a whole."""
+    if path.suffix == UNFINISHED:
+        return False
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        start = file.read(ENTRY.size)
+        if not start.startswith(HEAD[: len(start)]):
+            return True  # no segment at all
+        return len(start) == ENTRY.size and (
+            os.fstat(file.fileno()).st_size >= ENTRY.size + ENTRY.unpack(start)[1])
+    return False
 
 
 def _is_written(path: Path) -> bool:
@@ -348,11 +394,14 @@ def _write(file: BinaryIO, octets: Octets) -> None:
 
 
 def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _failed(folder, error) from error
 
 
 def _failed(path: Path, error: Exception) -> JournalError:

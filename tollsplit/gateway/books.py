@@ -92,9 +92,6 @@ class Books:
             if self._segment is None:
                 self._segment = self._journal.create(self.head)
             self._segment.add(generation, counted)
-            self._unwritten = None
-            if self._segment.swollen:
-                self._segment.compact(generation, whole)
         except JournalError as error:
             if self._unwritten is None:
                 self._unwritten = generation.meter()
@@ -103,9 +100,15 @@ class Books:
                 self._notice(f"{error}; counting goes on in memory")
             self.error = str(error)
             return
+        self._unwritten = None
         if self.error is not None:
             self._notice(f"{self._journal.folder}: is written again")
             self.error = None
+        if self._segment.swollen:
+            try:
+                self._segment.compact(generation, whole)
+            except JournalError as error:  # what was counted is in it all the same
+                self._notice(f"{error}; it stays as large as it is")
 
     def close(self, records: int, generation: Generation, following: Generation) -> None:
         """Hand a generation that is complete to the ledger, and begin the batch of the next."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..carryover import carryover
@@ -30,7 +31,7 @@ class Delivery(threading.Thread):
     leftovers    segments of earlier runs; they come first
     rules        for whose periods the ledger is asked what earlier runs used up, after those
     known        is told the answer once; nothing is known where the ledger cannot be reached
-    noticed       is told what happens
+    noticed      is told what happens
 
     Its shares and charges are worked out here, from what was booked before. A segment's records
     have a key of their own (source, epoch, sequence), so one that was booked when the power went
@@ -111,7 +112,7 @@ class Delivery(threading.Thread):
                     self._deliver(path)
             except StaleError:  # it is worked out anew, from what was booked meanwhile
                 continue
-            except LedgerError as error:
+            except (LedgerError, OSError) as error:  # or what is booked cannot be taken away
                 if self.error is None:
                     self._notice("booking", f"{error}; the journal keeps what is not booked")
                 self.error = str(error)
@@ -155,7 +156,7 @@ class Delivery(threading.Thread):
             if not path.exists():  # another run has booked it
                 return
             raise
-        if contents.records is None:
+        if contents.records is None and contents.last_ns:
             last = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(contents.last_ns // 10**9))
             self._notice(
                 "recovered",
@@ -192,7 +193,8 @@ class Delivery(threading.Thread):
     def _set_aside(self, path: Path, error: Exception) -> None:
         """A segment that no trying makes readable must not stop those behind it."""
         aside = path.with_name(path.name + DAMAGED)
-        path.rename(aside)
+        with suppress(FileNotFoundError):  # another run has done so
+            path.rename(aside)
         self._notice("booking", f"{error}; it is kept as {aside}, and not booked")
 
     def _notice(self, kind: NoticeKind, text: str) -> None:

@@ -36,7 +36,7 @@ from .figures import Figures
 from .picture import heaviest
 
 # From a window's end on, for so long frames of it may still lie in a ring's open block.
-GRACE_NS = 8 * RING_RETIRE_MS * 1_000_000
+GRACE_S = 8 * RING_RETIRE_MS / 1000
 # So long before its end a generation is told when that is.
 LEAD_NS = 50_000_000
 # New rules come into force so long after they are compiled.
@@ -123,6 +123,7 @@ class Gateway:
         self._counting = Counting(frames.lanes, generation, recorders)
         self._end_ns = self._window_end_ns()
         self._following: tuple[Generation, Future[int] | None] | None = None
+        self._conclude_s = 0.0
         self._figures = Figures(generation, self._source, self._epoch,
                                 known=options.ledger is None, document=options.document)
         self.reports: list[Report] = []
@@ -136,7 +137,7 @@ class Gateway:
         self._known: queue.SimpleQueue[tuple[Prior, Spent]] = queue.SimpleQueue()
         self._reload: Path | None = None
         self._wake = threading.Event()
-        self._stopping = self._hurry = False
+        self._stopping = self._hurry = self._ended = False
         self._books = self._opened_books(rules)
         self._control = None
         if options.control is not None:
@@ -176,7 +177,18 @@ class Gateway:
         done: Future[int] = Future()
         self._pushed.put((rules, done))
         self._wake.set()
+        if self._ended:
+            self._refuse_pushed()
         return done.result()
+
+    def _refuse_pushed(self) -> None:
+        """Tell who waits for rules to be in force that they never will be."""
+        while True:
+            try:
+                rules, done = self._pushed.get_nowait()
+            except queue.Empty:
+                return
+            done.set_exception(RulesError(f"{rules.path}: the capture ends"))
 
     # --- the run ------------------------------------------------------------------------
 
@@ -206,6 +218,8 @@ class Gateway:
             if self._control is not None:
                 self._control.close()
             self._counting.join(ENDING_S)
+            self._ended = True
+            self._refuse_pushed()
         self._finish()
 
     def _over(self) -> bool:
@@ -247,10 +261,11 @@ class Gateway:
 
     def _turn_s(self) -> float:
         """When there is next something to decide about the generation in force."""
-        at_ns = self._end_ns + GRACE_NS if self._following else self._end_ns - LEAD_NS
-        if not self._following and self._books is not None and self._books.error is not None:
+        if self._following is not None:
+            return self._conclude_s
+        if self._books is not None and self._books.error is not None:
             return float("inf")
-        return time.monotonic() + (at_ns - time.time_ns()) / SECOND_NS
+        return time.monotonic() + (self._end_ns - LEAD_NS - time.time_ns()) / SECOND_NS
 
     def _window_end_ns(self) -> int:
         """Where the window that we are in ends."""
@@ -263,7 +278,7 @@ class Gateway:
         """Begin a generation, or end one, where it is time to."""
         now_ns = time.time_ns()
         if self._following is not None:
-            if now_ns >= self._end_ns + GRACE_NS:
+            if time.monotonic() >= self._conclude_s:
                 self._conclude()
             return
         if self._reload is not None:
@@ -311,6 +326,9 @@ class Gateway:
 
     def _succeed(self, following: Generation, until_ns: int, done: Future[int] | None) -> None:
         self._end_ns = until_ns
+        # Once it is decided a clock that is set back changes nothing about it.
+        self._conclude_s = time.monotonic() + GRACE_S + max(
+            0, until_ns - time.time_ns()) / SECOND_NS
         self._following = (following, done)
         self._counting.succeed(following, until_ns)
 

@@ -1,0 +1,316 @@
+"""What a live run's books are worth when it dies, or something fails, at the worst of times."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateways import (
+    Frames,
+    booked,
+    expect_sound,
+    packet,
+    rows,
+    running,
+    wait,
+    write_rules,
+)
+
+from tollsplit.engine import journal as journals
+from tollsplit.engine.journal import Journal, Segment, read
+from tollsplit.errors import JournalError, RulesError, TollsplitError
+from tollsplit.gateway import Gateway, Options, session
+from tollsplit.ledger import Ledger
+from tollsplit.rules import load
+
+AT_ONCE = 12
+DIED, FAILED = 70, 71
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_rules(tmp_path, window="1h")
+    return tmp_path
+
+
+# --- death at each step -----------------------------------------------------------------
+
+
+class Fault:
+    """Counts what touches the disk or the ledger; at one of these steps something happens."""
+
+    def __init__(self, step: int, happens: Callable[[], None] | None) -> None:
+        self.passed = 0
+        self._step = step
+        self._happens = happens or (lambda: os._exit(DIED))
+        self._dies = happens is None
+        self._lock = threading.Lock()
+
+    def pass_(self) -> None:
+        with self._lock:
+            self.passed += 1
+            if self.passed == self._step:
+                self._happens()
+
+    def wrap(self, owner: Any, name: str) -> None:
+        """Steps are before a call, and after it too where one dies: what is done has not failed."""
+        call = getattr(owner, name)
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            self.pass_()
+            result = call(*arguments, **named)
+            if self._dies:
+                self.pass_()
+            return result
+
+        setattr(owner, name, wrapped)
+
+
+def scenario(home: Path, step: int, happens: Callable[[], None] | None) -> None:
+    """In a process of its own: two rotations, compactions, deliveries; what was given and what was
+    flushed is noted in octets.
+
+    happens   None: it dies
+    """
+    journals.JOURNAL_SEGMENT_OCTETS = 1  # type: ignore[misc]
+    fault = Fault(step, happens)
+    given = os.open(home / "given", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    flushed = os.open(home / "flushed", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    add = Segment.add
+
+    def noted(self: Segment, generation: Any, counted: Any) -> None:
+        octets = counted.seen[1]
+        add(self, generation, counted)
+        os.write(flushed, b"." * octets)
+
+    Segment.add = noted  # type: ignore[method-assign]
+    for owner, name in ((os, "replace"), (os, "fdatasync"), (os, "fsync"), (Path, "unlink"),
+                        (Ledger, "post")):
+        fault.wrap(owner, name)
+    for owner, name in ((Segment, "seal"), (Segment, "discard"), (Journal, "create")):
+        if happens is None:  # else they fail by what they call
+            fault.wrap(owner, name)
+    frames = Frames()
+    gateway = Gateway(
+        frames, load(home / "rules.toml"),
+        Options(("test0",), 0.02, f"sqlite:///{home}/ledger.db", home / "journal", source="test"))
+    other = load(home / "other.toml")
+
+    def feed() -> None:
+        for number in range(9):
+            os.write(given, b"." * 128)
+            frames.lanes[0].give(packet(time.time_ns(), subscriber=0x0A000000 + number % 4))
+            time.sleep(0.03)
+            if number in (2, 5):
+                with suppress(TollsplitError):
+                    gateway._take_rules((other, load(home / "rules.toml"))[number // 5])
+        gateway.stop()
+
+    threading.Thread(target=feed, daemon=True).start()
+    gateway.run()
+    (home / "steps").write_text(str(fault.passed))
+
+
+def fork(home: Path, step: int, happens: Callable[[], None] | None) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            scenario(home, step, happens)
+        except BaseException:
+            os._exit(FAILED)
+        os._exit(0)
+    return child
+
+
+def fail() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def place_of(home: Path, step: int) -> Path:
+    place = home / str(step)
+    place.mkdir()
+    write_rules(place, "50%", window="1h")
+    (place / "rules.toml").rename(place / "other.toml")
+    write_rules(place, window="1h")
+    return place
+
+
+def each_step(
+    home: Path, happens: Callable[[], None] | None
+) -> Iterator[tuple[int, Path, int]]:
+    """(step, folder, exit status), some of them run at once; step 0: nothing happens."""
+    steps = [0]
+    while steps:
+        now, steps = steps[:AT_ONCE], steps[AT_ONCE:]
+        runs = [(step, place, fork(place, step, happens))
+                for step in now for place in [place_of(home, step)]]
+        for step, place, child in runs:
+            yield step, place, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if not step:
+                steps = list(range(1, int((place / "steps").read_text()) + 1))
+
+
+def kept(home: Path) -> int:
+    """Octets that are in the ledger, or in the journal and not in the ledger."""
+    octets, known = 0, set()
+    with suppress(Exception):
+        octets, known = booked(home), set(rows(home, "SELECT epoch, first_sequence FROM runs"))
+    for path in (home / "journal").glob("*.segment"):
+        with suppress(JournalError):
+            contents = read(path)
+            if (contents.head.epoch, contents.head.first_sequence) not in known:
+                octets += contents.counted.seen[1]
+    return octets
+
+
+def expect_all_is_booked(step: int, home: Path, octets: int) -> None:
+    with running(home) as run:
+        pass
+    assert booked(home) == octets, f"step {step}"
+    expect_sound(home)
+    left = {path.name for path in (home / "journal").iterdir()} - {"test0.lock"}
+    assert not left, f"step {step}: {left}, {run.told}"
+
+
+def test_gateway_that_dies_at_any_step_has_booked_what_it_flushed_once(home: Path) -> None:
+    statuses = []
+    for step, place, status in each_step(home, None):
+        statuses.append(status)
+        assert status in (0, DIED), step
+        octets = kept(place)
+        least, most = (place / "flushed").stat().st_size, (place / "given").stat().st_size
+        assert least <= octets <= most, step
+        expect_all_is_booked(step, place, octets)
+    assert statuses[0] == 0 and statuses.count(DIED) > 50
+
+
+def test_gateway_whose_disk_or_ledger_fails_once_at_any_step_books_all_once(home: Path) -> None:
+    for step, place, status in each_step(home, fail):
+        given = (place / "given").stat().st_size
+        assert status == (0 if given else FAILED), step  # only what cannot begin ends
+        expect_all_is_booked(step, place, given)
+
+
+# --- the journal ------------------------------------------------------------------------
+
+
+def test_journal_that_cannot_be_compacted_counts_nothing_twice(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for entries, and none for a second copy of all of them."""
+    monkeypatch.setattr(journals, "JOURNAL_SEGMENT_OCTETS", 1)
+    monkeypatch.setattr(os, "replace", lambda *paths: fail())
+    with running(home) as run:
+        for _ in range(6):
+            run.frames.lanes[0].give(packet(time.time_ns()))
+            time.sleep(0.06)
+        wait(lambda: run.last.seen.packets == 6)
+    assert booked(home) == 6 * 128
+    assert run.last.unflushed_octets == 0
+    assert 1 <= run.kinds().count("journal") < 4
+    expect_sound(home)
+
+
+@pytest.mark.parametrize("length", [0, 3, 15, 60])
+def test_journal_segment_whose_run_died_over_its_head_is_taken_away(
+    home: Path, length: int
+) -> None:
+    with running(home):
+        [segment] = (home / "journal").glob("*.segment")
+        head = segment.read_bytes()[:length]
+    segment.write_bytes(head)
+    with running(home) as run:
+        pass
+    assert [path.name for path in (home / "journal").iterdir()] == ["test0.lock"]
+    assert not run.told
+
+
+def test_journal_of_two_runs_leaves_each_its_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One looks for leftovers just when the other's segment is there and not locked yet."""
+    lock = journals.fcntl.flock
+    looking = threading.Thread()
+
+    def slow(file: Any, how: int) -> None:
+        nonlocal looking
+        if how & journals.fcntl.LOCK_EX and isinstance(file, int) and not looking.ident and (
+            os.readlink(f"/proc/self/fd/{file}").endswith(".segment")
+        ):
+            looking = threading.Thread(target=lambda: found.extend(other.leftovers()))
+            looking.start()
+            looking.join(0.3)
+        lock(file, how)
+
+    found: list[Path] = []
+    with closing(Journal(home / "journal", ("a",))) as one, \
+            closing(Journal(home / "journal", ("b",))) as other:
+        monkeypatch.setattr(journals.fcntl, "flock", slow)
+        segment = one.create(journals.Head("s", "e", 0, "tollsplit", load(home / "rules.toml")))
+        looking.join(5)
+        assert segment.path.exists() and not found
+        segment.discard()
+
+
+# --- the run ----------------------------------------------------------------------------
+
+
+def test_gateway_clock_that_steps_back_over_a_change_of_rules_delays_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instant at which a generation was to end lies an hour ahead then."""
+    step_ns = 0
+    real = time.time_ns
+    monkeypatch.setattr(session.time, "time_ns", lambda: real() + step_ns)
+    other = load_other(home)
+    with running(home, load(home / "rules.toml")) as run:
+        succeed = run.gateway._counting.succeed
+
+        def stepping(following: Any, until_ns: int) -> None:
+            nonlocal step_ns
+            succeed(following, until_ns)
+            step_ns = -3600 * 10**9
+
+        run.gateway._counting.succeed = stepping  # type: ignore[method-assign]
+        threading.Thread(target=run.gateway._take_rules, args=(other,), daemon=True).start()
+        wait(lambda: "clock_step" in run.kinds())
+        run.frames.lanes[0].give(packet(real() + step_ns))
+        wait(lambda: "rules" in run.kinds(), 3)
+        wait(lambda: run.last.seen.packets == 1 and run.last.unflushed_octets == 0, 3)
+    assert booked(home) == 128
+    expect_sound(home)
+
+
+def load_other(home: Path) -> Any:
+    place = home / "other"
+    place.mkdir()
+    return write_rules(place, "50%", window="1h")
+
+
+def test_gateway_that_ends_refuses_rules_that_wait(home: Path) -> None:
+    """They came while it counted what was left: who pushed them is told, and does not wait."""
+    other = load_other(home)
+    answers: list[object] = []
+
+    def push() -> None:
+        try:
+            answers.append(run.gateway._take_rules(other))
+        except RulesError as error:
+            answers.append(error)
+
+    with running(home) as run:
+        run.gateway.stop()
+        wait(lambda: not run.gateway._counting.running)
+        for _ in range(2):
+            threading.Thread(target=push, daemon=True).start()
+    push_late = threading.Thread(target=push, daemon=True)
+    push_late.start()
+    wait(lambda: len(answers) == 3, 3)
+    assert all(isinstance(answer, RulesError) and "ends" in str(answer) for answer in answers)
