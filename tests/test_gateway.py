@@ -498,14 +498,14 @@ def test_gateway_full_disk_keeps_counting_and_catches_up(
 def test_journal_segment_is_read_as_far_as_it_is_whole(home: Path) -> None:
     """Cut anywhere: what is read is what whole entries hold, and nothing raises but at the head."""
     with running(home, write_rules(home, window="1h")) as run:
-        for _ in range(3):
+        for number in range(3):
             run.frames.lanes[0].give(packet(time.time_ns()))
-            time.sleep(0.1)
+            wait(lambda number=number: run.last.seen.packets > number)  # type: ignore[misc]
         [segment] = (home / "journal").glob("*.segment")
         octets = segment.read_bytes()
     cut = home / "cut.segment"
     found = []
-    for length in range(0, len(octets) + 1, 7):
+    for length in (*range(0, len(octets), 7), len(octets)):
         cut.write_bytes(octets[:length])
         try:
             contents = read(cut)

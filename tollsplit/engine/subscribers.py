@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from socket import inet_ntoa
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from tollsplit.rules.rule import Pool, RuleSet
 KIND_IPV4, KIND_IPV6, KIND_GTP_TEID, KIND_VLAN, KIND_PPPOE, KIND_MAC = range(6)
 FIELDS = ("kind", "hi", "lo", "pool", "tenure")
 INTERNED = 1 << 32  # added to the number of an interned subscriber; addresses lie below
+NAMES_KEPT = 1024
 BEHIND_ADDRESSES = 1 << 33  # an address and the interned keys before it: less than 2^32 + 2^31
 
 
@@ -52,9 +52,9 @@ class Subscribers:
         self._holders = [
             holders(p) if p.tenures and not p.held_by_packet else None for p in rules.pools
         ]
-        # the records of one subscriber follow each other
-        self.name = lru_cache(maxsize=1024)(self._name)
-        self.account = lru_cache(maxsize=1024)(self._account)
+        # The records of one subscriber follow each other. Not lru_cache: over a method of ours it
+        # would be a cycle, and keep a live run's columns until somebody collects those.
+        self._names: dict[int, tuple[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -68,21 +68,33 @@ class Subscribers:
         kind, hi, lo, pool, tenure = (int(row[field]) for field in FIELDS)
         return kind, hi, lo, pool, tenure
 
-    def _name(self, index: int) -> str:
-        kind, hi, lo, pool, _ = self._row(index)
-        return name(kind, hi, lo, self.rules.pools[pool - 1])
+    def name(self, index: int) -> str:
+        return self._named(index)[0]
 
-    def _account(self, index: int) -> str:
+    def account(self, index: int) -> str:
         """Who held the subscriber's address; the subscriber itself where nobody did."""
+        return self._named(index)[1]
+
+    def _named(self, index: int) -> tuple[str, str]:
+        """Name and account."""
+        found = self._names.get(index)
+        if found is None:
+            if len(self._names) >= NAMES_KEPT:
+                self._names.clear()
+            kind, hi, lo, pool, _ = self._row(index)
+            shown = name(kind, hi, lo, self.rules.pools[pool - 1])
+            found = self._names[index] = shown, self._account(index) or shown
+        return found
+
+    def _account(self, index: int) -> str | None:
+        """Who the directory says held it; None: nobody."""
         kind, hi, lo, pool, tenure = self._row(index)
         if tenure:
             return self._compiled.tenures[tenure - 1].account
         holder = self._holders[pool - 1]
         if holder is not None and kind in (KIND_IPV4, KIND_IPV6):
-            account = holder(4, lo) if kind == KIND_IPV4 else holder(6, hi << 64 | lo)
-            if account is not None:
-                return account
-        return self.name(index)
+            return holder(4, lo) if kind == KIND_IPV4 else holder(6, hi << 64 | lo)
+        return None
 
     def pools(self) -> np.ndarray:
         """u2[len], the pool of each, from 1 on."""
@@ -99,7 +111,7 @@ class Subscribers:
         # A plain address that no directory names is its own account.
         octets = self._members.astype(">u4").tobytes()
         return [
-            inet_ntoa(octets[4 * i : 4 * i + 4]) if plain else self._account(i)
+            inet_ntoa(octets[4 * i : 4 * i + 4]) if plain else self.account(i)
             for i, plain in enumerate(direct.tolist())
         ]
 
