@@ -62,7 +62,7 @@ def open_ledger(
             raise LedgerError(
                 f"{scheme}://: {error}; install psycopg: pip install 'tollsplit[postgres]'"
             ) from error
-        return Ledger(Postgres(url, create=create, wait_s=wait_s), clock_ns)
+        return Ledger(Postgres(url, create=create, clock_ns=clock_ns, wait_s=wait_s), clock_ns)
     if scheme != "sqlite" or not path.startswith("/") or path[1:] in ("", ":memory:"):
         # Whatever it is, it may hold a password.
         got = f"{scheme}://…" if colon else "no URL"
@@ -70,4 +70,4 @@ def open_ledger(
             "ledger: expected sqlite:///PATH, the path of its file, or "
             f"postgresql://USER@HOST:PORT/DATABASE, got {got}"
         )
-    return Ledger(Sqlite(url, path[1:], create=create, wait_s=wait_s), clock_ns)
+    return Ledger(Sqlite(url, path[1:], create=create, clock_ns=clock_ns, wait_s=wait_s), clock_ns)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
@@ -15,6 +15,7 @@ from . import account as accounts
 from . import event, hold, transfer
 from .account import AccountKind
 from .booking import Booking
+from .chain import Chain
 from .hold import Held, Hold
 from .statement import Statement, state
 from .store import Balance, Receipt, Row, Run, Store, instant_at
@@ -34,6 +35,8 @@ class Ledger:
     def __init__(self, store: Store, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._store = store
         self._clock_ns = clock_ns
+        self._chain = Chain(store)
+        self._is_writing = False
         # What was asked for the run that is being worked out, and the answers: they must still
         # hold when it is posted, or two runs at once could use up the same quota twice.
         self._asked: list[tuple[Row, Callable[[], object], object]] = []
@@ -58,7 +61,29 @@ class Ledger:
 
     def atomic(self) -> AbstractContextManager[None]:
         """What is done inside is one transaction: all of it or nothing."""
-        return self._store.writing()
+        return self._writing()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction; what is written in it is chained when the outermost one ends."""
+        if self._is_writing:
+            mark = self._chain.mark()
+            try:
+                with self._store.writing():
+                    yield
+            except BaseException:
+                self._chain.undo(mark)
+                raise
+            return
+        with self._store.writing():
+            self._is_writing = True
+            try:
+                yield
+                with self._store.writing():  # refused where the transaction is gone by now
+                    self._chain.write()
+            finally:
+                self._is_writing = False
+                self._chain.clear()
 
     # --- what earlier runs used up ------------------------------------------------------
 
@@ -161,14 +186,17 @@ class Ledger:
         to the operator's revenue. Raises LedgerError, also where the key was booked with other
         contents; IdentityError where records don't add up.
         """
-        with self._store.writing():
+        with self._writing():
             self._store.serialise()
             booked = self._booked(run)
             booking = Booking(self._store, run)
             if booked is None:
                 self._expect_new_captures(run)
                 self._expect_answers_hold()
-                receipt = booking.write(records, charges, self._clock_ns())
+                now_ns = self._clock_ns()
+                receipt = booking.write(records, charges, now_ns)
+                self._chain.accounts(booking.opened, now_ns)
+                self._chain.add("transaction", receipt.transaction, now_ns, booking.content)
             else:
                 receipt, fingerprint = booked
                 booking.read(records, charges)
@@ -211,8 +239,8 @@ class Ledger:
 
     def record_events(self, events: Iterable[Event]) -> int:
         """Keep events that are new, all of them or none; says how many were."""
-        with self._store.writing():
-            return event.record(self._store, events)
+        with self._writing():
+            return event.record(self._store, self._chain, events, self._clock_ns())
 
     # --- accounts, transfers, holds -------------------------------------------------------
 
@@ -227,23 +255,28 @@ class Ledger:
         Usage and charges open accounts of payers by themselves, without a floor. Raises
         StateError where it is there and is another, LedgerError.
         """
-        with self._store.writing():
+        with self._writing():
             accounts.open_account(self._store, account, unit, kind, floor)
-            return accounts.balance(self._store, account, unit)
+            return self._changed(account, unit)
 
     def set_floor(self, account: str, unit: str, floor: int | None) -> Balance:
         """Move an account's floor. Raises OverdraftError where it is below that already."""
-        with self._store.writing():
+        with self._writing():
             accounts.set_floor(self._store, account, unit, floor)
-            return accounts.balance(self._store, account, unit)
+            return self._changed(account, unit)
 
     def close_account(self, account: str, unit: str) -> Balance:
         """Close an account: nothing is posted to it or held of it any more. Raises StateError
         while something is held.
         """
-        with self._store.writing():
+        with self._writing():
             accounts.close(self._store, account, unit)
-            return accounts.balance(self._store, account, unit)
+            return self._changed(account, unit)
+
+    def _changed(self, account: str, unit: str) -> Balance:
+        numbers = accounts.numbers(self._store, [(account, unit)])
+        self._chain.accounts(numbers.values(), self._clock_ns())
+        return accounts.balance(self._store, account, unit)
 
     def transfer(self, asked: Transfer) -> Posted:
         """Book one transfer. The same again changes nothing and is told when it was booked.
@@ -257,8 +290,8 @@ class Ledger:
     def transfer_all(self, asked: Iterable[Transfer]) -> list[Posted]:
         """Book many transfers, all of them or none, as if one after the other. As `transfer`."""
         entries = [transfer.entry_of(one) for one in asked]
-        with self._store.writing():
-            return transfer.book(self._store, entries, self._clock_ns())
+        with self._writing():
+            return transfer.book(self._store, self._chain, entries, self._clock_ns())
 
     def reverse(
         self, transaction: int, key: str, description: str = "",
@@ -272,17 +305,17 @@ class Ledger:
         stays booked, its records stay. Raises StateError where it was reversed before or is a
         reversal itself, and as `transfer`.
         """
-        with self._store.writing():
+        with self._writing():
             entry = transfer.reversal(self._store, transaction, key, description, provenance)
-            return transfer.book(self._store, [entry], self._clock_ns())[0]
+            return transfer.book(self._store, self._chain, [entry], self._clock_ns())[0]
 
     def hold(self, asked: Hold) -> Held:
         """Set an amount aside. The same again is told what became of it.
 
         Raises as `transfer`.
         """
-        with self._store.writing():
-            return hold.place(self._store, asked, self._clock_ns())
+        with self._writing():
+            return hold.place(self._store, self._chain, asked, self._clock_ns())
 
     def capture(
         self, key: str, kind: str, postings: Iterable[Posting], description: str = "",
@@ -295,15 +328,16 @@ class Ledger:
         The same again changes nothing. Raises StateError where the hold was voided or has expired,
         and as `transfer`.
         """
-        with self._store.writing():
+        with self._writing():
             return hold.capture(
-                self._store, key, tuple(postings), kind, description, provenance, self._clock_ns()
-            )
+                self._store, self._chain, key, tuple(postings), kind, description, provenance,
+                self._clock_ns(),
+            )  # fmt: skip
 
     def void(self, key: str) -> Held:
         """Release a hold, unless it was captured: StateError."""
-        with self._store.writing():
-            return hold.void(self._store, key, self._clock_ns())
+        with self._writing():
+            return hold.void(self._store, self._chain, key, self._clock_ns())
 
     def expire_holds(self) -> int:
         """Release holds whose time is over; says how many. What has expired is never captured,
@@ -311,8 +345,8 @@ class Ledger:
         """
         expired = 0
         while True:
-            with self._store.writing():
-                count = hold.expire(self._store, self._clock_ns())
+            with self._writing():
+                count = hold.expire(self._store, self._chain, self._clock_ns())
             expired += count
             if not count:
                 return expired

@@ -15,6 +15,7 @@ from ..limits import LEDGER_BATCH_RECORDS
 from ..model import Charge, UsageRecord
 from . import account
 from .account import Key
+from .chain import booked_digest, transaction_content
 from .store import (
     OCTET,
     OPERATOR,
@@ -39,6 +40,8 @@ class Booking:
 
     def __init__(self, store: Store, run: Run) -> None:
         self.fingerprint = Fingerprint(run)
+        self.opened: list[int] = []  # accounts that the run may have made
+        self.content = ""  # what its transaction's link covers
         self._store = store
         self._run = run
         # Without gaps, in the order of booking: what came before a run is told by its number.
@@ -51,6 +54,8 @@ class Booking:
         self._totals: dict[str, int] = defaultdict(int)  # unit → what payers lose
         # unit → denominator → sum of numerators
         self._remainders: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._postings: list[Row] = []  # account, unit, amount, by account and unit
+        self._carried: list[Row] = []  # unit, amount, what is carried on, by unit
         self._ns = cache(instant_ns)  # windows and days are few
 
     def read(self, records: Iterable[UsageRecord], charges: Iterable[Charge]) -> None:
@@ -167,9 +172,15 @@ class Booking:
     def _open(self, sql: str, names: Collection[Key], kind: str) -> None:
         """Know the accounts of those names, made where they are not there."""
         new = [name for name in dict.fromkeys(names) if name not in self._accounts]
-        if new:
-            self._store.write(sql, [(*name, kind) for name in sorted(new)])
-            self._accounts.update(account.numbers(self._store, new))
+        if not new:
+            return
+        known = account.numbers(self._store, new)
+        if opened := sorted(set(new) - known.keys()):
+            self._store.write(sql, [(*name, kind) for name in opened])
+            made = account.numbers(self._store, opened)
+            self.opened += made.values()
+            known.update(made)
+        self._accounts.update(known)
 
     def _write_usage(self, rows: list[Row], shares: list[Row]) -> None:
         store, number = self._store, self._number
@@ -223,7 +234,6 @@ class Booking:
     def _apply(self) -> None:
         """Change the balances; accounts are locked in the order of their names, as everywhere."""
         store, transaction = self._store, self._transaction
-        changed = 0
         for name, unit, state, balance, floor, amount in store.rows(
             _LOCKED + store.locking("a"), transaction
         ):
@@ -234,8 +244,8 @@ class Booking:
                     f'{store.url}: account "{name}" ({unit}): {balance + amount} would be below '
                     f"{floor}"
                 )
-            changed += 1
-        if store.write(_APPLY, [(transaction,)]) != changed:
+            self._postings.append((name, unit, amount))
+        if store.write(_APPLY, [(transaction,)]) != len(self._postings):
             raise OverdraftError(f"{store.url}: an account is closed or would be below its floor")
 
     def _carry(self, unit: str) -> int:
@@ -249,9 +259,9 @@ class Booking:
         for (carried,) in self._store.rows(_CARRIED, its):
             before = Fraction(carried)
         whole = math.floor(before + amount)
-        self._store.write(
-            _REMAINDER, [(self._number, its, str(amount), str(before + amount - whole))]
-        )
+        texts = str(amount), str(before + amount - whole)
+        self._store.write(_REMAINDER, [(self._number, its, *texts)])
+        self._carried.append((unit, *texts))
         return whole
 
     def _post(self, name: str, unit: str, kind: str, amount: int) -> None:
@@ -269,10 +279,15 @@ class Booking:
                 "already, in a batch that begins elsewhere"
             )
         write = self._store.write
-        write(_TRANSACTION, [(
-            transaction, run.idempotency_key, self.fingerprint.digest(), now_ns,
-            f"usage of {run.title}",
-        )])  # fmt: skip
+        key, fingerprint, description = (
+            run.idempotency_key, self.fingerprint.digest(), f"usage of {run.title}",
+        )  # fmt: skip
+        write(_TRANSACTION, [(transaction, key, fingerprint, now_ns, description)])
+        booked = booked_digest(
+            number, run.program, description, [name for name, _ in run.captures],
+            self._postings, self._carried,
+        )  # fmt: skip
+        self.content = transaction_content(key, fingerprint, now_ns, booked)
         write(_RUN, [(
             number, transaction, *run.key, self._records, self._charges, self._first_packet_ns,
             run.rules_version, run.layer, run.at, run.program,

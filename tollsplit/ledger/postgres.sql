@@ -237,3 +237,44 @@ CREATE TRIGGER holds_stay BEFORE DELETE OR TRUNCATE ON holds
 EXECUTE FUNCTION refuse('holds are resolved, not deleted');
 CREATE TRIGGER events_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON events
 EXECUTE FUNCTION refuse('events are append-only');
+
+-- version 3
+
+-- What was written, in order: a link for every row that is written once, and one for every change
+-- of an account's terms. Each digest covers the one before it.
+CREATE TABLE chain (
+    number  BIGINT PRIMARY KEY,  -- from 1, without gaps
+    at_ns   BIGINT NOT NULL,  -- never before the link before it
+    -- 'ledger', 'account', 'transaction', 'hold', 'resolution', 'event' or 'period'
+    kind    TEXT COLLATE "C" NOT NULL,
+    subject BIGINT NOT NULL,  -- id of the row that it is about
+    content TEXT COLLATE "C",  -- JSON of what the row said then, where such rows change
+    digest  BYTEA NOT NULL  -- SHA-256
+);
+CREATE INDEX chain_of_accounts ON chain (subject) WHERE kind = 'account';
+CREATE INDEX chain_of_events ON chain (subject) WHERE kind = 'event';
+
+-- Periods that were closed, one after the other. What is signed stands in `head`.
+CREATE TABLE periods (
+    id         BIGINT PRIMARY KEY,
+    period     TEXT COLLATE "C" NOT NULL UNIQUE,  -- '2026-11', or '2026-11-03'
+    head       TEXT COLLATE "C" NOT NULL,  -- JSON
+    public_key TEXT COLLATE "C" NOT NULL,  -- Ed25519, hexadecimal
+    signature  TEXT COLLATE "C" NOT NULL  -- of the head, hexadecimal
+);
+
+-- What each account's period comes to. Sorted by their names they are the leaves of the tree
+-- whose root is signed.
+CREATE TABLE leaves (
+    period_id  BIGINT NOT NULL REFERENCES periods (id),
+    account    TEXT COLLATE "C" NOT NULL,  -- its name
+    digest     TEXT COLLATE "C" NOT NULL,  -- SHA-256 of the leaf, hexadecimal
+    PRIMARY KEY (period_id, account)
+);
+
+CREATE TRIGGER chain_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON chain
+EXECUTE FUNCTION refuse('links are append-only');
+CREATE TRIGGER periods_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON periods
+EXECUTE FUNCTION refuse('closed periods are append-only');
+CREATE TRIGGER leaves_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON leaves
+EXECUTE FUNCTION refuse('leaves are append-only');

@@ -14,6 +14,7 @@ from ..errors import IdempotencyError, IdentityError, LedgerError, MissingError,
 from ..model import Posting
 from . import account
 from .account import Key
+from .chain import Chain, transaction_content
 from .store import Row, Store, among, digest_of, instant_at
 
 # Kinds that the ledger itself gives.
@@ -98,7 +99,7 @@ def entry_of(transfer: Transfer) -> Entry:
     return Entry(transfer, key_of(transfer.key))
 
 
-def book(store: Store, entries: Sequence[Entry], now_ns: int) -> list[Posted]:
+def book(store: Store, chain: Chain, entries: Sequence[Entry], now_ns: int) -> list[Posted]:
     """Book all of them or none, as if one after the other; what was booked before is told."""
     for entry in entries:
         _check(entry)
@@ -122,6 +123,7 @@ def book(store: Store, entries: Sequence[Entry], now_ns: int) -> list[Posted]:
             )
         if booked == number:
             new.append((number, entry))
+            chain.add("transaction", number, now_ns, transaction_content(key, fingerprint, now_ns))
         posted.append(Posted(booked == number, booked, instant(at)))
     _post(store, new)
     return posted

@@ -10,7 +10,7 @@ from fractions import Fraction
 from itertools import islice
 
 from ..limits import LEDGER_BATCH_RECORDS, VERIFY_FINDINGS_MAX
-from . import event, hold, transfer
+from . import chain, event, hold, transfer
 from .store import OCTET, REMAINDER, Fingerprint, Part, Run, Store
 
 
@@ -58,6 +58,7 @@ def verify(store: Store) -> Verification:
                 ("transfers are as they were asked for", "transactions", transfer.astray),
                 ("holds are as they were asked for and resolved", "holds", hold.astray),
                 ("events are those that were recorded", "events", event.astray),
+                ("rows are those that were chained, in order", "chain", chain.astray),
             )
         ),
     )
