@@ -19,13 +19,14 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 import tollsplit  # noqa: E402 - the path comes first
 
-pytest_plugins = ["databases"]
+pytest_plugins = ["databases", "proofs"]
 
 # Modules that never reach the core (money, the texts of rules), or measure a process of their own:
 # one run of them, on the release build, says all there is to say.
 BEYOND_THE_CORE = (
     "test_benchmarks", "test_docs", "test_house", "test_ledger", "test_live", "test_memory",
-    "test_metrics", "test_rating", "test_report", "test_rules", "test_verify", "test_view",
+    "test_metrics", "test_proof", "test_rating", "test_report", "test_rules", "test_verify",
+    "test_view",
 )
 
 

@@ -9,10 +9,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from .output import FORMATS, Output
 
 if TYPE_CHECKING:
-    from ..ledger import Statement
+    from ..ledger import Ledger, Statement
 
 _COLUMNS = (
     "line", "day", "rule", "records", "uplink_packets", "uplink_octets", "downlink_packets",
@@ -33,16 +34,25 @@ _COLUMNS = (
               help="How the result is written.")
 @click.option("--output", metavar="FILE", type=click.Path(path_type=Path),
               help="Write the result to FILE; it appears only when it is whole.")
+@click.option("--proof", "proof", metavar="FILE", type=click.Path(path_type=Path),
+              help="Of a closed period: show what was booked in it, and write to FILE what proves "
+                   "it.")
 def statement(
-    url: str, account: str | None, period: str | None, zone: str, form: str, output: Path | None
+    url: str, account: str | None, period: str | None, zone: str, form: str, output: Path | None,
+    proof: Path | None,
 ) -> None:
     """Show what an account used and owes, by day, rule and tariff.
 
     For each unit the closing balance is the opening balance less what was used or charged. A
     balance falls as the account uses octets and owes money.
 
+    Lines are of the period's days, whenever they were booked. With --proof they are what was
+    booked in the period, whatever its days: late usage stands in the period that booked it. Its
+    zone is the one in which the period was closed.
+
     \b
-    Exit codes: 0 done, 1 failed (no such ledger, account or period), 2 usage.
+    Exit codes: 0 done, 1 failed (no such ledger, account or period), 2 usage, 4 the books do not
+    balance.
 
     \b
     Example:
@@ -51,7 +61,10 @@ def statement(
     from ..ledger import open_ledger
 
     with open_ledger(url, create=False) as book:
-        found = book.statement(account, period, zone)
+        if proof is None:
+            found = book.statement(account, period, zone)
+        else:
+            found = _prove(book, account, period, proof)
     with Output(output, form) as result:
         if form == "json":
             text = json.dumps(document(found), indent=1, ensure_ascii=False) + "\n"
@@ -70,6 +83,16 @@ def statement(
             from .table import print_statement
 
             result.write_text(lambda stream: print_statement(found, stream))
+
+
+def _prove(book: Ledger, account: str | None, period: str | None, path: Path) -> Statement:
+    """The statement of what was booked in a closed period, whose proof is written."""
+    if account is None or period is None:
+        raise UsageError("--proof: expected --account and --period beside it")
+    proved = book.prove(account, period)
+    with Output(path, "json") as result:
+        result.write_text(lambda stream: _write(stream, proved.text))
+    return proved.statement
 
 
 def _write(stream: IO[str], text: str) -> None:

@@ -10,6 +10,8 @@ from ..limits import LEDGER_WAIT_S
 from .account import AccountKind
 from .book import Ledger
 from .hold import Held, Hold
+from .period import Head, SignedHead
+from .proof import Proof
 from .rating import rate
 from .sqlite import Sqlite
 from .statement import ChargeLine, Entry, Statement, UsageLine
@@ -24,13 +26,16 @@ __all__ = [
     "ChargeLine",
     "Check",
     "Entry",
+    "Head",
     "Held",
     "Hold",
     "Ledger",
     "Posted",
+    "Proof",
     "Provenance",
     "Receipt",
     "Run",
+    "SignedHead",
     "Statement",
     "Teller",
     "Transfer",

@@ -12,11 +12,14 @@ from typing import TypeVar
 from ..errors import LedgerError
 from ..model import Charge, Event, Posting, UsageRecord
 from . import account as accounts
-from . import event, hold, transfer
+from . import event, hold, proof, transfer
+from . import period as periods
 from .account import AccountKind
 from .booking import Booking
 from .chain import Chain
 from .hold import Held, Hold
+from .period import SignedHead, Signs
+from .proof import Proof
 from .statement import Statement, state
 from .store import Balance, Receipt, Row, Run, Store, instant_at
 from .transfer import NO_PROVENANCE, Posted, Provenance, Transfer
@@ -387,10 +390,48 @@ class Ledger:
         with self._store.reading():
             return state(self._store, account, period, zone)
 
-    def verify(self) -> Verification:
-        """Recompute everything from the rows; says what was checked and what is wrong."""
+    # --- proof --------------------------------------------------------------------------
+
+    def close_period(self, period: str, signer: Signs, zone: str | None = None) -> SignedHead:
+        """Close a month ("2026-11") or a day ("2026-11-03") that is over, and sign what it comes
+        to. What is booked from then on belongs to later periods, whatever the clock says.
+
+        zone  whose months and days count; None: as before, UTC for the first period
+
+        Periods follow each other without gaps. Raises StateError where this one is not over, is
+        closed, or does not follow the last one; LedgerError.
+        """
         with self._store.reading():
-            return verify(self._store)
+            found = periods.sum_up(self._store, period, zone)
+        with self._writing():
+            return periods.close(
+                self._store, self._chain, found, period, zone, signer, self._clock_ns()
+            )
+
+    def closed_periods(self) -> list[SignedHead]:
+        """In order."""
+        with self._store.reading():
+            return periods.read(self._store)
+
+    def prove(self, account: str, period: str) -> Proof:
+        """What was booked of an account in a closed period, and how it leads to what was signed.
+
+        Raises MissingError where the period is not closed or the account is not in it;
+        IdentityError where the rows are not those that were signed.
+        """
+        with self._store.reading():
+            return proof.make(self._store, account, period)
+
+    def verify(
+        self, heads: Sequence[SignedHead] = (), public_key: str | None = None
+    ) -> Verification:
+        """Recompute everything from the rows; says what was checked and what is wrong.
+
+        heads       that were kept elsewhere: the ledger has to go on from them
+        public_key  of whom closed periods have to be signed by, hexadecimal; None: all by one
+        """
+        with self._store.reading():
+            return verify(self._store, heads, public_key)
 
 
 _BOOKED = """

@@ -133,12 +133,15 @@ def last_before(store: Store, instant_ns: int) -> int:
     low, (high, _, _) = 0, head(store)
     while low < high:
         middle = (low + high + 1) // 2
-        ((at_ns,),) = store.rows("SELECT at_ns FROM chain WHERE number = ?", middle)
-        low, high = (middle, high) if at_ns < instant_ns else (low, middle - 1)
+        is_before = all(at_ns < instant_ns for (at_ns,) in store.rows(_TIME, middle))
+        low, high = (middle, high) if is_before else (low, middle - 1)
     return low
 
 
 def digest_at(store: Store, number: int) -> bytes | None:
+    """A link's digest; None where there is no such link."""
+    if number == 0:
+        return START
     for (digest,) in store.rows("SELECT digest FROM chain WHERE number = ?", number):
         return bytes(digest)
     return None
@@ -292,6 +295,7 @@ def _content(store: Store, link: Link, columns: Row) -> str | None:
 
 
 _HEAD = "SELECT number, at_ns, digest FROM chain ORDER BY number DESC LIMIT 1"
+_TIME = "SELECT at_ns FROM chain WHERE number <= ? ORDER BY number DESC LIMIT 1"
 _CHANGED_ACCOUNTS = "SELECT id, name, unit, kind, state, floor FROM accounts WHERE id IN ({})"
 _LAST_TERMS = """
     SELECT subject, content FROM chain WHERE kind = 'account' AND subject IN ({})

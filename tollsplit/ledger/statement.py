@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..errors import LedgerError
-from .store import OCTET, PAYERS, Row, Store, currency_of, instant_at, unit_of
+from .store import OCTET, PAYERS, Row, Store, currency_of, instant_at, instant_ns, unit_of
 
 # Since 1972 clocks everywhere are set off by whole quarters of an hour: days begin with one.
 _QUARTER_NS = 900 * 1_000_000_000
@@ -175,6 +175,21 @@ def _days(period: str | None) -> tuple[date | None, date | None]:
     raise LedgerError(
         f'period: expected a month as "2026-11" or a day as "2026-11-03", got "{period}"'
     )
+
+
+def bounds_ns(period: str, zone: str) -> tuple[int, int]:
+    """Start and end of a month or day of a zone, in ns. Raises LedgerError."""
+    calendar = _Calendar(zone, period)
+    assert calendar.start is not None and calendar.end is not None
+    return instant_ns(calendar.start), instant_ns(calendar.end)
+
+
+def days_of(
+    period: str, zone: str
+) -> tuple[datetime | None, datetime | None, Callable[[int], date]]:
+    """A period's start and end, and what says on which day an instant in ns is."""
+    calendar = _Calendar(zone, period)
+    return calendar.start, calendar.end, lambda instant: calendar.day(instant // _QUARTER_NS)
 
 
 def _usage(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 
 from ..limits import LEDGER_BATCH_RECORDS, VERIFY_FINDINGS_MAX
-from . import chain, event, hold, transfer
-from .store import OCTET, REMAINDER, Fingerprint, Part, Run, Store
+from . import chain, event, hold, period, transfer
+from .period import SignedHead
+from .store import OCTET, REMAINDER, Fingerprint, Part, Run, Store, instant_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +42,28 @@ class Verification:
         return tuple(finding for check in self.checks for finding in check.findings)
 
 
-def verify(store: Store) -> Verification:
+def verify(store: Store, heads: Sequence[SignedHead], public_key: str | None) -> Verification:
     """Check every figure of a ledger; see the names of the checks for which."""
-    return Verification(
-        store.url,
-        tuple(
-            _check(store, name, table, findings)
-            for name, table, findings in (
-                ("file, keys and schema are intact", None, _integrity),
-                ("transactions sum to zero per unit", "transactions", _sums),
-                ("balances are the sums of postings, not below floors", "accounts", _balances),
-                ("records' octets are split among payers", "usage_records", _splits),
-                ("usage and charges are posted", "postings", _posted),
-                ("remainders are carried and paid", "remainders", _remainders),
-                ("runs are complete", "runs", _complete),
-                ("runs are as they were booked", "runs", _as_booked),
-                ("transfers are as they were asked for", "transactions", transfer.astray),
-                ("holds are as they were asked for and resolved", "holds", hold.astray),
-                ("events are those that were recorded", "events", event.astray),
-                ("rows are those that were chained, in order", "chain", chain.astray),
-            )
-        ),
-    )
+    checks: list[tuple[str, str | None, Callable[[Store], Iterator[str]]]] = [
+        ("file, keys and schema are intact", None, _integrity),
+        ("transactions sum to zero per unit", "transactions", _sums),
+        ("balances are the sums of postings, not below floors", "accounts", _balances),
+        ("records' octets are split among payers", "usage_records", _splits),
+        ("usage and charges are posted", "postings", _posted),
+        ("remainders are carried and paid", "remainders", _remainders),
+        ("runs are complete", "runs", _complete),
+        ("runs are as they were booked", "runs", _as_booked),
+        ("transfers are as they were asked for", "transactions", transfer.astray),
+        ("holds are as they were asked for and resolved", "holds", hold.astray),
+        ("events are those that were recorded", "events", event.astray),
+        (f"rows are those that were chained, in order{_since(store)}", "chain",
+         chain.astray),
+        ("closed periods are as they were signed", "periods",
+         partial(period.astray, public_key=public_key)),
+        *((f"it goes on from the head of {signed.head.title} that was kept elsewhere", None,
+           partial(period.kept_elsewhere, signed=signed)) for signed in heads),
+    ]
+    return Verification(store.url, tuple(_check(store, *check) for check in checks))
 
 
 def _check(
@@ -73,6 +75,16 @@ def _check(
     found = findings(store)
     listed = tuple(islice(found, VERIFY_FINDINGS_MAX))
     return Check(name, rows, listed, sum(1 for _ in found))
+
+
+def _since(store: Store) -> str:
+    found = chain.genesis(store)
+    if found is None or not found.adopted:
+        return ""
+    return (
+        f"; chained since {instant_at(found.since_ns):%Y-%m-%dT%H:%M:%SZ}, when {found.adopted:,} "
+        "rows were chained as they were found"
+    )
 
 
 def _integrity(store: Store) -> Iterator[str]:

@@ -1,0 +1,379 @@
+"""Proof: whatever was tampered with, in the ledger or in a proof, is found and named."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bookings import DAY3, MONEY, record, run_of
+from databases import Database, Refused, SqliteFile
+from proofs import (
+    REACHED,
+    SPONSOR,
+    Clock,
+    book_november,
+    closed,
+    moved,
+)
+
+from tollsplit.errors import ProofError
+from tollsplit.ledger import Ledger, Transfer, chain, open_ledger, proof, transfer
+from tollsplit.ledger.signing import Signer, is_signed, make_keys, read_signer
+
+# --- the ledger was tampered with -------------------------------------------------------
+
+# A statement, and what is named. Forgers are as clever as each statement is.
+TAMPERING = [
+    ("UPDATE postings SET amount = amount * 2 WHERE transaction_id = 2", "transaction 2: it is"),
+    ("DELETE FROM postings WHERE transaction_id = 2", "period 1 (2026-11): root"),
+    ("UPDATE transactions SET fingerprint = 'sha256:0' WHERE id = 3", "transaction 3 is not"),
+    ("UPDATE transactions SET created_at_ns = 5 WHERE id = 2", ": transaction 2 is not the one"),
+    ("UPDATE transactions SET description = 'x' WHERE id = 1", "transaction 1 is not the one"),
+    ("DELETE FROM transactions WHERE id = 5", "transaction 5 is missing"),
+    ("INSERT INTO transactions (id, kind, idempotency_key, fingerprint, created_at_ns, "
+     "description) VALUES (77, 'gift', 'k', 'f', 1, '')", "transaction 77: it has 0 links"),
+    ("UPDATE runs SET program = 'another'", "transaction 1 is not the one that was chained"),
+    ("DELETE FROM runs", "transaction 1 is not the one that was chained"),
+    ("UPDATE captures SET name = 'other.pcap'", "transaction 1 is not the one that was chained"),
+    ("DELETE FROM captures", "the fingerprint differs"),
+    ("UPDATE sponsors SET identity = 'shop-co'", "the fingerprint differs"),
+    ("DELETE FROM sponsors", "the fingerprint differs"),
+    ("UPDATE usage_records SET subscriber = '10.0.0.9'", 'account "sponsor:video-co": its records'),
+    ("DELETE FROM usage_records WHERE sequence = 1", 'account "alice": its records'),
+    ("UPDATE usage_shares SET octets = 600", 'account "sponsor:video-co": its records'),
+    ("DELETE FROM usage_shares WHERE sequence = 1", 'account "sponsor:video-co": its records'),
+    ("UPDATE charges SET tariff = 'gold' WHERE ordinal = 1", 'account "sponsor:video-co": its rec'),
+    ("DELETE FROM charges WHERE ordinal = 1", 'account "sponsor:video-co": its records'),
+    ("UPDATE remainders SET amount = '0'", "transaction 1 is not the one that was chained"),
+    ("DELETE FROM remainders", "transaction 1 is not the one that was chained"),
+    ("UPDATE holds SET amount = 99 WHERE idempotency_key = 'voided'", 'hold "voided": it is not'),
+    ("UPDATE holds SET resolved_at_ns = 5 WHERE idempotency_key = 'voided'", "resolution 2 is not"),
+    ("UPDATE holds SET state = 'expired' WHERE idempotency_key = 'voided'", "resolution 2 is not"),
+    ("DELETE FROM holds WHERE idempotency_key = 'voided'", "hold 2 is missing"),
+    ("UPDATE events SET octets = 6", "event 1 is not the one"),
+    ("DELETE FROM events", "event 1 is missing"),
+    ("UPDATE accounts SET floor = -99999 WHERE name = 'card'", 'account "card" (CNY/1000000): kin'),
+    ("UPDATE accounts SET kind = 'operator' WHERE name = 'alice'", 'account "alice" (octet): kind'),
+    ("INSERT INTO accounts (name, unit, kind) VALUES ('eve', 'octet', 'card')",
+     'account "eve" (octet): it was never chained'),
+    ("UPDATE accounts SET name = 'eve' WHERE name = 'alice'", 'account "eve" (octet): kind'),
+    ("DELETE FROM chain WHERE number = 5", "link 5: it is missing"),
+    ("DELETE FROM chain WHERE kind = 'ledger'", "link 1: it is missing"),
+    ("UPDATE chain SET digest = (SELECT digest FROM chain WHERE number = 3) "
+     "WHERE number = 5", "link 5: "),
+    ("UPDATE chain SET at_ns = at_ns + 1 WHERE number = 5", "link 6: its time is before that"),
+    ("UPDATE chain SET subject = 5 - subject WHERE kind = 'transaction' AND subject IN (2, 3)",
+     "transaction 3 is not the one that was chained here, or the link was changed or moved"),
+    ("DELETE FROM periods", "period 1 is missing"),
+    ("UPDATE periods SET signature = '00'", "its signature is not that of its public key"),
+    ("UPDATE periods SET head = replace(head, '\"accounts\":5', '\"accounts\":4')",
+     "period 1 (2026-11): accounts: 4 signed, the rows say 5"),
+    ("UPDATE periods SET head = 'none'", "period 1 (2026-11): Expecting value"),
+    ("UPDATE leaves SET digest = '00' WHERE account = 'alice'", 'account "alice": its records'),
+    ("DELETE FROM leaves WHERE account = 'alice'", 'account "alice": its leaf is missing'),
+    ("INSERT INTO leaves VALUES (1, 'eve', '00')", 'account "eve": a leaf, but no postings'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sql", "finding"), TAMPERING, ids=[sql[:60] for sql, _ in TAMPERING])
+def test_verify_names_what_was_tampered_with(
+    database: Database, clock: Clock, signer: Signer, sql: str, finding: str
+) -> None:
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        book_november(ledger)
+        closed(ledger, clock, signer)
+        assert ledger.verify().findings == ()
+        with database.unguarded():
+            database.rows(sql)
+        found = ledger.verify().findings
+    assert any(finding in text for text in found), found
+
+
+def forge(ledger: Ledger, database: Database) -> None:
+    """Alter a transfer, and make anew all digests that cover it: its own and the chain's."""
+    fingerprint = transfer.fingerprint_of(
+        "payment", "a gift", (None,) * 4, None,
+        [("card", MONEY, 500), (SPONSOR, MONEY, -500)],
+    )  # fmt: skip
+    database.rows("UPDATE transactions SET description = 'a gift', "
+                  f"fingerprint = '{fingerprint}' WHERE idempotency_key = 'transfer pay'")  # fmt: skip
+    previous = chain.START
+    for row in list(ledger._store.rows(chain._LINKS)):
+        link = chain.Link(*row[:6])
+        content = link.content or chain._content(ledger._store, link, row[6:])
+        assert content is not None
+        previous = chain.seal(
+            previous, link.number, link.at_ns, link.kind, link.subject, content)
+        octets = f"x'{previous.hex()}'" if database.kind == "sqlite" else f"'\\x{previous.hex()}'"
+        database.rows(f"UPDATE chain SET digest = {octets} WHERE number = {link.number}")
+
+
+def test_forger_who_makes_the_chain_anew_is_found_by_what_was_signed(
+    database: Database, clock: Clock, signer: Signer
+) -> None:
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        book_november(ledger)
+        closed(ledger, clock, signer)
+        with database.unguarded():
+            forge(ledger, database)
+        found = ledger.verify().findings
+    named = [re.sub("[0-9a-f]{64}", "…", text) for text in found]
+    altered = "its records, charges, postings or balances are not those that were signed"
+    assert named == [
+        "period 1 (2026-11): chain: … signed, the rows say …",
+        "period 1 (2026-11): root: … signed, the rows say …",
+        f'period 1 (2026-11): account "card": {altered}: the leaf differs',
+        f'period 1 (2026-11): account "sponsor:video-co": {altered}: the leaf differs',
+    ]
+
+
+def test_forger_who_makes_the_chain_anew_is_not_found_before_a_close(
+    database: Database, clock: Clock
+) -> None:
+    """As docs/proof.md says: nothing is signed yet."""
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        book_november(ledger)
+        with database.unguarded():
+            forge(ledger, database)
+        assert ledger.verify().findings == ()
+
+
+@pytest.mark.parametrize("table", ["chain", "periods", "leaves"])
+def test_chain_is_append_only(
+    ledger: Ledger, clock: Clock, signer: Signer, database: Database, table: str
+) -> None:
+    book_november(ledger)
+    closed(ledger, clock, signer)
+    column = {"chain": "at_ns", "periods": "head", "leaves": "digest"}[table]
+    for sql in (f"DELETE FROM {table}", f"UPDATE {table} SET {column} = {column}"):
+        with pytest.raises(Refused, match="append-only"):
+            database.rows(sql)
+    assert ledger.verify().findings == ()
+
+
+def test_head_that_was_swapped_is_found(
+    database: Database, clock: Clock, signer: Signer, tmp_path: Path
+) -> None:
+    """By one that another key signed, over the same rows."""
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        book_november(ledger)
+        clock.now = datetime(2027, 1, 1, tzinfo=UTC)
+        for period in ("2026-11", "2026-12"):
+            ledger.close_period(period, signer)
+        make_keys(tmp_path / "other.key")
+        other = read_signer(tmp_path / "other.key")
+        text = ledger.closed_periods()[0].head.text
+        with database.unguarded():
+            database.rows(f"UPDATE periods SET public_key = '{other.public_key}', "
+                          f"signature = '{other.sign(text)}' WHERE id = 1")  # fmt: skip
+        found = ledger.verify().findings
+        assert any("period 1 is not the one that was chained" in text for text in found), found
+        assert any("period 2 (2026-12): it is signed by the key" in text for text in found), found
+        found = ledger.verify(public_key=signer.public_key).findings
+        assert any("period 1 (2026-11): it is signed by the key" in text for text in found), found
+
+
+def test_ledger_that_was_rewritten_whole_is_found_by_a_head_kept_elsewhere(
+    databases: Callable[[], Database], clock: Clock, signer: Signer
+) -> None:
+    """Who has the database and the key makes all of it anew: within itself it holds."""
+    with open_ledger(databases().url, clock_ns=clock) as ledger:
+        book_november(ledger)
+        kept = closed(ledger, clock, signer).signed
+        assert ledger.verify([kept]).holds
+        other_period = replace(kept, head=replace(kept.head, accounts=4))
+        [finding] = ledger.verify([other_period]).findings
+        assert "did not close that period, or closed it otherwise" in finding
+        other_chain = replace(kept, head=replace(kept.head, chain="00" * 32))
+        [finding] = ledger.verify([other_chain]).findings
+        assert "is another: the ledger was rewritten" in finding
+    clock.now = DAY3
+    with open_ledger(databases().url, clock_ns=clock) as ledger:
+        book_november(ledger)
+        closed(ledger, clock, signer)
+        assert ledger.verify().holds
+        [finding] = ledger.verify([kept]).findings
+        assert "it is of the ledger" in finding
+
+
+def test_older_copy_is_found_only_by_a_head_kept_elsewhere(
+    tmp_path: Path, clock: Clock, signer: Signer
+) -> None:
+    database = SqliteFile(tmp_path / "ledger.db")
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        book_november(ledger)
+    old = database.path.read_bytes()
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        ledger.transfer(Transfer("more", "payment", moved(9)))
+        kept = closed(ledger, clock, signer).signed
+    database.path.write_bytes(old)
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        assert ledger.verify().findings == ()  # it cannot know
+        [finding] = ledger.verify([kept]).findings
+        assert "put back to an older copy, or its end was cut off" in finding
+
+
+def test_cut_end_is_found_where_a_period_was_closed_after_it(
+    database: Database, clock: Clock, signer: Signer
+) -> None:
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        ledger.transfer_all([])
+        book_november(ledger)
+        closed(ledger, clock, signer)
+        ((last,),) = database.rows("SELECT max(number) FROM chain")
+        with database.unguarded():
+            database.rows(f"DELETE FROM chain WHERE number = {last}")  # the close itself
+        assert any("period 1: it has 0 links" in text for text in ledger.verify().findings)
+
+
+def test_ledger_of_an_older_version_is_chained_once(tmp_path: Path, signer: Signer) -> None:
+    database = SqliteFile(tmp_path / "ledger.db")
+    with sqlite3.connect(database.path) as connection:
+        connection.executescript(
+            Path(__file__).with_name("ledger_version_1.sql").read_text("utf-8"))
+    connection.close()
+    with open_ledger(database.url) as ledger:
+        [name] = [c.name for c in ledger.verify().checks if "chained" in c.name]
+        assert re.search(r"chained since 20..-..-..T..:..:..Z, when \d+ rows were", name), name
+        assert ledger.verify().findings == ()
+        before = database.rows("SELECT * FROM chain")
+    with open_ledger(database.url) as ledger:
+        assert database.rows("SELECT * FROM chain") == before
+        assert ledger.post(run_of("e9"), [record(epoch="e9")], []).booked
+        assert ledger.verify().findings == ()
+    with database.unguarded():
+        database.rows("DELETE FROM chain")
+    with open_ledger(database.url) as ledger:  # not made anew
+        assert any("never chained" in text for text in ledger.verify().findings)
+
+
+def test_row_that_was_undone_is_not_chained(ledger: Ledger, database: Database) -> None:
+    ledger.open_account("a", MONEY, "card")
+    ledger.open_account(SPONSOR, MONEY, "sponsor")
+    with ledger.atomic():
+        ledger.open_account("card", MONEY, "card")
+        with pytest.raises(ZeroDivisionError), ledger.atomic():
+            ledger.transfer(Transfer("t", "payment", moved(1)))
+            ledger.open_account("b", MONEY, "card")
+            ledger.record_events([REACHED])
+            raise ZeroDivisionError
+        ledger.transfer(Transfer("u", "payment", moved(2)))
+    assert ledger.verify().findings == ()
+    kinds = [kind for (kind,) in database.rows("SELECT kind FROM chain ORDER BY number")]
+    assert kinds == ["ledger", "account", "account", "account", "transaction"]
+    with pytest.raises(ZeroDivisionError), ledger.atomic():
+        ledger.transfer(Transfer("v", "payment", moved(3)))
+        raise ZeroDivisionError
+    ledger.transfer(Transfer("w", "payment", moved(4)))
+    assert ledger.verify().findings == ()
+
+
+# --- a proof was tampered with ----------------------------------------------------------
+
+
+def resolved(document: Any, path: str) -> tuple[Any, Any]:
+    *steps, last = (int(step) if step.isdigit() else step for step in path.split("."))
+    for step in steps:
+        document = document[step]
+    return document, last
+
+
+ALTERED = [
+    ("head.root", "00" * 32, "not signed by this public key"),
+    ("head.previous", "00" * 32, "not signed by this public key"),
+    ("head.accounts", 7, "not signed by this public key"),
+    ("signature", "00" * 64, "not signed by this public key"),
+    ("signature", "zz", "not signed by this public key"),
+    ("leaf.2.0.2", -642, "don't add up to closing"),
+    ("leaf.1", "alice", "its path does not lead to the signed root"),
+    ("leaf.3", 8, "8 are in the leaf, 9 in the proof"),
+    ("index", 0, "its path does not lead"),
+    ("index", -1, "its path does not lead"),
+    ("index", 5, "its path does not lead"),
+    ("path.0", "00" * 32, "its path does not lead"),
+    ("path.0", "zz", "its path does not lead"),
+    ("items.0.12", -204, "link "),
+    ("items.2.7", "10.0.0.9", "one was changed, removed, added or moved"),
+    ("items.2.18", 301, "1000 octets metered, 1001 split among payers"),
+    ("items.2.20", 701, "-1400 posted in octet, its records sum to 1401"),
+    ("items.4.7", 202, "-203 posted in CNY/1000000, its charges sum to 202"),
+    ("items.5.2", 5, "its time is not in the period"),
+    ("items.5.1", 99, "link 99 is not in the period"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "value", "finding"), ALTERED, ids=[f"{w}={v}"[:40] for w, v, _ in ALTERED])  # fmt: skip # noqa: E501
+def test_proof_that_was_altered_is_found(
+    tmp_path: Path, clock: Clock, signer: Signer, keys: Path, where: str, value: object,
+    finding: str,
+) -> None:  # fmt: skip
+    with open_ledger(f"sqlite:///{tmp_path}/ledger.db", clock_ns=clock) as ledger:
+        book_november(ledger)
+        document = json.loads(closed(ledger, clock, signer).text)
+    holder, step = resolved(document, where)
+    holder[step] = value
+    altered = proof.read(json.dumps(document), "proof.json")
+    found = list(proof.astray(altered, signer.public_key, is_signed))
+    assert any(finding in text for text in found), found
+
+
+def test_proof_with_items_left_out_added_or_moved_is_found(
+    tmp_path: Path, clock: Clock, signer: Signer
+) -> None:
+    with open_ledger(f"sqlite:///{tmp_path}/ledger.db", clock_ns=clock) as ledger:
+        book_november(ledger)
+        found = closed(ledger, clock, signer)
+    items = found.items
+    for altered in (items[:2] + items[3:], items[:-1], (*items, items[-1]), items[::-1]):
+        broken = list(proof.astray(replace(found, items=altered), signer.public_key, is_signed))
+        assert any("changed, removed, added or moved" in text for text in broken)
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "{}", '{"schema":"tollsplit.proof/2"}', "[" * 100_000,
+    '{"schema":"tollsplit.proof/1","leaf":["tollsplit.leaf/1","a",[],0,""]}',
+])  # fmt: skip
+def test_proof_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ProofError, match=r"proof.json: expected a file as `tollsplit statement"):
+        proof.read(text, "proof.json")
+
+
+def test_proof_any_field_of_another_type_is_found_or_refused(
+    tmp_path: Path, clock: Clock, signer: Signer
+) -> None:
+    """Every value in turn becomes something else: never an error of Python's, never accepted."""
+    with open_ledger(f"sqlite:///{tmp_path}/ledger.db", clock_ns=clock) as ledger:
+        book_november(ledger)
+        text = closed(ledger, clock, signer).text
+
+    def paths(found: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        inner = found.items() if isinstance(found, dict) else enumerate(found)
+        for key, value in inner:
+            yield (*before, key)
+            if isinstance(value, dict | list):
+                yield from paths(value, (*before, key))
+
+    tried = 0
+    for path in paths(json.loads(text)):
+        for value in (None, "x", 7, [], {}, [[]], -(2**80)):
+            document = json.loads(text)
+            holder = document
+            for step in path[:-1]:
+                holder = holder[step]
+            if holder[path[-1]] == value or path == ("public_key",):
+                continue
+            holder[path[-1]] = value
+            try:
+                altered = proof.read(json.dumps(document), "proof.json")
+                assert list(proof.astray(altered, signer.public_key, is_signed)), (path, value)
+            except ProofError:
+                pass
+            tried += 1
+    assert tried > 1_000
