@@ -64,8 +64,9 @@ TAMPERING = [
     ("INSERT INTO accounts (name, unit, kind) VALUES ('eve', 'octet', 'card')",
      'account "eve" (octet): it was never chained'),
     ("UPDATE accounts SET name = 'eve' WHERE name = 'alice'", 'account "eve" (octet): kind'),
-    ("DELETE FROM chain WHERE number = 5", "link 5: it is missing"),
-    ("DELETE FROM chain WHERE kind = 'ledger'", "link 1: it is missing"),
+    ("DELETE FROM chain WHERE number = 5", "link 5 is missing"),
+    ("DELETE FROM chain WHERE kind = 'ledger'", "link 1 is missing"),
+    ("UPDATE chain SET number = 1000000000000 WHERE kind = 'period'", "to 999999999999 are missing"),
     ("UPDATE chain SET digest = (SELECT digest FROM chain WHERE number = 3) "
      "WHERE number = 5", "link 5: "),
     ("UPDATE chain SET at_ns = at_ns + 1 WHERE number = 5", "link 6: its time is before that"),
@@ -102,8 +103,10 @@ def forge(ledger: Ledger, database: Database) -> None:
         "payment", "a gift", (None,) * 4, None,
         [("card", MONEY, 500), (SPONSOR, MONEY, -500)],
     )  # fmt: skip
-    database.rows("UPDATE transactions SET description = 'a gift', "
-                  f"fingerprint = '{fingerprint}' WHERE idempotency_key = 'transfer pay'")  # fmt: skip
+    database.rows(
+        f"UPDATE transactions SET description = 'a gift', fingerprint = '{fingerprint}' "
+        "WHERE idempotency_key = 'transfer pay'"
+    )
     previous = chain.START
     for row in list(ledger._store.rows(chain._LINKS)):
         link = chain.Link(*row[:6])
@@ -132,6 +135,29 @@ def test_forger_who_makes_the_chain_anew_is_found_by_what_was_signed(
         f'period 1 (2026-11): account "card": {altered}: the leaf differs',
         f'period 1 (2026-11): account "sponsor:video-co": {altered}: the leaf differs',
     ]
+
+
+def test_row_that_was_altered_is_named_by_a_proof_kept_elsewhere(
+    database: Database, clock: Clock, signer: Signer
+) -> None:
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        book_november(ledger)
+        kept = closed(ledger, clock, signer)
+        assert ledger.verify([kept]).findings == ()
+        with database.unguarded():
+            database.rows("UPDATE usage_records SET subscriber = '10.0.0.9' WHERE sequence = 1")
+            database.rows("DELETE FROM charges WHERE ordinal = 1")
+            database.rows("UPDATE postings SET amount = 61 WHERE amount = 60")
+        found = [text for text in ledger.verify([kept]).findings if "proved" in text]
+    assert [text.partition(": it ")[0] for text in found] == [
+        f'account "sponsor:video-co" in 2026-11 (UTC): {what}' for what in (
+            "record 1 of campus.pcap (epoch e1) was proved and is gone or altered",
+            "charge 1 of link 9 was proved and is gone or altered",
+            "the posting of transaction 5 in CNY/1000000 was proved and is gone or altered",
+            "record 1 of campus.pcap (epoch e1) is not the proved one",
+            "the posting of transaction 5 in CNY/1000000 is not the proved one",
+        )
+    ]  # fmt: skip
 
 
 def test_forger_who_makes_the_chain_anew_is_not_found_before_a_close(

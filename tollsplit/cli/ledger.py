@@ -88,7 +88,7 @@ def balance(url: str, form: str) -> None:
 @_LEDGER
 @click.option("--head", "heads", metavar="FILE", multiple=True, type=_PATH,
               help="A signed head or a proof that was kept elsewhere: the ledger has to go on "
-                   "from it.")
+                   "from it, and to have what it proves.")
 @click.option("--public-key", metavar="FILE", type=_PATH,
               help="By whom closed periods have to be signed; if absent, all by one.")
 def verify(url: str, heads: tuple[Path, ...], public_key: Path | None) -> None:
@@ -106,9 +106,9 @@ def verify(url: str, heads: tuple[Path, ...], public_key: Path | None) -> None:
     """
     from ..errors import IdentityError
     from ..ledger import open_ledger
-    from ..ledger.proof import read_head
+    from ..ledger.proof import read_kept
 
-    kept = [read_head(read_text(path), str(path)) for path in heads]
+    kept = [read_kept(read_text(path), str(path)) for path in heads]
     key = None if public_key is None else keys().read_public_key(public_key)
     with open_ledger(url, create=False) as book:
         found = book.verify(kept, key)

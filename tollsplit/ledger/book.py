@@ -82,8 +82,7 @@ class Ledger:
             self._is_writing = True
             try:
                 yield
-                with self._store.writing():  # refused where the transaction is gone by now
-                    self._chain.write()
+                self._chain.write()
             finally:
                 self._is_writing = False
                 self._chain.clear()
@@ -423,15 +422,16 @@ class Ledger:
             return proof.make(self._store, account, period)
 
     def verify(
-        self, heads: Sequence[SignedHead] = (), public_key: str | None = None
+        self, kept: Sequence[SignedHead | Proof] = (), public_key: str | None = None
     ) -> Verification:
         """Recompute everything from the rows; says what was checked and what is wrong.
 
-        heads       that were kept elsewhere: the ledger has to go on from them
+        kept        heads and proofs from elsewhere: the ledger has to go on from them, and to have
+                    what was proved
         public_key  of whom closed periods have to be signed by, hexadecimal; None: all by one
         """
         with self._store.reading():
-            return verify(self._store, heads, public_key)
+            return verify(self._store, kept, public_key)
 
 
 _BOOKED = """

@@ -239,9 +239,8 @@ def astray(store: Store) -> Iterator[str]:
     last_terms: dict[int, str | None] = {}
     for row in store.rows(_LINKS):
         link = Link(*row[:6])
-        while expected < link.number:
-            yield f"link {expected}: it is missing"
-            expected += 1
+        if expected != link.number:
+            yield missing("link", expected, link.number - 1)
         expected = link.number + 1
         if link.at_ns < latest_ns:
             yield f"link {link.number}: its time is before that of the link before it"
@@ -274,6 +273,12 @@ def astray(store: Store) -> Iterator[str]:
         last_terms.pop(number, None)
     for number in last_terms:
         yield f"account {number}: it was chained as {last_terms[number]} and is missing"
+
+
+def missing(what: str, first: int, last: int) -> str:
+    if first == last:
+        return f"{what} {first} is missing"
+    return f"{what}s {first} to {last} are missing"
 
 
 _KEPT = ("ledger", "account")

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from itertools import count
+from itertools import chain as chain_rows
+from itertools import count, islice
 from typing import Any
 
 import psycopg
@@ -25,6 +26,7 @@ from .store import Row, Turn
 SCHEMA = "tollsplit"
 # Of advisory locks, which whole databases share: "tlsp" and what follows it.
 LOCKS: dict[Turn, int] = {"runs": 0x746C7370, "chain": 0x746C7371}
+_FEW = 16
 
 # What a person does about it, by the class of the error.
 _REMEDIES: tuple[tuple[type[psycopg.Error], str], ...] = (
@@ -181,6 +183,7 @@ class Postgres:
                 self._is_reading = False
 
     def serialise(self, what: Turn = "runs") -> None:
+        self._expect_transaction()
         with self._explained():
             self._connection.execute("SELECT pg_advisory_xact_lock($1)", (LOCKS[what],))
 
@@ -205,10 +208,16 @@ class Postgres:
             return max(0, cursor.rowcount)  # -1: there was no row
 
     def copy(self, table: str, columns: str, rows: Iterable[Row]) -> None:
+        remaining = iter(rows)
+        few = list(islice(remaining, _FEW))
+        if len(few) < _FEW:  # setting COPY up takes as long as some dozen of them
+            marks = ", ".join("?" * (columns.count(",") + 1))
+            self.write(f"INSERT INTO {table} ({columns}) VALUES ({marks})", few)
+            return
         with self._explained(), self._connection.cursor() as cursor, cursor.copy(
             f"COPY {table} ({columns}) FROM STDIN"
         ) as copy:
-            for row in rows:
+            for row in chain_rows(few, remaining):
                 copy.write_row(row)
 
     def numbers(self, table: str, count: int) -> Sequence[int]:

@@ -107,10 +107,11 @@ def read(text: str, name: str) -> Proof:
         ) from error
 
 
-def read_head(text: str, name: str) -> SignedHead:
-    """The signed head of a proof, or one alone. Raises ProofError."""
+def read_kept(text: str, name: str) -> SignedHead | Proof:
+    """A proof, or a signed head alone. Raises ProofError."""
     try:
-        return _signed_head(json.loads(text))
+        found = json.loads(text)
+        return read(text, name) if "items" in found else _signed_head(found)
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise ProofError(f"{name}: expected a signed head or a proof: {error!r}") from error
 
@@ -233,6 +234,28 @@ def follows(proof: Proof, before: Proof) -> Iterator[str]:
         if opening != closing.pop(unit, 0):
             yield f"{unit}: it opens with {opening}, {earlier.title} closed with another balance"
     yield from (f"{unit}: it was there in {earlier.title}, and is missing" for unit in closing)
+
+
+def unlike(store: Store, kept: Proof) -> Iterator[str]:
+    """Rows of a ledger that are not those of a proof that somebody kept."""
+    head = kept.signed.head
+    _, found = leaf_of(store, head.first_link, head.last_link, kept.leaf.account)
+    place = f'account "{kept.leaf.account}" in {head.title}'
+    items, rows = {line_of(item): item for item in kept.items}, dict.fromkeys(found)
+    for line, item in items.items():
+        if line not in rows:
+            yield f"{place}: {_name(item)} was proved and is gone or altered: it was {line}"
+    for line in rows:
+        if line not in items:
+            yield f"{place}: {_name(json.loads(line))} is not the proved one: it is {line}"
+
+
+def _name(item: Sequence[Any]) -> str:
+    if item[0] == "record":
+        return f"record {item[4]} of {item[2]} (epoch {item[3]})"
+    if item[0] == "charge":
+        return f"charge {item[2]} of link {item[1]}"
+    return f"the posting of transaction {item[3]} in {item[-2]}"
 
 
 # --- the statement ----------------------------------------------------------------------

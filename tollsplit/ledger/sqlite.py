@@ -176,11 +176,14 @@ class Sqlite:
                 self._connection.execute("ROLLBACK")
             raise
 
-    @contextmanager
-    def _savepoint(self) -> Iterator[None]:
+    def _expect_transaction(self) -> None:
         if not self._connection.in_transaction:
             # Whatever was written from here on would be committed at once.
             raise LedgerError(f"{self._path}: the transaction around this one was undone")
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        self._expect_transaction()
         self._connection.execute("SAVEPOINT inner_transaction")
         try:
             yield
@@ -209,6 +212,7 @@ class Sqlite:
 
     def serialise(self, what: Turn = "runs") -> None:
         """Who writes has the whole file."""
+        self._expect_transaction()
 
     def locking(self, alias: str) -> str:
         return ""

@@ -46,7 +46,9 @@ class Store(Protocol):
         """Reads inside see the database as it was at the first of them."""
 
     def serialise(self, what: Turn = "runs") -> None:
-        """Nobody else gets beyond this point until the transaction ends."""
+        """Nobody else gets beyond this point until the transaction ends. Raises LedgerError where
+        it was undone meanwhile.
+        """
 
     def locking(self, alias: str) -> str:
         """The end of a SELECT: nobody else changes that table's rows of it until the transaction

@@ -11,8 +11,10 @@ from functools import partial
 from itertools import islice
 
 from ..limits import LEDGER_BATCH_RECORDS, VERIFY_FINDINGS_MAX
-from . import chain, event, hold, period, transfer
+from . import chain, event, hold, period, proof, transfer
+from .chain import missing
 from .period import SignedHead
+from .proof import Proof
 from .store import OCTET, REMAINDER, Fingerprint, Part, Run, Store, instant_at
 
 
@@ -42,7 +44,9 @@ class Verification:
         return tuple(finding for check in self.checks for finding in check.findings)
 
 
-def verify(store: Store, heads: Sequence[SignedHead], public_key: str | None) -> Verification:
+def verify(
+    store: Store, kept: Sequence[SignedHead | Proof], public_key: str | None
+) -> Verification:
     """Check every figure of a ledger; see the names of the checks for which."""
     checks: list[tuple[str, str | None, Callable[[Store], Iterator[str]]]] = [
         ("file, keys and schema are intact", None, _integrity),
@@ -60,8 +64,8 @@ def verify(store: Store, heads: Sequence[SignedHead], public_key: str | None) ->
          chain.astray),
         ("closed periods are as they were signed", "periods",
          partial(period.astray, public_key=public_key)),
-        *((f"it goes on from the head of {signed.head.title} that was kept elsewhere", None,
-           partial(period.kept_elsewhere, signed=signed)) for signed in heads),
+        *((f"it goes on from the head of {_signed(one).head.title} that was kept elsewhere", None,
+           partial(_kept_elsewhere, kept=one)) for one in kept),
     ]
     return Verification(store.url, tuple(_check(store, *check) for check in checks))
 
@@ -75,6 +79,17 @@ def _check(
     found = findings(store)
     listed = tuple(islice(found, VERIFY_FINDINGS_MAX))
     return Check(name, rows, listed, sum(1 for _ in found))
+
+
+def _signed(kept: SignedHead | Proof) -> SignedHead:
+    return kept.signed if isinstance(kept, Proof) else kept
+
+
+def _kept_elsewhere(store: Store, kept: SignedHead | Proof) -> Iterator[str]:
+    found = list(period.kept_elsewhere(store, _signed(kept)))
+    yield from found
+    if not found and isinstance(kept, Proof):
+        yield from proof.unlike(store, kept)
 
 
 def _since(store: Store) -> str:
@@ -159,8 +174,17 @@ def _complete(store: Store) -> Iterator[str]:
                 yield f"run {run}: {what}: {noted} noted, {found} there"
         if kind != "usage":
             yield f"run {run}: its transaction is of kind {kind!r}, expected 'usage'"
+    yield from _gaps(store)
     for (transaction,) in store.rows(_NO_RUN):
         yield f"transaction {transaction}: posted usage, but has no run"
+
+
+def _gaps(store: Store) -> Iterator[str]:
+    for table, column, what in (
+        ("usage_records", "sequence", "record"), ("charges", "ordinal", "charge"),
+    ):  # fmt: skip
+        for run, number, before in store.rows(_GAPS.format(table=table, column=column)):
+            yield f"run {run}: {missing(what, before + 1, number - 1)}"
 
 
 def _as_booked(store: Store) -> Iterator[str]:
@@ -255,6 +279,13 @@ _COUNTS = """
     FROM runs q LEFT JOIN usage_records r ON r.run_id = q.id
     LEFT JOIN transactions t ON t.id = q.transaction_id
     GROUP BY q.id, t.kind"""
+# Numbers of rows go up by one in each run; the first and the last are told by the run itself.
+_GAPS = """
+    SELECT run_id, {column}, before FROM (
+        SELECT run_id, {column},
+            lag({column}) OVER (PARTITION BY run_id ORDER BY {column}) AS before
+        FROM {table}) x
+    WHERE {column} <> before + 1"""
 _NO_RUN = """
     SELECT id FROM transactions
     WHERE kind = 'usage' AND id NOT IN (SELECT transaction_id FROM runs)"""
