@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from ..model import Event
-from .store import Row, Store, among, compact
+from .store import Row, Store, among, compact, quoted
 
 Kind = Literal["ledger", "account", "transaction", "hold", "resolution", "event", "period"]
 # What a link is to be made of: kind, id, time in ns and JSON of what the row says.
@@ -102,11 +102,11 @@ class Chain:
 
 
 def append(store: Store, due: Iterable[Due]) -> None:
-    number, latest_ns, digest = head(store)
+    last, latest_ns, digest = head(store)
     links: list[Row] = []
-    for kind, subject, at_ns, content in due:
-        number += 1
-        latest_ns = max(latest_ns, at_ns)
+    for number, (kind, subject, at_ns, content) in enumerate(due, last + 1):
+        if at_ns > latest_ns:
+            latest_ns = at_ns
         digest = seal(digest, number, latest_ns, kind, subject, content)
         kept = content if kind in _KEPT else None
         links.append((number, latest_ns, kind, subject, kept, digest))
@@ -195,7 +195,7 @@ def transaction_content(
     booked  of a run: what it made, as by `booked_digest`
     """
     made = "null" if booked is None else f'"{booked}"'
-    return f"[{compact(key)},{compact(fingerprint)},{created_at_ns},{made}]"
+    return f"[{quoted(key)},{quoted(fingerprint)},{created_at_ns},{made}]"
 
 
 def _transaction(

@@ -26,6 +26,7 @@ PAYERS = ("subscriber", "sponsor")  # kinds of accounts that usage and charges a
 _AMONG_MAX = 512
 # JSON in ASCII without blanks: one text for one value, byte for byte.
 compact = json.JSONEncoder(separators=(",", ":")).encode
+quoted = json.encoder.encode_basestring_ascii  # of one text, without what leads there
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
