@@ -102,6 +102,7 @@ class Chain:
 
 
 def append(store: Store, due: Iterable[Due]) -> None:
+    """Write links, in that order; a time before the last link's becomes the last link's."""
     last, latest_ns, digest = head(store)
     links: list[Row] = []
     for number, (kind, subject, at_ns, content) in enumerate(due, last + 1):
