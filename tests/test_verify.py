@@ -170,6 +170,16 @@ def test_verify_finds_tampering(database: Database, sql: str, finding: str) -> N
     assert any(finding in found for found in verification.findings), verification.findings
 
 
+def test_verify_names_rows_that_are_missing(database: Database) -> None:
+    with open_ledger(database.url) as ledger:
+        ledger.post(run_of(), [record(n, DAY3 + n * HOUR) for n in range(5)], [charge()] * 3)
+        with database.unguarded():
+            database.rows("DELETE FROM usage_records WHERE sequence IN (1, 2)")
+            database.rows("DELETE FROM charges WHERE ordinal = 1")
+        findings = ledger.verify().findings
+    assert {"run 1: records 1 to 2 are missing", "run 1: charge 1 is missing"} <= set(findings)
+
+
 def test_verify_finds_a_changed_schema(databases: Callable[[], Database]) -> None:
     for sql, finding in SCHEMA_TAMPERING[databases().kind]:
         database = databases()

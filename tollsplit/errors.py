@@ -65,6 +65,12 @@ class MissingError(LedgerError):
     """There is no such account, hold or transaction."""
 
 
+class ProofError(TollsplitError):
+    """A proof or a key cannot be read, or is none."""
+
+    exit_code = 3
+
+
 class IdentityError(TollsplitError):
     """The books do not balance: octets or money were lost or made up."""
 

@@ -15,6 +15,7 @@ from ..limits import LEDGER_BATCH_RECORDS
 from ..model import Charge, UsageRecord
 from . import account
 from .account import Account, Key
+from .chain import POSTINGS, booked_digest, transaction_content
 from .store import (
     OCTET,
     REVENUE,
@@ -41,6 +42,8 @@ class Booking:
 
     def __init__(self, store: Store, run: Run) -> None:
         self.fingerprint = Fingerprint(run)
+        self.opened: list[int] = []  # accounts that the run may have made
+        self.content = ""  # what its transaction's link covers
         self._store = store
         self._run = run
         # Without gaps, in the order of booking: what came before a run is told by its number.
@@ -53,6 +56,10 @@ class Booking:
         self._gains: dict[Key, int] = defaultdict(int)  # who gains it → what payers lose
         # who gains it → denominator → sum of numerators
         self._remainders: dict[Key, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        # As a link's content has them (see booked_digest).
+        self._postings: list[Row] = []
+        self._carried: list[Row] = []
+        self._missing: list[Row] = []
         self._ns = cache(instant_ns)  # windows and days are few
 
     def read(self, records: Iterable[UsageRecord], charges: Iterable[Charge]) -> None:
@@ -183,7 +190,9 @@ class Booking:
         accounts.update(account.numbers(self._store, unknown))
         if missing := sorted(unknown - accounts.keys()):
             self._store.write(sql, [(*name, kind) for name in missing])
-            accounts.update(account.numbers(self._store, missing))
+            made = account.numbers(self._store, missing)
+            self.opened += made.values()
+            accounts.update(made)
 
     def _write_usage(self, rows: list[Row], shares: list[Row]) -> None:
         store, number = self._store, self._number
@@ -239,14 +248,20 @@ class Booking:
         for unit, amount in self._uncollected().items():
             self._open(_ACCOUNT, [(UNCOLLECTED, unit)], "operator")
             owed[UNCOLLECTED, unit] = -amount
-        posted = store.write(_PAYERS, [(transaction, self._number)])
-        rows = [(transaction, self._accounts[key], owing) for key, owing in owed.items() if owing]
-        posted += store.write(_POSTING, rows) if rows else 0
-        for unit, amount in store.rows(_SUMS, transaction):
-            raise IdentityError(
-                f"{self._run.title}: postings in {unit} sum to {amount}, expected 0"
-            )
-        if store.write(_APPLY, [(transaction,)]) != posted:
+        store.write(_PAYERS, [(transaction, self._number)])
+        store.write(_POSTING, (
+            (transaction, self._accounts[key], owing) for key, owing in owed.items() if owing
+        ))  # fmt: skip
+        self._postings = list(store.rows(POSTINGS, transaction))
+        sums: dict[str, int] = defaultdict(int)
+        for _, unit, amount in self._postings:
+            sums[unit] += amount
+        for unit, amount in sums.items():
+            if amount:
+                raise IdentityError(
+                    f"{self._run.title}: postings in {unit} sum to {amount}, expected 0"
+                )
+        if store.write(_APPLY, [(transaction,)]) != len(self._postings):
             raise OverdraftError(f"{store.url}: an account is closed or would be below its floor")
 
     def _uncollected(self) -> dict[str, int]:
@@ -270,6 +285,7 @@ class Booking:
             if missing > 0 or (missing and its.state != "open"):
                 rows.append((self._number, number, missing))
                 sums[its.unit] += missing
+                self._missing.append((its.name, its.unit, missing))
         store.copy("uncollected", "run_id, account_id, amount", rows)
         return sums
 
@@ -283,9 +299,9 @@ class Booking:
         for (carried,) in self._store.rows(_CARRIED, its):
             before = Fraction(carried)
         whole = math.floor(before + amount)
-        self._store.write(
-            _REMAINDER, [(self._number, its, str(amount), str(before + amount - whole))]
-        )
+        texts = str(amount), str(before + amount - whole)
+        self._store.write(_REMAINDER, [(self._number, its, *texts)])
+        self._carried.append((*remainder, *texts))
         return whole
 
     def _write_run(self, now_ns: int) -> None:
@@ -298,10 +314,15 @@ class Booking:
                 "already, in a batch that begins elsewhere"
             )
         write = self._store.write
-        write(_TRANSACTION, [(
-            transaction, run.idempotency_key, self.fingerprint.digest(), now_ns,
-            f"usage of {run.title}",
-        )])  # fmt: skip
+        key, fingerprint, description = (
+            run.idempotency_key, self.fingerprint.digest(), f"usage of {run.title}",
+        )  # fmt: skip
+        write(_TRANSACTION, [(transaction, key, fingerprint, now_ns, description)])
+        made = booked_digest(
+            number, run.program, description, [name for name, _ in run.captures],
+            self._postings, sorted(self._carried), sorted(self._missing),
+        )  # fmt: skip
+        self.content = transaction_content(key, fingerprint, now_ns, made)
         write(_RUN, [(
             number, transaction, *run.key, self._records, self._charges, self._first_packet_ns,
             run.rules_version, run.layer, run.at, run.program,
@@ -311,12 +332,23 @@ class Booking:
         ))  # fmt: skip
 
 
+def booked(store: Store, run: Run) -> tuple[Receipt, str] | None:
+    """The receipt and the fingerprint of a run that was booked; None: it was not."""
+    for number, transaction, at, records, charges, mark in store.rows(_BOOKED, *run.key):
+        return Receipt(False, number, transaction, instant_at(at), records, charges), mark
+    return None
+
+
 def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
     remaining = iter(items)
     while batch := list(islice(remaining, LEDGER_BATCH_RECORDS)):
         yield batch
 
 
+_BOOKED = """
+    SELECT r.id, t.id, t.created_at_ns, r.records, r.charges, t.fingerprint
+    FROM runs r JOIN transactions t ON t.id = r.transaction_id
+    WHERE r.source = ? AND r.epoch = ? AND r.first_sequence = ?"""
 _OVERLAP = """
     SELECT first_sequence, records FROM runs
     WHERE source = ? AND epoch = ? AND first_sequence < ? AND first_sequence + records > ?"""
@@ -364,9 +396,6 @@ _PAYERS = f"""
         SELECT account_id, -amount FROM uncollected WHERE run_id = ?2) x
     GROUP BY account_id HAVING sum(amount) <> 0"""
 _POSTING = "INSERT INTO postings (transaction_id, account_id, amount) VALUES (?, ?, ?)"
-_SUMS = """
-    SELECT a.unit, sum(p.amount) FROM postings p JOIN accounts a ON a.id = p.account_id
-    WHERE p.transaction_id = ? GROUP BY a.unit HAVING sum(p.amount) <> 0"""
 _APPLY = """
     UPDATE accounts SET balance = balance + p.amount FROM postings p
     WHERE p.transaction_id = ? AND p.account_id = accounts.id AND state = 'open'

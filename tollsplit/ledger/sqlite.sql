@@ -289,3 +289,50 @@ CREATE TRIGGER uncollected_no_update BEFORE UPDATE ON uncollected
 BEGIN SELECT RAISE(ABORT, 'what is uncollected is append-only'); END;
 CREATE TRIGGER uncollected_no_delete BEFORE DELETE ON uncollected
 BEGIN SELECT RAISE(ABORT, 'what is uncollected is append-only'); END;
+
+-- version 4
+
+-- What was written, in order: a link for every row that is written once, and one for every change
+-- of an account's terms. Each digest covers the one before it.
+CREATE TABLE chain (
+    number  INTEGER PRIMARY KEY,  -- from 1, without gaps
+    at_ns   INTEGER NOT NULL,  -- never before the link before it
+    -- 'ledger', 'account', 'transaction', 'hold', 'resolution', 'event' or 'period'
+    kind    TEXT NOT NULL,
+    subject INTEGER NOT NULL,  -- id of the row that it is about
+    content TEXT,  -- JSON of what the row said then, where such rows change
+    digest  BLOB NOT NULL  -- SHA-256
+) STRICT;
+CREATE INDEX chain_of_accounts ON chain (subject) WHERE kind = 'account';
+CREATE INDEX chain_of_events ON chain (subject) WHERE kind = 'event';
+
+-- Periods that were closed, one after the other. What is signed stands in `head`.
+CREATE TABLE periods (
+    id         INTEGER PRIMARY KEY,
+    period     TEXT NOT NULL UNIQUE,  -- '2026-11', or '2026-11-03'
+    head       TEXT NOT NULL,  -- JSON
+    public_key TEXT NOT NULL,  -- Ed25519, hexadecimal
+    signature  TEXT NOT NULL  -- of the head, hexadecimal
+) STRICT;
+
+-- What each account's period comes to. Sorted by their names they are the leaves of the tree
+-- whose root is signed.
+CREATE TABLE leaves (
+    period_id  INTEGER NOT NULL REFERENCES periods (id),
+    account    TEXT NOT NULL,  -- its name
+    digest     TEXT NOT NULL,  -- SHA-256 of the leaf, hexadecimal
+    PRIMARY KEY (period_id, account)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER chain_no_update BEFORE UPDATE ON chain
+BEGIN SELECT RAISE(ABORT, 'links are append-only'); END;
+CREATE TRIGGER chain_no_delete BEFORE DELETE ON chain
+BEGIN SELECT RAISE(ABORT, 'links are append-only'); END;
+CREATE TRIGGER periods_no_update BEFORE UPDATE ON periods
+BEGIN SELECT RAISE(ABORT, 'closed periods are append-only'); END;
+CREATE TRIGGER periods_no_delete BEFORE DELETE ON periods
+BEGIN SELECT RAISE(ABORT, 'closed periods are append-only'); END;
+CREATE TRIGGER leaves_no_update BEFORE UPDATE ON leaves
+BEGIN SELECT RAISE(ABORT, 'leaves are append-only'); END;
+CREATE TRIGGER leaves_no_delete BEFORE DELETE ON leaves
+BEGIN SELECT RAISE(ABORT, 'leaves are append-only'); END;

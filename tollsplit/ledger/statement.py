@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from functools import cache
+from datetime import date, datetime
 from itertools import groupby
 from operator import itemgetter
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..errors import LedgerError
 from ..model import UsageRecord
+from .calendar import QUARTER_NS, Calendar
 from .journal import (
     CHARGE_COLUMNS,
     RECORD_COLUMNS,
@@ -24,8 +22,7 @@ from .journal import (
 )
 from .store import OCTET, PAYERS, Row, Store, currency_of, instant_at, instant_ns, unit_of
 
-# Since 1972 clocks everywhere are set off by whole quarters of an hour: days begin with one.
-_QUARTER_NS = 900 * 1_000_000_000
+NOT_COVERED = "not covered, uncollected: "  # leads an entry's description
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +165,7 @@ def state(
     store: Store, account: str | None, period: str | None, zone: str, *, records: bool
 ) -> Statement:
     """The statement; see Ledger.statement."""
-    calendar = _Calendar(zone, period)
+    calendar = Calendar(zone, period)
     start, end = calendar.start, calendar.end
     opening: dict[str, int] = defaultdict(int)
     closing: dict[str, int] = defaultdict(int)
@@ -201,65 +198,10 @@ def state(
     )  # fmt: skip
 
 
-class _Calendar:
-    """Days of a zone, before a period, in it and after it."""
-
-    def __init__(self, zone: str, period: str | None) -> None:
-        try:
-            self._zone = ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise LedgerError(
-                f'zone: expected an IANA name as "Asia/Shanghai", got "{zone}"'
-            ) from error
-        first, after = _days(period)
-        self.start = None if first is None else datetime.combine(first, time(), self._zone)
-        self.end = None if after is None else datetime.combine(after, time(), self._zone)
-        self._first, self._after = first or date.min, after or date.max
-        self.day = cache(self._day)  # quarters of an hour are few
-
-    def day_of(self, instant_ns: int) -> date:
-        return self.day(instant_ns // _QUARTER_NS)
-
-    @property
-    def bounds_ns(self) -> tuple[int, int]:
-        """From the period's start to its end."""
-        return (
-            -(1 << 63) if self.start is None else instant_ns(self.start),
-            (1 << 63) - 1 if self.end is None else instant_ns(self.end),
-        )
-
-    def _day(self, quarter: int) -> date:
-        return instant_at(quarter * _QUARTER_NS).astimezone(self._zone).date()
-
-    def before(self, day: date) -> bool:
-        return day < self._first
-
-    def beyond(self, day: date) -> bool:
-        return day >= self._after
-
-
-def _days(period: str | None) -> tuple[date | None, date | None]:
-    """The first day of a period and of what follows it."""
-    if period is None:
-        return None, None
-    try:
-        if re.fullmatch(r"\d{4}-\d{2}", period):
-            first = date.fromisoformat(f"{period}-01")
-            return first, (first + timedelta(days=31)).replace(day=1)
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", period):
-            first = date.fromisoformat(period)
-            return first, first + timedelta(days=1)
-    except (ValueError, OverflowError):
-        pass
-    raise LedgerError(
-        f'period: expected a month as "2026-11" or a day as "2026-11-03", got "{period}"'
-    )
-
-
 def _usage(
     store: Store,
     account: str | None,
-    calendar: _Calendar,
+    calendar: Calendar,
     opening: dict[str, int],
 ) -> tuple[UsageLine, ...]:
     """The lines of the period; what was used before it is taken off the opening balance."""
@@ -279,7 +221,7 @@ def _usage(
         line = (day, rule)
         known = counts.get(line, (0,) * len(figures))
         counts[line] = tuple(map(sum, zip(known, figures, strict=True)))
-        _merge(origins[line], Origin(source, epoch, first, last, figures[0]))
+        add_origin(origins[line], Origin(source, epoch, first, last, figures[0]))
     shares = store.rows(_SHARES.format(records=records), account)
     for quarter, rule, sponsor, octets, paid in shares:
         day = calendar.day(quarter)
@@ -304,7 +246,8 @@ def _usage(
     return tuple(lines)
 
 
-def _merge(origins: dict[tuple[str, str], Origin], more: Origin) -> None:
+def add_origin(origins: dict[tuple[str, str], Origin], more: Origin) -> None:
+    """Add records to those of their source and epoch."""
     key = (more.source, more.epoch)
     known = origins.get(key, more)
     origins[key] = Origin(
@@ -314,7 +257,7 @@ def _merge(origins: dict[tuple[str, str], Origin], more: Origin) -> None:
     )  # fmt: skip
 
 
-def _records(store: Store, account: str | None, calendar: _Calendar) -> Iterator[RecordLine]:
+def _records(store: Store, account: str | None, calendar: Calendar) -> Iterator[RecordLine]:
     """The records of the period, by day and rule as their lines are, then by key."""
     which = "usage_records r" if account is None else _OF_ACCOUNT
     found = []
@@ -331,7 +274,7 @@ def _records(store: Store, account: str | None, calendar: _Calendar) -> Iterator
 
 
 def _charge_records(
-    store: Store, account: str | None, calendar: _Calendar
+    store: Store, account: str | None, calendar: Calendar
 ) -> Iterator[tuple[date, BookedCharge]]:
     rows = store.rows(_CHARGE_RECORDS, account, *calendar.bounds_ns)
     found = [
@@ -344,7 +287,7 @@ def _charge_records(
 def _charges(
     store: Store,
     account: str | None,
-    calendar: _Calendar,
+    calendar: Calendar,
     opening: dict[str, int],
 ) -> tuple[ChargeLine, ...]:
     lines: dict[tuple[date, str, str], Row] = {}
@@ -370,7 +313,7 @@ def _charges(
 def _taxes(
     store: Store,
     account: str | None,
-    calendar: _Calendar,
+    calendar: Calendar,
     opening: dict[str, int],
 ) -> tuple[TaxLine, ...]:
     lines: dict[tuple[date, str, str], int] = defaultdict(int)
@@ -386,7 +329,7 @@ def _taxes(
 def _entries(
     store: Store,
     account: str | None,
-    calendar: _Calendar,
+    calendar: Calendar,
     opening: dict[str, int],
 ) -> tuple[Entry, ...]:
     start, end = calendar.start, calendar.end
@@ -421,7 +364,7 @@ _OF_ACCOUNT = """(
 # All of them, or the statement's.
 _ITS = "(CAST(?1 AS TEXT) IS NULL OR a.name = ?1)"
 # The instant that a record counts at, in quarters of an hour.
-_RECORD_QUARTER = f"coalesce(r.window_start_ns, r.first_packet_ns) / {_QUARTER_NS}"
+_RECORD_QUARTER = f"coalesce(r.window_start_ns, r.first_packet_ns) / {QUARTER_NS}"
 _USAGE = f"""
     SELECT {_RECORD_QUARTER} AS quarter, r.rule, q.source, q.epoch, min(r.sequence),
         max(r.sequence), count(*), sum(r.uplink_packets), sum(r.uplink_octets),
@@ -437,13 +380,13 @@ _SHARES = f"""
     GROUP BY quarter, r.rule, s.identity"""
 _CHARGE_AT = "coalesce(c.period_start_ns, q.first_packet_ns, t.created_at_ns)"
 _CHARGES = f"""
-    SELECT {_CHARGE_AT} / {_QUARTER_NS} AS quarter, c.tariff, a.unit, min(t.id), max(t.id),
+    SELECT {_CHARGE_AT} / {QUARTER_NS} AS quarter, c.tariff, a.unit, min(t.id), max(t.id),
         count(*), sum(c.octets), sum(c.rated_octets), sum(c.amount_micros)
     FROM charges c JOIN accounts a ON a.id = c.account_id JOIN runs q ON q.id = c.run_id
     JOIN transactions t ON t.id = q.transaction_id
     WHERE {_ITS} GROUP BY quarter, c.tariff, a.unit"""
 _TAXES = f"""
-    SELECT {_CHARGE_AT} / {_QUARTER_NS} AS quarter, x.tax, a.unit, sum(x.amount_micros)
+    SELECT {_CHARGE_AT} / {QUARTER_NS} AS quarter, x.tax, a.unit, sum(x.amount_micros)
     FROM charge_taxes x JOIN charges c ON c.run_id = x.run_id AND c.ordinal = x.ordinal
     JOIN accounts a ON a.id = c.account_id JOIN runs q ON q.id = c.run_id
     JOIN transactions t ON t.id = q.transaction_id
@@ -476,7 +419,7 @@ _ENTRIES = f"""
             AND NOT (t.kind = 'usage' AND a.kind IN (?2, ?3))
         GROUP BY t.id, a.unit
         UNION ALL
-        SELECT t.created_at_ns, t.id, 'not covered, uncollected: ' || t.description, a.unit,
+        SELECT t.created_at_ns, t.id, '{NOT_COVERED}' || t.description, a.unit,
             sum(u.amount)
         FROM uncollected u JOIN accounts a ON a.id = u.account_id JOIN runs q ON q.id = u.run_id
         JOIN transactions t ON t.id = q.transaction_id

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 Row = tuple[Any, ...]
 Part = Literal["records", "shares", "charges", "taxes"]  # of what a run books
+Turn = Literal["runs", "chain"]  # what one at a time may do; the chain's comes last
 
 OCTET = "octet"
 # The operator's own accounts; no subscriber or sponsor may have such a name.
@@ -26,7 +27,9 @@ TAX = "tax:"
 PAYERS = ("subscriber", "sponsor")  # kinds of accounts that usage and charges are posted to
 
 _AMONG_MAX = 512
-_compact = json.JSONEncoder(separators=(",", ":")).encode
+# JSON in ASCII without blanks: one text for one value, byte for byte.
+compact = json.JSONEncoder(separators=(",", ":")).encode
+quoted = json.encoder.encode_basestring_ascii  # of one text, without what leads there
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -46,8 +49,10 @@ class Store(Protocol):
     def reading(self) -> AbstractContextManager[None]:
         """Reads inside see the database as it was at the first of them."""
 
-    def serialise(self) -> None:
-        """Nobody else gets beyond this point until the transaction ends."""
+    def serialise(self, what: Turn = "runs") -> None:
+        """Nobody else gets beyond this point until the transaction ends. Raises LedgerError where
+        it was undone meanwhile.
+        """
 
     def locking(self, alias: str) -> str:
         """The end of a SELECT: nobody else changes that table's rows of it until the transaction
@@ -143,7 +148,7 @@ class Balance:
 
 def digest_of(*fields: object) -> str:
     """SHA-256 over what was asked for."""
-    return f"sha256:{hashlib.sha256(_compact(fields).encode()).hexdigest()}"
+    return f"sha256:{hashlib.sha256(compact(fields).encode()).hexdigest()}"
 
 
 class Fingerprint:
@@ -170,7 +175,7 @@ class Fingerprint:
         if rows:
             # Runs without taxes have the digests that they had before there were any.
             self._parts.setdefault(part, hashlib.sha256())
-            self._parts[part].update(f"{_compact(rows)[1:-1]},".encode())
+            self._parts[part].update(f"{compact(rows)[1:-1]},".encode())
 
     def digest(self) -> str:
         parts = [part.hexdigest() for part in self._parts.values()]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 
 from ..limits import LEDGER_BATCH_RECORDS, VERIFY_FINDINGS_MAX
-from . import event, hold, transfer
-from .store import OCTET, TAX, UNCOLLECTED, Fingerprint, Part, Run, Store
+from . import chain, event, hold, period, proof, transfer
+from .chain import missing
+from .period import SignedHead
+from .proof import Proof
+from .store import OCTET, TAX, UNCOLLECTED, Fingerprint, Part, Run, Store, instant_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +44,30 @@ class Verification:
         return tuple(finding for check in self.checks for finding in check.findings)
 
 
-def verify(store: Store) -> Verification:
+def verify(
+    store: Store, kept: Sequence[SignedHead | Proof], public_key: str | None
+) -> Verification:
     """Check every figure of a ledger; see the names of the checks for which."""
-    return Verification(
-        store.url,
-        tuple(
-            _check(store, name, table, findings)
-            for name, table, findings in (
-                ("file, keys and schema are intact", None, _integrity),
-                ("transactions sum to zero per unit", "transactions", _sums),
-                ("balances are the sums of postings, not below floors", "accounts", _balances),
-                ("records' octets are split among payers", "usage_records", _splits),
-                ("usage and charges are posted", "postings", _posted),
-                ("remainders are carried and paid", "remainders", _remainders),
-                ("runs are complete", "runs", _complete),
-                ("runs are as they were booked", "runs", _as_booked),
-                ("transfers are as they were asked for", "transactions", transfer.astray),
-                ("holds are as they were asked for and resolved", "holds", hold.astray),
-                ("events are those that were recorded", "events", event.astray),
-            )
-        ),
-    )
+    checks: list[tuple[str, str | None, Callable[[Store], Iterator[str]]]] = [
+        ("file, keys and schema are intact", None, _integrity),
+        ("transactions sum to zero per unit", "transactions", _sums),
+        ("balances are the sums of postings, not below floors", "accounts", _balances),
+        ("records' octets are split among payers", "usage_records", _splits),
+        ("usage and charges are posted", "postings", _posted),
+        ("remainders are carried and paid", "remainders", _remainders),
+        ("runs are complete", "runs", _complete),
+        ("runs are as they were booked", "runs", _as_booked),
+        ("transfers are as they were asked for", "transactions", transfer.astray),
+        ("holds are as they were asked for and resolved", "holds", hold.astray),
+        ("events are those that were recorded", "events", event.astray),
+        (f"rows are those that were chained, in order{_since(store)}", "chain",
+         chain.astray),
+        ("closed periods are as they were signed", "periods",
+         partial(period.astray, public_key=public_key)),
+        *((f"it goes on from the head of {_signed(one).head.title} that was kept elsewhere", None,
+           partial(_kept_elsewhere, kept=one)) for one in kept),
+    ]
+    return Verification(store.url, tuple(_check(store, *check) for check in checks))
 
 
 def _check(
@@ -72,6 +79,27 @@ def _check(
     found = findings(store)
     listed = tuple(islice(found, VERIFY_FINDINGS_MAX))
     return Check(name, rows, listed, sum(1 for _ in found))
+
+
+def _signed(kept: SignedHead | Proof) -> SignedHead:
+    return kept.signed if isinstance(kept, Proof) else kept
+
+
+def _kept_elsewhere(store: Store, kept: SignedHead | Proof) -> Iterator[str]:
+    found = list(period.kept_elsewhere(store, _signed(kept)))
+    yield from found
+    if not found and isinstance(kept, Proof):
+        yield from proof.unlike(store, kept)
+
+
+def _since(store: Store) -> str:
+    found = chain.genesis(store)
+    if found is None or not found.adopted:
+        return ""
+    return (
+        f"; chained since {instant_at(found.since_ns):%Y-%m-%dT%H:%M:%SZ}, when {found.adopted:,} "
+        "rows were chained as they were found"
+    )
 
 
 def _integrity(store: Store) -> Iterator[str]:
@@ -150,21 +178,30 @@ def _complete(store: Store) -> Iterator[str]:
                 yield f"run {run}: {what}: {noted} noted, {found} there"
         if kind != "usage":
             yield f"run {run}: its transaction is of kind {kind!r}, expected 'usage'"
+    yield from _gaps(store)
     for (transaction,) in store.rows(_NO_RUN):
         yield f"transaction {transaction}: posted usage, but has no run"
+
+
+def _gaps(store: Store) -> Iterator[str]:
+    for table, column, what in (
+        ("usage_records", "sequence", "record"), ("charges", "ordinal", "charge"),
+    ):  # fmt: skip
+        for run, number, before in store.rows(_GAPS.format(table=table, column=column)):
+            yield f"run {run}: {missing(what, before + 1, number - 1)}"
 
 
 def _as_booked(store: Store) -> Iterator[str]:
     for number, transaction, *fields in list(store.rows(_RUNS)):
         source, epoch, rules_version, layer, at, program, first_sequence = fields
-        captures = tuple(
-            (name, digest)
-            for name, digest in store.rows(
-                "SELECT name, digest FROM captures WHERE run_id = ? ORDER BY ordinal", number
-            )
-        )
+        found = list(store.rows(
+            "SELECT ordinal, name, digest FROM captures WHERE run_id = ? ORDER BY ordinal", number
+        ))  # fmt: skip
+        captures = tuple((name, digest) for _, name, digest in found)
         run = Run(source, epoch, rules_version, layer, at, program, captures, {}, first_sequence)
         place = f"run {number} ({run.title})"
+        if [ordinal for ordinal, _, _ in found] != list(range(len(found))):
+            yield f"{place}: its captures are not numbered from 0 on, without gaps"
         for key, fingerprint in store.rows(
             "SELECT idempotency_key, fingerprint FROM transactions WHERE id = ?", transaction
         ):
@@ -270,6 +307,13 @@ _COUNTS = """
     FROM runs q LEFT JOIN usage_records r ON r.run_id = q.id
     LEFT JOIN transactions t ON t.id = q.transaction_id
     GROUP BY q.id, t.kind"""
+# Numbers of rows go up by one in each run; the first and the last are told by the run itself.
+_GAPS = """
+    SELECT run_id, {column}, before FROM (
+        SELECT run_id, {column},
+            lag({column}) OVER (PARTITION BY run_id ORDER BY {column}) AS before
+        FROM {table}) x
+    WHERE {column} <> before + 1"""
 _NO_RUN = """
     SELECT id FROM transactions
     WHERE kind = 'usage' AND id NOT IN (SELECT transaction_id FROM runs)"""
