@@ -26,6 +26,7 @@ from tollsplit.model import Event
 from tollsplit.rules import RuleSet, load
 from tollsplit.snapshot import Notice, Snapshot
 
+PROGRAM = Path(__file__)
 HEADER = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 101)  # nanoseconds, raw IP
 RULES = """
 [meter]
@@ -101,6 +102,18 @@ def write_rules(home: Path, share: str = "70%", more: str = "", window: str = "1
     path = home / "rules.toml"
     path.write_text(RULES.format(share=share, more=more).replace('"1s"', f'"{window}"'))
     return load(path)
+
+
+def load_with(home: Path, more: str) -> RuleSet:
+    path = home / "more.toml"
+    path.write_text(RULES.format(share="70%", more="") + more)
+    return load(path)
+
+
+def load_other(home: Path) -> RuleSet:
+    place = home / "other"
+    place.mkdir()
+    return write_rules(place, "50%", window="1h")
 
 
 class Running:
