@@ -110,10 +110,10 @@ def load_with(home: Path, more: str) -> RuleSet:
     return load(path)
 
 
-def load_other(home: Path) -> RuleSet:
+def load_other(home: Path, window: str = "1h") -> RuleSet:
     place = home / "other"
     place.mkdir()
-    return write_rules(place, "50%", window="1h")
+    return write_rules(place, "50%", window=window)
 
 
 class Running:

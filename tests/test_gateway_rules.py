@@ -17,6 +17,7 @@ from gateways import (
     load_other,
     load_with,
     packet,
+    rows,
     running,
     wait,
     write_rules,
@@ -25,7 +26,7 @@ from gateways import (
 import tollsplit
 from tollsplit.errors import RulesError, UsageError
 from tollsplit.gateway import push_rules
-from tollsplit.rules import load
+from tollsplit.rules import RuleSet, load
 from tollsplit.snapshot import Notice
 
 
@@ -81,6 +82,63 @@ def _share(reports: list[tollsplit.Report], number: int, percent: int) -> int:
     before = sum(report.tally.metered.octets for report in reports[:number])
     return ((before + reports[number].tally.metered.octets) * percent // 100
             - before * percent // 100)
+
+
+@pytest.mark.parametrize("before_s", [0.2, 0.06, 0.02, 0.0, -0.05])
+def test_gateway_rules_that_come_as_a_window_ends_mix_nothing(home: Path, before_s: float) -> None:
+    """Each octet is in the record of its window and of the rules of its instant."""
+    versions = [load(home / "rules.toml"), load_other(home, "1s")]
+    given: list[int] = []
+    stop = threading.Event()
+
+    def feed() -> None:
+        while not stop.wait(0.001):
+            given.append(time.time_ns())
+            run.frames.lanes[0].give(packet(given[-1]))
+
+    changes = [(0, versions[0].version)]
+    with running(home) as run:
+        feeding = threading.Thread(target=feed)
+        feeding.start()
+        for number in (1, 2, 3):
+            time.sleep(1 - (time.time() + before_s) % 1)
+            rules = versions[number % 2]
+            changes.append((run.gateway._take_rules(rules), rules.version))
+        time.sleep(0.3)
+        stop.set()
+        feeding.join()
+    expected: dict[tuple[int, str], int] = {}
+    for at_ns in given:
+        version = [version for since, version in changes if since <= at_ns][-1]
+        key = at_ns // 10**9 * 10**9, version
+        expected[key] = expected.get(key, 0) + 128
+    found = rows(home, "SELECT window_start_ns, rules_version, sum(uplink_octets) "
+                       "FROM usage_records JOIN runs ON runs.id = run_id GROUP BY 1, 2")
+    assert {(start, version): octets for start, version, octets in found} == expected
+    assert booked(home) == len(given) * 128
+    expect_sound(home)
+
+
+def test_gateway_rules_that_come_together_are_in_force_one_after_the_other(home: Path) -> None:
+    """And none waits for the next flush."""
+    others = [load_other(home, "1h"), load_with(home, "# more\n"), load_with(home, "# most\n")]
+    instants: dict[str, int] = {}
+
+    def push(rules: RuleSet) -> None:
+        instants[rules.version] = run.gateway._take_rules(rules)
+
+    with running(home, write_rules(home, window="1h"), flush_s=30.0, watched=False) as run:
+        run.frames.lanes[0].give(packet(time.time_ns()))
+        pushing = [threading.Thread(target=push, args=(rules,)) for rules in others]
+        for thread in pushing:
+            thread.start()
+        wait(lambda: len(instants) == 3, 5)
+        run.frames.lanes[0].give(packet(time.time_ns()))
+    assert booked(home) == 2 * 128
+    last = max(instants, key=lambda version: instants[version])
+    assert len(set(instants.values())) == 3
+    assert run.gateway._counting.generation.rules.version == last
+    expect_sound(home)
 
 
 def test_gateway_broken_rules_leave_those_in_force(home: Path) -> None:

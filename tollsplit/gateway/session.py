@@ -276,20 +276,19 @@ class Gateway:
 
     def _turn(self) -> None:
         """Begin a generation, or end one, where it is time to."""
-        now_ns = time.time_ns()
         if self._following is not None:
-            if time.monotonic() >= self._conclude_s:
-                self._conclude()
-            return
+            if time.monotonic() < self._conclude_s:
+                return
+            self._conclude()
         if self._reload is not None:
             path, self._reload = self._reload, None
             try:
                 self._pushed.put((load(path), Future()))
             except RulesError as error:
                 self._notice("rules_refused", f"{error}\nthe rules in force stay")
-        if not self._pushed.empty():
+        while self._following is None and not self._pushed.empty():
             self._change_rules(*self._pushed.get())
-        elif now_ns >= self._end_ns - LEAD_NS and (
+        if self._following is None and time.time_ns() >= self._end_ns - LEAD_NS and (
             self._books is None or self._books.error is None
         ):
             generation = self._counting.generation
