@@ -230,11 +230,11 @@ def test_gateway_full_disk_keeps_counting_and_catches_up(
     full = threading.Event()
     write = journals._write
 
-    def refused(file: Any, octets: bytes) -> None:
+    def refused(file: Any, octets: bytes, place: int) -> None:
         if full.is_set():
-            write(file, octets[: len(octets) // 2])
+            write(file, octets[: len(octets) // 2], place)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(file, octets)
+        write(file, octets, place)
 
     monkeypatch.setattr(journals, "_write", refused)
     with running(home) as run:

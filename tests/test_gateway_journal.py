@@ -143,6 +143,66 @@ def test_journal_that_cannot_be_compacted_counts_nothing_twice(
     expect_sound(home)
 
 
+@pytest.mark.parametrize("many", [1, 50])
+@pytest.mark.parametrize("torn", [True, False])
+def test_journal_entry_that_fails_and_cannot_be_cut_off_is_written_over(
+    home: Path, monkeypatch: pytest.MonkeyPatch, many: int, torn: bool
+) -> None:
+    """Half of it is in the file, or all of it; what comes next is shorter, or longer."""
+    rules = load(home / "rules.toml")
+    generation = Generation(rules)
+    write = journals._write
+
+    def half(file: Any, octets: bytes, place: int) -> None:
+        write(file, octets[: len(octets) // 2], place)
+        fail()
+
+    with closing(Journal(home / "journal", ("test0",))) as journal:
+        segment = journal.create(journals.Head("s", "e", 0, "tollsplit", rules))
+        segment.add(generation, counted(generation, 3))
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "ftruncate", fail)
+            if torn:
+                broken.setattr(journals, "_write", half)
+            else:
+                broken.setattr(os, "fdatasync", fail)
+            for _ in range(2):
+                with pytest.raises(JournalError):
+                    segment.add(generation, counted(generation, 20))
+        assert read(segment.path).counted.seen[0] == (3 if torn else 23)
+        segment.add(generation, counted(generation, many))
+        segment.add(generation, counted(generation, 2))
+        segment.seal(1)
+    contents = read(segment.path)
+    assert contents.counted.seen[0] == 3 + many + 2
+    assert contents.records == 1
+
+
+def counted(generation: Generation, packets: int) -> Any:
+    """A meter that has counted packets of as many subscribers."""
+    meter = generation.meter()
+    feed(meter, b"".join(packet(time.time_ns(), subscriber=0x0A000000 + i)
+                         for i in range(packets)))
+    return meter
+
+
+def test_gateway_whose_disk_neither_takes_nor_cuts_off_books_all_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(home) as run:
+        run.frames.lanes[0].give(packet(time.time_ns()))
+        wait(lambda: run.last.seen.packets == 1 and not run.last.unflushed_octets)
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "ftruncate", fail)
+            broken.setattr(os, "fdatasync", fail)
+            for number in range(4):
+                run.frames.lanes[0].give(packet(time.time_ns()))
+                wait(lambda number=number: run.last.seen.packets > number + 1)  # type: ignore[misc]
+        wait(lambda: run.kinds().count("journal") == 2)
+    assert booked(home) == 5 * 128
+    expect_sound(home)
+
+
 @pytest.mark.parametrize("length", [0, 3, 15, 60])
 def test_journal_segment_whose_run_died_over_its_head_is_taken_away(
     home: Path, length: int
