@@ -2,7 +2,8 @@
 
     python gateways.py RULES LEDGER JOURNAL FED [FLUSH]
 
-meters packets of 128 octets, five at a time, and appends to FED when, and how many so far.
+meters packets of 128 octets, five at a time, and appends to FED when, and how many so far. SIGTERM
+ends it, SIGHUP has it read the rules again.
 """
 
 from __future__ import annotations
@@ -197,6 +198,7 @@ def main(rules: str, ledger: str, journal: str, fed: str, flush: str = "0.05") -
         Options(("test0",), float(flush), ledger, Path(journal), source="test"),
         told=lambda happened: print(happened, file=sys.stderr, flush=True))
     signal.signal(signal.SIGTERM, lambda *_: gateway.stop(hurry=True))
+    signal.signal(signal.SIGHUP, lambda *_: gateway.reload(Path(rules)))
 
     def feed() -> None:
         given = 0

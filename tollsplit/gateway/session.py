@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,7 +137,8 @@ class Gateway:
         self._pushed: queue.SimpleQueue[tuple[RuleSet, Future[int]]] = queue.SimpleQueue()
         self._known: queue.SimpleQueue[tuple[Prior, Spent]] = queue.SimpleQueue()
         self._reload: Path | None = None
-        self._wake = threading.Event()
+        # No lock that a signal's handler could find held by the thread that it interrupts.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = self._hurry = self._ended = False
         self._books = self._opened_books(rules)
         self._control = None
@@ -161,12 +163,12 @@ class Gateway:
         """
         self._stopping = True
         self._hurry |= hurry
-        self._wake.set()
+        self._wake.put(None)
 
     def reload(self, path: Path) -> None:
         """Put in force what a rules file holds now, as soon as may be."""
         self._reload = path
-        self._wake.set()
+        self._wake.put(None)
 
     @property
     def latest(self) -> Snapshot | None:
@@ -176,7 +178,7 @@ class Gateway:
         """From the door's thread: rules in force since the instant that is returned."""
         done: Future[int] = Future()
         self._pushed.put((rules, done))
-        self._wake.set()
+        self._wake.put(None)
         if self._ended:
             self._refuse_pushed()
         return done.result()
@@ -207,8 +209,8 @@ class Gateway:
                 flush_s = max(flush_s + self._options.flush_s, time.monotonic())
                 while not self._over() and time.monotonic() < min(flush_s, ends_s):
                     pause_s = min(flush_s, ends_s, self._turn_s()) - time.monotonic()
-                    self._wake.wait(max(0.0, pause_s))
-                    self._wake.clear()
+                    with suppress(queue.Empty):
+                        self._wake.get(timeout=max(0.0, pause_s))
                     self._turn()
                     self._tell_events()
                 self._flush()
