@@ -23,6 +23,7 @@ from gateways import (
     write_rules,
 )
 
+from tollsplit.cli.capture import _Signals
 from tollsplit.engine.journal import Journal
 from tollsplit.errors import JournalError, UsageError
 from tollsplit.gateway import Gateway, Options, push_rules
@@ -135,3 +136,37 @@ def test_gateway_signals_that_come_at_any_instant_hold_nothing_up(home: Path) ->
             run.kill()
     assert not list((home / "journal").glob("*.segment"))
     expect_sound(home)
+
+
+class Told:
+    """What signals tell a gateway."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    def stop(self, hurry: bool) -> None:
+        self.calls.append(("stop", hurry))
+
+    def reload(self, path: Path) -> None:
+        self.calls.append(("reload", path))
+
+
+def test_signals_before_there_is_a_gateway_are_told_to_it(home: Path) -> None:
+    told = Told()
+    before = signal.getsignal(signal.SIGTERM)
+    with _Signals(home) as signals:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGHUP):
+            signal.raise_signal(number)
+        signals.tell(told)  # type: ignore[arg-type]
+        assert sorted(map(str, told.calls)) == sorted(
+            map(str, [("stop", True), ("reload", home)]))
+        signal.raise_signal(signal.SIGINT)
+        assert told.calls[2:] == [("stop", True)]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_signal_that_comes_twice_ends_a_start_that_hangs(home: Path) -> None:
+    with _Signals(home):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
