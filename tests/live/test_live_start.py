@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,17 @@ from tollsplit.ledger import open_ledger
 TERMINATION = 1 << signal.SIGTERM - 1
 
 
-def start(lab: Lab, home: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def starting(lab: Lab, home: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         ["ip", "netns", "exec", lab.namespace(GATEWAY), *TOLLSPLIT, "capture", "sub1", "--rules",
          str(write_rules(home)), "--ledger", "sqlite:///ledger.db", *more],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def is_caught(process: subprocess.Popen[str]) -> bool:
@@ -32,7 +40,7 @@ def is_caught(process: subprocess.Popen[str]) -> bool:
 
 def expect_clean(lab: Lab, home: Path) -> None:
     """Nobody has the interface, and nothing was left or lost."""
-    with start(lab, home, "--duration", "200ms") as process:
+    with starting(lab, home, "--duration", "200ms") as process:
         _, said = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, said
     assert {path.name for path in (home / "ledger.db.journal").iterdir()} == {"sub1.lock"}, said
@@ -46,7 +54,7 @@ def test_live_capture_ends_well_while_it_starts(
     lab: Lab, tmp_path: Path, delay_s: float, number: signal.Signals
 ) -> None:
     """From the instant on at which it heeds signals, which is before it does anything."""
-    with start(lab, tmp_path) as process:
+    with starting(lab, tmp_path) as process:
         wait_until(lambda: is_caught(process))
         assert not (tmp_path / "ledger.db.journal").exists()
         time.sleep(delay_s)
@@ -62,7 +70,7 @@ def test_live_capture_ends_well_while_it_starts(
 def test_live_capture_that_heeds_no_signals_yet_has_begun_nothing(
     lab: Lab, tmp_path: Path
 ) -> None:
-    with start(lab, tmp_path) as process:
+    with starting(lab, tmp_path) as process:
         process.terminate()
         process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == -signal.SIGTERM
