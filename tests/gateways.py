@@ -127,7 +127,8 @@ class Running:
         self.error: BaseException | None = None
         options = {"flush_s": 0.05, "source": "test"} | options
         if options.pop("booked", True):
-            options |= {"ledger": f"sqlite:///{home}/ledger.db", "journal": home / "journal"}
+            options = {"ledger": f"sqlite:///{home}/ledger.db",
+                       "journal": home / "journal"} | options
         lost = options.pop("lost", lambda: (0, 0))
         interface = options.pop("interface", "test0")
         self.gateway = Gateway(self.frames, rules, Options((interface,), **options), lost=lost,

@@ -24,6 +24,7 @@ from tollsplit.cli import main
 from tollsplit.export import Beancount, Hledger, documents
 from tollsplit.export.plain_text import unescaped
 from tollsplit.ledger import open_ledger
+from tollsplit.model import TaxPart
 
 NAMES = (
     "alice", "10.0.0.7", "2001:db8:0:7::/64", "张三", "Müller & Söhne", "two  blanks", "a;b",
@@ -40,6 +41,9 @@ def tool(name: str) -> str:
     return found
 
 
+TAXES = (TaxPart("city", "tax:city", 2, (1, 2)), TaxPart("vat", "tax:vat", -1, (2, 3)))
+
+
 @pytest.fixture
 def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str, str], int]:
     """A ledger with hard names, several currencies and runs; what its accounts hold."""
@@ -52,7 +56,7 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, st
                 [record(i, DAY3 + HOUR * i, epoch=epoch, account=name, uplink_octets=10**15 + 400,
                         subscriber_octets=10**15 + 300) for i, name in enumerate(NAMES)],
                 [*(charge(10**12 + 7 * i, name, currency=("CNY", "EUR")[i % 2], remainder=(1, 3))
-                   for i, name in enumerate(NAMES)), charge(-5, "alice")])  # fmt: skip
+                   for i, name in enumerate(NAMES)), charge(-5, "alice", taxes=TAXES)])  # fmt: skip
         ledger.post(run_of("empty"), [], [])
         return {(b.kind, b.account, b.unit): b.balance for b in ledger.balances()}
 
@@ -189,6 +193,8 @@ def test_export_json_has_everything(books: dict[tuple[str, str, str], int]) -> N
     used = sum(u["subscriber_octets"] + sum(u["sponsor_octets"].values()) for u in whole["usage"])
     assert used == books["operator", "operator:traffic", "octet"]
     assert whole["charges"][0]["remainder"] == "1/3"
+    assert [c["tax_micros"] for c in whole["charges"]] == 2 * [
+        *[{}] * len(NAMES), {"city": 2, "vat": -1}]  # fmt: skip
     with closing(sqlite3.connect("books.db")) as connection:
         [(count,)] = connection.execute("SELECT count(*) FROM postings")
     assert len(whole["postings"]) == count
@@ -201,7 +207,9 @@ def test_export_csv_has_everything(books: dict[tuple[str, str, str], int]) -> No
             lines[line["line"]].append(line)
     assert {line: len(found) for line, found in lines.items()} == {
         "account": len(books), "transaction": 3, "posting": len(lines["posting"]),
-        "usage": 2 * len(NAMES), "share": 2 * len(NAMES), "charge": 2 * len(NAMES) + 2}  # fmt: skip
+        "usage": 2 * len(NAMES), "share": 2 * len(NAMES), "charge": 2 * len(NAMES) + 2,
+        "tax": 4}  # fmt: skip
+    assert [(t["tax"], t["tax_micros"]) for t in lines["tax"]] == 2 * [("city", "2"), ("vat", "-1")]
     guarded = {("'" + name if name[0] in "=+-@\t\r" else name): name for _, name, _ in books}
     for posting in lines["posting"]:
         posting["account"] = guarded[posting["account"]]
@@ -223,6 +231,7 @@ def test_export_parquet_is_a_folder_of_tables(
     usage = tables["usage"][3]
     assert usage["window_start"] == DAY3 + HOUR * 3
     assert dict(usage["sponsor_octets"]) == {"video-co": 700}
+    assert dict(tables["charges"][-1]["tax_micros"]) == {"city": 2, "vat": -1}
     assert tables["transactions"][1]["captures"][0]["digest"] == "sha256:1"
     assert [p.name for p in Path().iterdir() if "partial" in p.name] == []
 

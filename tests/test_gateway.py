@@ -32,7 +32,7 @@ import tollsplit
 from tollsplit.engine import journal as journals
 from tollsplit.errors import JournalError, RulesError
 from tollsplit.gateway import delivery
-from tollsplit.ledger import open_ledger
+from tollsplit.ledger import Ledger, Receipt, open_ledger
 from tollsplit.model import Event
 from tollsplit.rules import load
 
@@ -190,6 +190,38 @@ def test_gateway_that_ends_without_its_ledger_leaves_all_to_the_next(home: Path)
     with running(home) as run:
         wait(lambda: run.last.booked_records == 1)
     assert booked(home) == 128
+    expect_sound(home)
+
+
+def test_gateways_that_race_for_a_budget_spend_it_to_the_octet(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have worked out the same window's bill before either is booked."""
+    path = home / "rules.toml"
+    path.write_text(path.read_text().replace(
+        "[sponsors.video-co]", '[sponsors.video-co]\nbudget = "1000"'))
+    both, post, outcomes = threading.Barrier(2), Ledger.post, []
+
+    def together(ledger: Ledger, *asked: Any) -> Receipt:
+        if both.n_waiting + len(outcomes) < 2:
+            both.wait(10)
+        outcomes.append("stale")
+        receipt = post(ledger, *asked)
+        outcomes[outcomes.index("stale")] = "booked"
+        return receipt
+
+    monkeypatch.setattr(Ledger, "post", together)
+    with running(home, load(path), journal=home / "one", source="one") as one, running(
+        home, load(path), journal=home / "two", source="two"
+    ) as two:
+        time.sleep(1.05 - time.time() % 1)  # a window begins
+        for run in (one, two):
+            run.frames.lanes[0].give(b"".join(packet(time.time_ns()) for _ in range(10)))
+        wait(lambda: one.last.booked_records == two.last.booked_records == 1)
+        assert "booking" not in one.kinds() + two.kinds()
+    assert outcomes.count("stale") == 1
+    assert rows(home, "SELECT sum(octets) FROM usage_shares") == [(1000,)]
+    assert rows(home, "SELECT sum(subscriber_octets) FROM usage_records") == [(1560,)]
     expect_sound(home)
 
 

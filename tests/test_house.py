@@ -39,11 +39,12 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.
-LATE = {"numba", "llvmlite", "pyarrow", "dpkt", "prometheus_client", "psycopg"}
+LATE = {"numba", "llvmlite", "pyarrow", "dpkt", "prometheus_client", "psycopg", "cryptography"}
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
 # Late by nature: nothing else in the package imports them at once, and they are nothing without.
 BY_NATURE = {
     Path("engine/reference"): "dpkt", Path("ledger/postgres"): "psycopg",
+    Path("ledger/signing"): "cryptography",
 }  # fmt: skip
 
 SOURCES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

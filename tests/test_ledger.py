@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import dpkt
@@ -27,10 +26,10 @@ from quantities import Quantity, rate
 
 import tollsplit
 from tollsplit.cli.demo.example import write_example
-from tollsplit.errors import IdentityError, LedgerError, OverdraftError, StateError
+from tollsplit.errors import IdentityError, LedgerError
 from tollsplit.ledger import Ledger, Receipt, Run, open_ledger
 from tollsplit.ledger.store import instant_ns
-from tollsplit.model import Charge, Tariff, Tier, TimeBand, UsageRecord
+from tollsplit.model import Charge, Tariff, Tax, Tier, TimeBand, UsageRecord
 
 
 @pytest.fixture
@@ -184,18 +183,11 @@ def test_ledger_never_mixes_currencies(ledger: Ledger) -> None:
     }  # fmt: skip
 
 
-def test_ledger_holds_floors_and_closed_accounts(ledger: Ledger, database: Database) -> None:
+def test_ledger_database_itself_holds_floors(ledger: Ledger, database: Database) -> None:
     ledger.post(run_of(), [record()], [charge()])
-    before = held(ledger)
     ledger.set_floor("alice", MONEY, -100)
-    with pytest.raises(OverdraftError, match=r'"alice" \(CNY/1000000\): -174 would be below -100'):
-        ledger.post(run_of("e2"), [], [charge()])
-    ledger.close_account("sponsor:video-co", "octet")
-    with pytest.raises(StateError, match=r'"sponsor:video-co" \(octet\): it is closed'):
-        ledger.post(run_of("e2"), [record(epoch="e2")], [])
     with pytest.raises(Refused, match=r"(?i)check"):
         database.rows("UPDATE accounts SET balance = -101 WHERE floor = -100")
-    assert held(ledger) == before
 
 
 amounts = st.integers(-(10**15), 10**15)
@@ -354,16 +346,22 @@ TIERS = (Tier(700, Fraction(2, 3)), Tier(None, Fraction(1, 7)))
 NIGHT = TimeBand(22 * 3600, 6 * 3600, (Tier(None, Fraction(1, 9)),))
 
 
-@settings(max_examples=20, deadline=None)
+VAT = Tax("vat", Fraction(13, 100), "tax:vat")
+CITY = Tax("city", Fraction(1, 7), "tax:city")
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.sampled_from(["alice", "bob"]), st.integers(0, 30),
                                    st.integers(1, 900)), max_size=4), max_size=4),
-       st.sampled_from([(), (NIGHT,)]))  # fmt: skip
+       st.builds(Tariff, st.just("standard"), st.just("CNY"), st.just(TIERS), st.just(250),
+                 st.sampled_from(["day", "record"]), st.sampled_from([(), (NIGHT,)]),
+                 st.sampled_from([Fraction(0), Fraction(1001, 3)]),
+                 st.sampled_from(["day", "month"]), st.sampled_from([(), (VAT,), (VAT, CITY)]),
+                 st.sampled_from(["net", "gross"])))  # fmt: skip
 def test_ledger_a_day_costs_the_same_in_any_number_of_runs(
-    databases: Callable[[], Database],
-    runs: list[list[tuple[str, int, int]]], bands: tuple[TimeBand, ...],
+    databases: Callable[[], Database], runs: list[list[tuple[str, int, int]]], tariff: Tariff,
 ) -> None:  # fmt: skip
-    """The operator's revenue, to the micro-unit; each account pays at most one less a charge."""
-    tariffs = {"standard": Tariff("standard", "CNY", TIERS, 250, "day", bands)}
+    """Revenue and taxes, to the micro-unit; each account pays at most one less a charge."""
     books = []
     for parts in (runs, runs[::-1], [[item for part in runs for item in part]]):
         with open_ledger(databases().url) as ledger:
@@ -372,11 +370,13 @@ def test_ledger_a_day_costs_the_same_in_any_number_of_runs(
                 charges = rate(
                     [Quantity(who, "standard", i, instant_ns(DAY3 + hour * HOUR), octets)
                      for i, (who, hour, octets) in enumerate(part)],
-                    tariffs, "UTC", partial(ledger.rated, before=run),
+                    {"standard": tariff}, "UTC", ledger.earlier(run),
                 )  # fmt: skip
                 assert ledger.post(run, [], charges).booked
             assert ledger.verify().findings == ()
-            books.append(held(ledger).get(("operator:revenue", MONEY), 0))
+            balances = held(ledger)
+            books.append([balances.get((name, MONEY), 0)
+                          for name in ("operator:revenue", "tax:vat", "tax:city")])
     assert books[0] == books[1] == books[2]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -12,85 +11,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantities import Quantity, rate
+from quantities import SHANGHAI, Book, Quantity, flat, ns, rate, rated, used
 
 from tollsplit.errors import LedgerError
-from tollsplit.model import Charge, Tariff, Tier, TimeBand
+from tollsplit.model import Tariff, Tier, TimeBand
 
-SHANGHAI = "Asia/Shanghai"  # UTC+8, no summer time
 MIB = 1024 * 1024
-
-
-def ns(text: str, zone: str = SHANGHAI, fold: int = 0) -> int:
-    wall = datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold)
-    return int(wall.timestamp()) * 10**9
-
-
-def flat(price: Fraction, **more: object) -> Tariff:
-    return Tariff("standard", "CNY", (Tier(None, price),), **more)  # type: ignore[arg-type]
-
-
-def used(octets: int, start: str | None = None, record: int = 0, **more: str) -> Quantity:
-    return Quantity(
-        more.get("account", "10.0.0.7"), more.get("tariff", "standard"), record,
-        None if start is None else ns(start), octets,
-    )  # fmt: skip
-
-
-def rated(
-    tariff: Tariff, quantities: list[Quantity], zone: str = SHANGHAI
-) -> list[tuple[int, tuple[int, int], int]]:
-    """Amount, remainder and rated octets of each charge."""
-    charges = rate(quantities, {tariff.name: tariff}, zone)
-    return [(c.amount_micros, c.remainder, c.rated_octets) for c in charges]
-
-
-class Book:
-    """What earlier runs rated, as a ledger would answer it."""
-
-    def __init__(self, tariffs: dict[str, Tariff], zone: str = SHANGHAI) -> None:
-        self._tariffs, self._zone = tariffs, zone
-        self._rated: dict[tuple[str, str, int], int] = defaultdict(int)
-        self.exact: dict[str, Fraction] = defaultdict(Fraction)
-        self.rated_octets: dict[str, int] = defaultdict(int)
-
-    def run(self, quantities: list[Quantity]) -> list[Charge]:
-        charges = rate(quantities, self._tariffs, self._zone, self._prior)
-        for c in charges:
-            if c.period_start is not None:
-                start = int(c.period_start.timestamp()) * 10**9
-                self._rated[c.account, c.tariff, start] += c.octets
-            self.exact[c.account] += c.amount_micros + Fraction(*c.remainder)
-            self.rated_octets[c.account] += c.rated_octets
-        return charges
-
-    def _prior(self, asked: Set[tuple[str, str, int]]) -> dict[tuple[str, str, int], int]:
-        return {key: self._rated[key] for key in asked if key in self._rated}
-
-
-def test_rating_worked_example() -> None:
-    """The example in the documentation of tollsplit.ledger.rating, to the micro-unit."""
-    tiers = (Tier(2_000_000, Fraction(3, 10)), Tier(None, Fraction(1, 10)))
-    night = (Tier(2_000_000, Fraction(3, 20)), Tier(None, Fraction(1, 20)))
-    tariff = Tariff(
-        "evening", "CNY", tiers, 1000, "day", (TimeBand(22 * 3600, 6 * 3600, night),)
-    )
-    book = Book({"evening": tariff})
-    night, day = (datetime(2026, 11, 3, hour, tzinfo=ZoneInfo(SHANGHAI)) for hour in (0, 6))
-    assert book.run([
-        used(1_500_000, "2026-11-03T09:00", tariff="evening"),
-        used(600_001, "2026-11-03T18:00", tariff="evening"),
-        used(1, "2026-11-03T23:00", tariff="evening"),
-    ]) == [
-        Charge("10.0.0.7", "CNY", 150, "evening", 1, 1000, night, (0, 1)),
-        Charge("10.0.0.7", "CNY", 610_100, "evening", 2_100_001, 2_101_000, day, (0, 1)),
-    ]  # fmt: skip
-    assert book.run([used(499, "2026-11-03T01:00", tariff="evening")]) == [
-        Charge("10.0.0.7", "CNY", 0, "evening", 499, 0, night, (0, 1)),
-    ]
-    assert book.run([used(1, "2026-11-04T00:30", tariff="evening")]) == [
-        Charge("10.0.0.7", "CNY", 150, "evening", 1, 1000, night.replace(day=4), (0, 1)),
-    ]
 
 
 # 0.29 CNY / MiB = 290,000 micros per 1,048,576 octets

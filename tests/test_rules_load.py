@@ -24,6 +24,7 @@ from tollsplit.rules.rule import (
     Split,
     Sponsor,
     Tariff,
+    Tax,
     Tenure,
     Tier,
     TimeBand,
@@ -161,8 +162,18 @@ def test_every_condition_and_spelling(tmp_path: Path) -> None:
         currency = "EUR"
         price = "3 EUR / 100 MB"
         bands = [{ from = 22:00:00, to = "06:00", price = "0 EUR / octet" }]
+        [taxes.vat]
+        rate = "13%"
+        [taxes.city]
+        rate = "1/3"
+        account = "tax:the city"
         [tariffs.tiered]
         currency = "CNY"
+        rounding_per = "day"
+        minimum = "0.10 CNY"
+        minimum_per = "month"
+        taxes = ["vat", "city"]
+        prices = "gross"
         tiers = [{ up_to = "1 GiB", price = "1 CNY / GiB" }, { price = "0.5 CNY/GiB" }]
     """
     found = load(tmp_path, document, pool="10.0.0.0/8\n10.0.0.0/8 # again\n::/0\n")
@@ -213,7 +224,11 @@ def test_every_condition_and_spelling(tmp_path: Path) -> None:
         "standard": Tariff(
             "standard", "EUR", (Tier(None, Fraction(3, 100)),), bands=(night,)
         ),
-        "tiered": Tariff("tiered", "CNY", (Tier(2**30, per_gib), Tier(None, per_gib / 2))),
+        "tiered": Tariff(
+            "tiered", "CNY", (Tier(2**30, per_gib), Tier(None, per_gib / 2)), 1, "day", (),
+            Fraction(100_000), "month", (
+                Tax("vat", Fraction(13, 100), "tax:vat"),
+                Tax("city", Fraction(1, 3), "tax:the city")), "gross"),
     }
     assert found.warnings == ()
 
@@ -284,6 +299,23 @@ WARNED = [
             '1: sponsor "a": no rule names it',
             '2: ingress "i": no rule names it',
             '7: tariff "other": nobody pays by it',
+        ],
+    ),
+    (
+        "a tax that no tariff names, minimums that the first increment reaches or not",
+        '[taxes.vat]\nrate = "13%"\n[tariffs.standard]\ncurrency = "CNY"\n'
+        'price = "1 CNY / MB"\nincrement = "1 MB"\nminimum = "1 CNY"\n'
+        '[[pools]]\nprefixes = ["12.0.0.0/8"]\ntariff = "night"\n'
+        '[tariffs.night]\ncurrency = "CNY"\nincrement = "2 MB"\nminimum = "1.5 CNY"\n'
+        'tiers = [{ up_to = "1 MB", price = "1 CNY / MB" }, { price = "0.50 CNY / MB" }]\n'
+        'bands = [{ from = "22:00", to = "06:00", price = "1 CNY / MB" }]\n'
+        '[[pools]]\nprefixes = ["11.0.0.0/8"]\ntariff = "day"\n'
+        '[tariffs.day]\ncurrency = "CNY"\nincrement = "2 MB"\nminimum = "1.6 CNY"\n'
+        'tiers = [{ up_to = "1 MB", price = "1 CNY / MB" }, { price = "0.50 CNY / MB" }]\n',
+        [
+            '1: tax "vat": no tariff names it',
+            '7: tariff "standard": "minimum" adds nothing: the first increment costs as much',
+            '14: tariff "night": "minimum" adds nothing: the first increment costs as much',
         ],
     ),
     (

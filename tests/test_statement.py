@@ -15,8 +15,10 @@ from bookings import DAY3, HOUR, MONEY, charge, record, run_of
 from tollsplit.cli import main
 from tollsplit.cli.page import page
 from tollsplit.cli.plot import _top, plot
+from tollsplit.cli.statement import document
 from tollsplit.ledger import Ledger, Origin, open_ledger
 from tollsplit.ledger.store import instant_ns
+from tollsplit.model import TaxPart
 
 HOSTILE = "<script>alert('1')</script> & 张三 \"Söhne\""
 
@@ -217,6 +219,25 @@ def test_page_carries_every_figure(ledger: Ledger) -> None:
                        "transaction 1, charge 1"]  # fmt: skip
     words = Page(page(found)).words
     assert "S1: epoch e1 of campus.pcap" in words and "S2: epoch e2 of campus.pcap" in words
+
+
+def test_statement_shows_taxes(tmp_path: Path) -> None:
+    """In the lines, the records of charges, and on the page."""
+    taxes = (TaxPart("city", "tax:city", 3), TaxPart("vat", "tax:vat", 7, (1, 3)))
+    with open_ledger(f"sqlite:///{tmp_path}/books.db") as ledger:
+        ledger.post(run_of(), [record(0)], [charge(taxes=taxes), charge(13)])
+        found = ledger.statement("alice", records=True)
+    assert found.charge_records is not None
+    assert [booked.charge.taxes for _, booked in found.charge_records] == [taxes, ()]
+    assert found.closing[MONEY] == -110
+    rows = Page(page(found)).rows
+    assert ["2026-11-03", "vat", "0.000007 CNY"] in rows
+    assert ["Total", "", "0.000010 CNY"] in rows
+    assert ["CNY", "0.000000 CNY", "-0.000110 CNY", "0.000000 CNY", "-0.000110 CNY"] in rows
+    assert ["2026-11-03", "standard", "transaction 1, charge 0", "300", "1,024", "0.000087 CNY",
+            "0.000010 CNY"] in rows  # fmt: skip
+    [first, second] = document(found)["charge_records"]
+    assert (first["tax_micros"], second["tax_micros"]) == ({"city": 3, "vat": 7}, {})
 
 
 def test_page_of_a_period_without_traffic(ledger: Ledger) -> None:

@@ -10,6 +10,7 @@ import pytest
 from bookings import (
     DAY3,
     HOUR,
+    MONEY,
     book_many,
     charge,
     record,
@@ -19,6 +20,7 @@ from databases import Database, Refused
 
 from tollsplit.errors import LedgerError
 from tollsplit.ledger import Ledger, open_ledger
+from tollsplit.model import TaxPart
 
 
 @pytest.fixture
@@ -34,16 +36,27 @@ def ledger(database: Database) -> Iterator[Ledger]:
 
 
 PRISTINE = [record(0), record(1, DAY3 + HOUR)]
-PRISTINE_CHARGES = [charge(87, remainder=(1, 3)), charge(203, "sponsor:video-co", remainder=(1, 2))]
+PRISTINE_CHARGES = [
+    charge(87, remainder=(1, 3)),
+    charge(203, "sponsor:video-co", remainder=(1, 2),
+           taxes=(TaxPart("vat", "tax:vat", 26, (2, 3)), TaxPart("city", "tax:city", 2, (1, 2)))),
+]
+
+
+def book_pristine(ledger: Ledger) -> None:
+    """Two records, two charges with taxes, of which the sponsor could pay 200 alone."""
+    ledger.open_account("sponsor:video-co", MONEY, "sponsor", floor=-200)
+    ledger.post(run_of(), PRISTINE, PRISTINE_CHARGES)
 
 
 @pytest.mark.parametrize(("table", "column"), [
     ("transactions", "kind"), ("postings", "amount"), ("runs", "source"), ("captures", "digest"),
     ("sponsors", "identity"), ("usage_records", "subscriber"), ("usage_shares", "octets"),
-    ("charges", "tariff"), ("remainders", "carried"),
+    ("charges", "tariff"), ("charge_taxes", "tax"), ("remainders", "carried"),
+    ("uncollected", "amount"),
 ])  # fmt: skip
 def test_ledger_is_append_only(ledger: Ledger, database: Database, table: str, column: str) -> None:
-    ledger.post(run_of(), PRISTINE, PRISTINE_CHARGES)
+    book_pristine(ledger)
     for sql in (f"DELETE FROM {table}", f"UPDATE {table} SET {column} = {column}"):
         with pytest.raises(Refused, match="append-only"):
             database.rows(sql)
@@ -63,7 +76,8 @@ TAMPERING = [
     ("UPDATE postings SET amount = amount + 1 WHERE amount = 2000", 'account "operator:traffic"'),
     ("DELETE FROM postings WHERE amount = -600", 'account "alice" (octet): posted 0, its usage'),
     ("DELETE FROM postings", "posted 0, its charges in this run sum to -87"),
-    ("INSERT INTO postings SELECT 1, id, 5 FROM accounts WHERE kind = 'remainder'",
+    ("INSERT INTO postings SELECT 1, id, 5 FROM accounts "
+     "WHERE name = 'operator:remainder'",
      "sum to 5, expected 0"),
     ("UPDATE accounts SET balance = 0 WHERE name = 'alice' AND unit = 'octet'",
      'account "alice" (octet): balance 0, its postings sum to -600'),
@@ -92,6 +106,21 @@ TAMPERING = [
     ("UPDATE charges SET remainder = 'a third' WHERE ordinal = 0", "got 'a third'"),
     ("UPDATE charges SET remainder = '1/0' WHERE ordinal = 0", "got '1/0'"),
     ("DELETE FROM charges WHERE ordinal = 1", "charges: 2 noted, 1 there"),
+    ("UPDATE charge_taxes SET amount_micros = 27 WHERE tax = 'vat'",
+     'account "tax:vat" (CNY/1000000): posted 26, what it gains in this run sum to 27'),
+    ("UPDATE charge_taxes SET amount_micros = 27 WHERE tax = 'vat'",
+     'account "sponsor:video-co" (CNY/1000000): posted -200, its charges in this run sum to -201'),
+    ("UPDATE charge_taxes SET tax = 'gst' WHERE tax = 'vat'", "the fingerprint differs"),
+    ("UPDATE charge_taxes SET remainder = '1/3' WHERE tax = 'vat'",
+     "2/3 noted, its charges' sum to 1/3"),
+    ("UPDATE charge_taxes SET account_id = (SELECT id FROM accounts WHERE name = 'tax:city')",
+     'account "tax:vat" (CNY/1000000): posted 26, what it gains in this run sum to 0'),
+    ("DELETE FROM charge_taxes WHERE tax = 'city'", "the fingerprint differs"),
+    ("UPDATE uncollected SET amount = 30",
+     'account "operator:uncollected" (CNY/1000000): posted -31, what it pays in this run sum to '
+     "-30"),
+    ("DELETE FROM uncollected",
+     'account "sponsor:video-co" (CNY/1000000): posted -200, its charges in this run sum to -231'),
     ("UPDATE remainders SET carried = '1/6'", "1/6 carried on, expected 5/6"),
     ("UPDATE remainders SET amount = 'none'", "none noted"),
     ("DELETE FROM remainders", "not noted, its charges have some"),
@@ -132,13 +161,23 @@ SCHEMA_TAMPERING = {
 @pytest.mark.parametrize(("sql", "finding"), TAMPERING, ids=[sql for sql, _ in TAMPERING])
 def test_verify_finds_tampering(database: Database, sql: str, finding: str) -> None:
     with open_ledger(database.url) as ledger:
-        ledger.post(run_of(), PRISTINE, PRISTINE_CHARGES)
+        book_pristine(ledger)
         assert ledger.verify().holds
         with database.unguarded():
             database.rows(sql)
         verification = ledger.verify()
     assert not verification.holds
     assert any(finding in found for found in verification.findings), verification.findings
+
+
+def test_verify_names_rows_that_are_missing(database: Database) -> None:
+    with open_ledger(database.url) as ledger:
+        ledger.post(run_of(), [record(n, DAY3 + n * HOUR) for n in range(5)], [charge()] * 3)
+        with database.unguarded():
+            database.rows("DELETE FROM usage_records WHERE sequence IN (1, 2)")
+            database.rows("DELETE FROM charges WHERE ordinal = 1")
+        findings = ledger.verify().findings
+    assert {"run 1: records 1 to 2 are missing", "run 1: charge 1 is missing"} <= set(findings)
 
 
 def test_verify_finds_a_changed_schema(databases: Callable[[], Database]) -> None:
@@ -174,4 +213,4 @@ def test_verify_says_what_it_checked(ledger: Ledger) -> None:
     checks = {check.name: check.rows for check in ledger.verify().checks}
     assert checks["records' octets are split among payers"] == 2
     assert checks["transactions sum to zero per unit"] == 1
-    assert checks["usage and charges are posted"] == 6
+    assert checks["usage and charges are posted"] == 8

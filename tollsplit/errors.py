@@ -57,8 +57,18 @@ class StateError(LedgerError):
     """An account is closed, a hold is resolved, a transaction is reversed."""
 
 
+class StaleError(LedgerError):
+    """Another run was booked since this one was worked out; worked out anew, it can be."""
+
+
 class MissingError(LedgerError):
     """There is no such account, hold or transaction."""
+
+
+class ProofError(TollsplitError):
+    """A proof or a key cannot be read, or is none."""
+
+    exit_code = 3
 
 
 class IdentityError(TollsplitError):

@@ -105,8 +105,9 @@ LEDGER_BATCH_RECORDS = 8_192
 LEDGER_GROUP_MAX = 256
 # How long a locked ledger is waited for: the longest bookings take about as long.
 LEDGER_WAIT_S = 60
-# Pages that SQLite holds in memory; indexes of a million rows then seldom spill.
-LEDGER_CACHE_OCTETS = 64 * 1024 * 1024
+# Pages that SQLite holds in memory. A live run's memory grows up to it with the ledger; eight times
+# as much makes booking 2 to 5 % faster.
+LEDGER_CACHE_OCTETS = 8 * 1024 * 1024
 # SQLite's log is written back into the file beyond this: seldom, yet read quickly after a crash.
 LEDGER_LOG_OCTETS = 32 * 1024 * 1024
 # Findings that verify names before it only counts; a lost table would name a million.

@@ -105,17 +105,35 @@ class Event:
         )  # fmt: skip
 
 
+class TaxPart(NamedTuple):
+    """What one tax adds to a charge."""
+
+    tax: str
+    account: str  # that gains it
+    amount_micros: int  # rounded down, once
+    remainder: tuple[int, int] = (0, 1)  # as a charge's
+
+
 class Charge(NamedTuple):
-    """What one account owes for its octets: rated, not yet booked."""
+    """What one account owes for its octets: rated, not yet booked.
+
+    A charge over 0 octets is what a tariff's minimum adds, or gives back as octets are paid for.
+    """
 
     account: str
     currency: str
-    amount_micros: int  # millionths of the currency, rounded once
+    amount_micros: int  # millionths of the currency, without taxes, rounded once
     tariff: str
     octets: int
     rated_octets: int  # after rounding up to the tariff's increment
     period_start: datetime | None
     remainder: tuple[int, int] = (0, 1)  # exact amount − amount_micros, a fraction in micros
+    taxes: tuple[TaxPart, ...] = ()
+
+    @property
+    def total_micros(self) -> int:
+        """What the account pays, taxes included."""
+        return self.amount_micros + sum(part.amount_micros for part in self.taxes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +177,21 @@ class TimeBand:
 
 
 @dataclass(frozen=True, slots=True)
+class Tax:
+    name: str
+    rate: Fraction  # of the price without taxes
+    account: str  # that gains it
+
+
+# What a minimum may be paid for, by what octets are rounded per: it holds the latter whole.
+MINIMUM_PERIODS: Mapping[str, tuple[str, ...]] = {
+    "record": ("record", "session", "day", "month"),
+    "session": ("session",),
+    "day": ("day", "month"),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Tariff:
     name: str
     currency: str  # ISO 4217
@@ -166,3 +199,7 @@ class Tariff:
     increment_octets: int = 1  # octets are rounded up to its multiples …
     rounding_per: Literal["record", "session", "day"] = "record"  # … once per each of these
     bands: tuple[TimeBand, ...] = ()
+    minimum_micros: Fraction = Fraction(0)  # who uses anything pays no less …
+    minimum_per: Literal["record", "session", "day", "month"] = "record"  # … in each of these
+    taxes: tuple[Tax, ...] = ()  # none is charged on another one
+    prices: Literal["net", "gross"] = "net"  # gross: prices and minimum include the taxes

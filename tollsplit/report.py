@@ -172,8 +172,10 @@ class Report:
         each of them adds up.
         """
         sponsors = [f"sponsor_octets.{name}" for name in self.sponsor_octets]
+        taxes = dict.fromkeys(f"tax_micros.{part.tax}" for charge in self.charges
+                              for part in charge.taxes)
         columns = ("line", *_USAGE_COLUMNS, *sponsors, "bucket", "packets", "octets",
-                   *_CHARGE_COLUMNS)
+                   *_CHARGE_COLUMNS, *taxes)
         write_lines(stream, columns, self._lines())
 
     def _lines(self) -> Iterator[dict[str, Any]]:
@@ -186,7 +188,10 @@ class Report:
         for name, volume in self._volumes():
             yield {"line": "bucket", "bucket": name, **_volume(volume)}
         for charge in self.charges:
-            yield {"line": "charge", **charge_entry(charge)}
+            entry = charge_entry(charge)
+            taxes = entry.pop("tax_micros")
+            entry.update((f"tax_micros.{name}", amount) for name, amount in taxes.items())
+            yield {"line": "charge", **entry}
 
     def to_parquet(self, path: str | IO[bytes]) -> None:
         """Write the usage records as Parquet; all other figures stand in its metadata.
@@ -328,6 +333,7 @@ def charge_entry(charge: Charge) -> dict[str, Any]:
         "account": charge.account,
         "currency": charge.currency,
         "amount_micros": charge.amount_micros,
+        "tax_micros": {part.tax: part.amount_micros for part in charge.taxes},
         "tariff": charge.tariff,
         "octets": charge.octets,
         "rated_octets": charge.rated_octets,

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -96,7 +95,7 @@ def account(
                 source.expect_unchanged()
         charges = tuple(
             rate(tally.usage.quantities(), rule_set.tariffs, rule_set.meter.zone,
-                 partial(book.rated, before=run) if book and run else None)
+                 book.earlier(run) if book and run else None)
             if rule_set.tariffs else ())
         report = Report(
             rules_version=rule_set.version, layer=rule_set.meter.layer, at=rule_set.meter.at,

@@ -1,4 +1,4 @@
-"""`tollsplit ledger`: make a ledger, read its balances, verify it, export it."""
+"""`tollsplit ledger`: make a ledger, read its balances, verify it, export it, close its periods."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .proof import keys, read_text
+
 if TYPE_CHECKING:
     from ..ledger import Journal
 
@@ -19,10 +21,12 @@ _LEDGER = click.option("--ledger", "url", metavar="URL", required=True,
 _FORMAT = click.option("--format", "form", type=click.Choice(("table", "json", "csv")),
                        default="table", show_default=True, help="How the result is written.")
 
+_PATH = click.Path(path_type=Path)
+
 
 @click.group()
 def ledger() -> None:
-    """Make a ledger, read its balances, verify it, export it.
+    """Make a ledger, read its balances, verify it, export it, close and prove its periods.
 
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 4 the books do not balance.
@@ -88,21 +92,32 @@ def balance(url: str, form: str) -> None:
 
 @ledger.command()
 @_LEDGER
-def verify(url: str) -> None:
+@click.option("--head", "heads", metavar="FILE", multiple=True, type=_PATH,
+              help="A signed head or a proof that was kept elsewhere: the ledger has to go on "
+                   "from it, and to have what it proves.")
+@click.option("--public-key", metavar="FILE", type=_PATH,
+              help="By whom closed periods have to be signed; if absent, all by one.")
+def verify(url: str, heads: tuple[Path, ...], public_key: Path | None) -> None:
     """Recompute everything from the rows, and say what was checked.
 
+    A ledger by itself cannot tell whether it was put back to an older copy; with --head it can.
+
     \b
-    Exit codes: 0 all holds, 1 failed, 2 usage, 4 the books do not balance.
+    Exit codes: 0 all holds, 1 failed, 2 usage, 3 a head or key cannot be read, 4 the books do not
+    balance.
 
     \b
     Example:
-      tollsplit ledger verify --ledger sqlite:///books.db
+      tollsplit ledger verify --ledger sqlite:///books.db --head head.json
     """
     from ..errors import IdentityError
     from ..ledger import open_ledger
+    from ..ledger.proof import read_kept
 
+    kept = [read_kept(read_text(path), str(path)) for path in heads]
+    key = None if public_key is None else keys().read_public_key(public_key)
     with open_ledger(url, create=False) as book:
-        found = book.verify()
+        found = book.verify(kept, key)
     for check in found.checks:
         verdict = "holds" if not check.findings else "DOES NOT HOLD"
         rows = f" ({check.rows:,} rows)" if check.rows else ""
@@ -177,3 +192,88 @@ def _export_folder(journal: Journal, folder: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise TollsplitError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+@ledger.command()
+@click.option("--key", metavar="FILE", type=_PATH, required=True,
+              help="Where the private key is written; the public one goes to FILE.pub.")
+def keygen(key: Path) -> None:
+    """Make a pair of keys: one to close periods with, one to give to whom proofs are for.
+
+    The private key is for its owner's eyes alone (mode 0600). Nothing is overwritten.
+
+    \b
+    Exit codes: 0 done, 2 usage, 3 a file is there already or cannot be written.
+
+    \b
+    Example:
+      tollsplit ledger keygen --key ledger.key
+    """
+    public = keys().make_keys(key)
+    click.echo(f"{key}: the private key, keep it\n{public}: the public key "
+               f"{keys().read_public_key(public)}, give it to sponsors and auditors")
+
+
+@ledger.command()
+@_LEDGER
+@click.option("--period", metavar="PERIOD", required=True,
+              help="A month (2026-11) or a day (2026-11-03) that is over.")
+@click.option("--key", metavar="FILE", type=_PATH, required=True, help="The private key.")
+@click.option("--zone", metavar="ZONE",
+              help="Whose months and days count (IANA name); if absent that of the period before, "
+                   "UTC for the first.")
+@click.option("--output", metavar="FILE", type=_PATH, help="Write the signed head to FILE.")
+def close(url: str, period: str, key: Path, zone: str | None, output: Path | None) -> None:
+    """Close a period that is over, and sign what was booked in it.
+
+    From then on nothing can be booked in it any more: what comes late belongs to the period in
+    which it is booked. Periods follow each other without gaps. Keep the signed head elsewhere,
+    or let sponsors have it: it shows whether the ledger was put back to an older copy.
+
+    \b
+    Exit codes: 0 done, 1 failed (not over, closed already, not the next), 2 usage, 3 the key cannot
+    be read.
+
+    \b
+    Example:
+      tollsplit ledger close --ledger sqlite:///books.db --period 2026-11 --key ledger.key
+    """
+    from ..ledger import open_ledger
+    from .output import Output
+
+    signer = keys().read_signer(key)
+    with open_ledger(url, create=False) as book, Output(output, "json") as result:
+        signed = book.close_period(period, signer, zone)
+        if output is not None:
+            result.write_text(lambda stream: json.dump(signed.document, stream))
+    head = signed.head
+    click.echo(
+        f"{head.title}: closed with links {head.first_link:,} to {head.last_link:,}, "
+        f"{head.accounts:,} accounts\nroot {head.root}\nchain {head.chain}\n"
+        f"signed by {signed.public_key}"
+    )
+
+
+@ledger.command("check-proof")
+@click.argument("proof", type=_PATH)
+@click.option("--public-key", metavar="FILE", type=_PATH, required=True,
+              help="The ledger's public key, from elsewhere than the proof.")
+@click.option("--after", metavar="FILE", type=_PATH,
+              help="The proof of the period before: this one has to follow it.")
+@click.option("--statement", metavar="FILE", type=_PATH,
+              help="A statement (--format json) that has to be what the proof comes to.")
+def check_proof(
+    proof: Path, public_key: Path, after: Path | None, statement: Path | None
+) -> None:
+    """Check a statement's proof, without the ledger, and say what it proves.
+
+    \b
+    Exit codes: 0 it holds, 2 usage, 3 a file cannot be read, 4 it does not hold.
+
+    \b
+    Example:
+      tollsplit ledger check-proof proof.json --public-key ledger.key.pub
+    """
+    from .proof import report
+
+    report(proof, public_key, after, statement)

@@ -82,7 +82,7 @@ def page(found: Statement) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>", f"<style>{_STYLE}</style>", "</head>", "<body>",
         *_header(found), *_plot(found), *_usage(found, sources), *_split(found), *_charges(found),
-        *_entries(found), *_balances(found), *_records(found, sources),
+        *_taxes(found), *_entries(found), *_balances(found), *_records(found, sources),
         *_charge_records(found.charge_records), *_footer(found, sources), "</body>", "</html>", "",
     ]  # fmt: skip
     return "\n".join(parts)
@@ -101,7 +101,9 @@ def _header(found: Statement) -> Iterator[str]:
     yield _fact("Traffic", size(total), f"{total:,} octets")
     yield _fact(_own(found), size(found.paid_octets), f"{found.paid_octets:,} octets")
     for currency, amount in found.charged_micros.items():
-        yield _fact(f"Charged, {currency}", money(amount, currency), "")
+        taxes = found.tax_micros.get(currency, 0)
+        small = f"and {money(taxes, currency)} of taxes" if taxes else ""
+        yield _fact(f"Charged, {currency}", money(amount, currency), small)
     for unit, closing in found.closing.items():
         currency, slash, _ = unit.partition("/")
         if slash:
@@ -193,6 +195,19 @@ def _charges(found: Statement) -> Iterator[str]:
     )  # fmt: skip
 
 
+def _taxes(found: Statement) -> Iterator[str]:
+    if not found.taxes:
+        return
+    yield "<h2>Taxes</h2>"
+    yield from _table(
+        ("Day", "Tax", ">Amount"),
+        [(_day(line.day), _text(line.tax), _numeric(money(line.amount_micros, line.currency)))
+         for line in found.taxes],
+        [(_text("Total"), _text(""), _numeric(money(amount, currency)))
+         for currency, amount in found.tax_micros.items()],
+    )  # fmt: skip
+
+
 def _entries(found: Statement) -> Iterator[str]:
     if not found.entries:
         return
@@ -211,14 +226,15 @@ def _balances(found: Statement) -> Iterator[str]:
     rows = []
     for unit, opening in found.opening.items():
         currency, slash, _ = unit.partition("/")
-        used = found.charged_micros.get(currency, 0) if slash else found.paid_octets
+        charged = found.charged_micros.get(currency, 0) + found.tax_micros.get(currency, 0)
+        used = charged if slash else found.paid_octets
         entered = sum(entry.amount for entry in found.entries if entry.unit == unit)
         rows.append((
             _text(currency), *(_numeric(quantity(amount, unit))
                                for amount in (opening, -used, entered, found.closing[unit])),
         ))  # fmt: skip
     yield from _table(
-        ("Unit", ">Opening", ">Used or charged", ">Other entries", ">Closing"), rows)
+        ("Unit", ">Opening", ">Used, charged, taxed", ">Other entries", ">Closing"), rows)
 
 
 def _records(found: Statement, sources: Mapping[tuple[str, str], str]) -> Iterator[str]:
@@ -248,13 +264,21 @@ def _charge_records(records: Sequence[tuple[object, BookedCharge]] | None) -> It
     if not records:
         return
     yield "<h2>Charges, one by one</h2>"
+    taxed = any(booked.charge.taxes for _, booked in records)
+    rows = []
+    for day, booked in records:
+        charge = booked.charge
+        taxes = money(charge.total_micros - charge.amount_micros, charge.currency)
+        rows.append((
+            _day(day), _text(charge.tariff),
+            _key(f"transaction {booked.transaction}, charge {booked.ordinal}"),
+            _number(charge.octets), _number(charge.rated_octets),
+            _numeric(money(charge.amount_micros, charge.currency)),
+            *((_numeric(taxes),) if taxed else ()),
+        ))  # fmt: skip
     yield from _table(
-        ("Day", "Tariff", "Charge", ">Octets", ">Rated octets", ">Amount"),
-        [(_day(day), _text(booked.charge.tariff),
-          _key(f"transaction {booked.transaction}, charge {booked.ordinal}"),
-          _number(booked.charge.octets), _number(booked.charge.rated_octets),
-          _numeric(money(booked.charge.amount_micros, booked.charge.currency)))
-         for day, booked in records],
+        ("Day", "Tariff", "Charge", ">Octets", ">Rated octets", ">Amount",
+         *((">Taxes",) if taxed else ())), rows,
     )  # fmt: skip
 
 

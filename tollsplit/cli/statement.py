@@ -10,16 +10,17 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from .output import FORMATS, Output
 
 if TYPE_CHECKING:
-    from ..ledger import ChargeLine, Statement, UsageLine
+    from ..ledger import ChargeLine, Ledger, Statement, TaxLine, UsageLine
 
 _COLUMNS = (
     "line", "day", "rule", "records", "uplink_packets", "uplink_octets", "downlink_packets",
     "downlink_octets", "subscriber_octets", "paid_octets", "tariff", "currency", "charges",
     "octets", "rated_octets", "amount_micros", "first_transaction", "last_transaction", "origins",
-    "at", "description", "unit", "amount", "transaction", "opening", "closing",
+    "tax", "at", "description", "unit", "amount", "transaction", "opening", "closing",
 )
 # Of records: they are apart from the lines that they add up to.
 _RECORD_COLUMNS = tuple(f"record.{name}" for name in (
@@ -27,7 +28,7 @@ _RECORD_COLUMNS = tuple(f"record.{name}" for name in (
     "rule", "rating_group", "uplink_packets", "uplink_octets", "downlink_packets",
     "downlink_octets", "first_packet", "last_packet", "subscriber_octets", "sponsor_octets",
     "paid_octets", "transaction", "ordinal", "tariff", "currency", "octets", "rated_octets",
-    "amount_micros", "period_start",
+    "amount_micros", "tax_micros", "period_start",
 ))  # fmt: skip
 _FORMS = (*FORMATS, "html")
 
@@ -45,6 +46,9 @@ _FORMS = (*FORMATS, "html")
               help="Write the result to FILE; it appears only when it is whole.")
 @click.option("--records", is_flag=True,
               help="With every usage record and charge behind the lines.")
+@click.option("--proof", "proof", metavar="FILE", type=click.Path(path_type=Path),
+              help="Of a closed period: show what was booked in it, and write to FILE what proves "
+                   "it.")
 def statement(
     url: str,
     account: str | None,
@@ -53,18 +57,25 @@ def statement(
     form: str,
     output: Path | None,
     records: bool,
+    proof: Path | None,
 ) -> None:
     """Show what an account used and owes, by day, rule and tariff.
 
     A subscriber's statement has its own traffic, a sponsor's the traffic that he pays a part of.
-    For each unit the closing balance is the opening balance less what was used or charged. A
-    balance falls as the account uses octets and owes money.
+    For each unit the closing balance is the opening balance less what was used, charged and
+    taxed. A balance falls as the account uses octets and owes money; what it could not cover is
+    among the other entries, uncollected.
 
     Each line says which records it adds up, by source, epoch and sequence. The html page is one
     file without scripts, legible on a screen and on A4.
 
+    Lines are of the period's days, whenever they were booked. With --proof they are what was
+    booked in the period, whatever its days: late usage stands in the period that booked it. Its
+    zone is the one in which the period was closed.
+
     \b
-    Exit codes: 0 done, 1 failed (no such ledger, account or period), 2 usage.
+    Exit codes: 0 done, 1 failed (no such ledger, account or period), 2 usage, 4 the books do not
+    balance.
 
     \b
     Example:
@@ -73,7 +84,12 @@ def statement(
     from ..ledger import open_ledger
 
     with open_ledger(url, create=False) as book:
-        found = book.statement(account, period, zone, records=records)
+        if proof is None:
+            found = book.statement(account, period, zone, records=records)
+        elif records:
+            raise UsageError("--records: a proof shows them itself, each on a line of its own")
+        else:
+            found = _prove(book, account, period, proof)
     with Output(output, form) as result:
         if form == "json":
             text = json.dumps(document(found), indent=1, ensure_ascii=False) + "\n"
@@ -98,6 +114,16 @@ def statement(
             result.write_text(lambda stream: print_statement(found, stream))
 
 
+def _prove(book: Ledger, account: str | None, period: str | None, path: Path) -> Statement:
+    """The statement of what was booked in a closed period, whose proof is written."""
+    if account is None or period is None:
+        raise UsageError("--proof: expected --account and --period beside it")
+    proved = book.prove(account, period)
+    with Output(path, "json") as result:
+        result.write_text(lambda stream: _write(stream, proved.text))
+    return proved.statement
+
+
 def _write(stream: IO[str], text: str) -> None:
     stream.write(text)
 
@@ -119,8 +145,10 @@ def document(found: Statement) -> dict[str, Any]:
         "sponsor_octets": found.sponsor_octets,
         "paid_octets": found.paid_octets,
         "charged_micros": found.charged_micros,
+        "tax_micros": found.tax_micros,
         "usage": list(map(_usage, found.usage)),
-        "charges": list(map(_charge, found.charges)),
+        "charges": list(map(_dated, found.charges)),
+        "taxes": list(map(_dated, found.taxes)),
         "entries": [
             {"at": entry.at.isoformat(), "description": entry.description, "unit": entry.unit,
              "amount": entry.amount, "transaction": entry.transaction}
@@ -140,7 +168,7 @@ def _usage(line: UsageLine) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _charge(line: ChargeLine) -> dict[str, Any]:
+def _dated(line: ChargeLine | TaxLine) -> dict[str, Any]:
     return {**asdict(line), "day": line.day.isoformat()}
 
 
@@ -176,7 +204,9 @@ def _lines(found: Statement) -> Iterator[dict[str, Any]]:
             f"{o.source}/{o.epoch}/{o.first_sequence}-{o.last_sequence}" for o in usage.origins)
         yield {"line": "usage", **entry}
     for charge in found.charges:
-        yield {"line": "charge", **_charge(charge)}
+        yield {"line": "charge", **_dated(charge)}
+    for tax in found.taxes:
+        yield {"line": "tax", **_dated(tax)}
     whole = document(found)
     for entry in whole["entries"]:
         yield {"line": "entry", **entry}
@@ -185,8 +215,8 @@ def _lines(found: Statement) -> Iterator[dict[str, Any]]:
                "closing": found.closing[unit]}
     for line, name in (("record", "records"), ("charge record", "charge_records")):
         for entry in whole.get(name, ()):
-            if "sponsor_octets" in entry:
-                shares = entry["sponsor_octets"].items()
-                entry["sponsor_octets"] = ", ".join(f"{name}: {n}" for name, n in shares)
+            for key in ("sponsor_octets", "tax_micros"):
+                if key in entry:
+                    entry[key] = ", ".join(f"{name}: {n}" for name, n in entry[key].items())
             known = {f"record.{key}": value for key, value in entry.items()}
             yield {"line": line, **{key: known[key] for key in _RECORD_COLUMNS if key in known}}

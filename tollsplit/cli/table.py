@@ -167,16 +167,20 @@ def _print_payers(sums: Sums, out: Console) -> None:
 
 
 def _print_charges(charges: Sequence[Charge], out: Console, top: int) -> None:
-    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for charge in charges:
         total = totals[charge.account, charge.currency]
         total[0] += charge.rated_octets
-        total[1] += charge.amount_micros
-    largest = heapq.nlargest(top, totals, key=lambda key: totals[key][1])
-    table = grid("Charges", ("account", "rated octets", "amount"), (1, 2))
+        total[1] += charge.total_micros - charge.amount_micros
+        total[2] += charge.total_micros
+    largest = heapq.nlargest(top, totals, key=lambda key: totals[key][2])
+    taxed = any(charge.taxes for charge in charges)
+    columns = ("account", "rated octets", *(("taxes",) if taxed else ()), "amount")
+    table = grid("Charges", columns, range(1, len(columns)))
     for key in largest:
-        rated, amount = totals[key]
-        table.add_row(key[0], f"{rated:,}", money(amount, key[1]))
+        rated, taxes, amount = totals[key]
+        within = (money(taxes, key[1]),) if taxed else ()
+        table.add_row(key[0], f"{rated:,}", *within, money(amount, key[1]))
     out.print(table)
     if len(totals) > top:
         out.print(Text(f"… and {len(totals) - top:,} more accounts (--format json for all)\n"))
@@ -259,6 +263,14 @@ def print_statement(found: Statement, stream: IO[str]) -> None:
         for currency, amount in found.charged_micros.items():
             charges.add_row("total", "", "", "", money(amount, currency))
         out.print(charges)
+    if found.taxes:
+        taxes = grid("Taxes", ("day", "tax", "amount"), (2,))
+        for tax in found.taxes:
+            taxes.add_row(str(tax.day), tax.tax, money(tax.amount_micros, tax.currency))
+        taxes.add_section()
+        for currency, amount in found.tax_micros.items():
+            taxes.add_row("total", "", money(amount, currency))
+        out.print(taxes)
     if found.entries:
         entries = grid("Other entries", ("booked", "what", "amount"), (2,))
         for entry in found.entries:

@@ -29,9 +29,12 @@ class Schedule(Protocol):
     """Boundaries in wall time.
 
     `repeats`: where clocks go back, a boundary shown twice counts twice. A day begins once.
+    `by_wall`: what holds between boundaries goes by the time shown, so where clocks are changed
+    something else may hold, and there is a boundary.
     """
 
     repeats: bool
+    by_wall: bool
 
     def floor(self, wall: datetime) -> datetime: ...
     def after(self, boundary: datetime) -> datetime: ...
@@ -39,6 +42,8 @@ class Schedule(Protocol):
 
 class Steps:
     """Every so many seconds from midnight on."""
+
+    by_wall = False
 
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds
@@ -58,6 +63,7 @@ class Times:
     """At some times of each day, midnight among them."""
 
     repeats = True
+    by_wall = True
 
     def __init__(self, seconds: set[int]) -> None:
         self.seconds = sorted(seconds | {0})
@@ -78,6 +84,7 @@ class Months:
     """The first of each month."""
 
     repeats = False
+    by_wall = False
 
     def floor(self, wall: datetime) -> datetime:
         return wall.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -112,7 +119,8 @@ def _begin(schedule: Schedule, zone: ZoneInfo, instant_s: int) -> int:
     if _offset_s(zone, begin) == offset_s:
         return begin
     change = _change(zone, begin, instant_s)  # clocks were changed since
-    if wall >= _wall(zone, change - 1) + SECOND:  # they jumped over the boundary, or to it
+    # Where they jumped over the boundary or to it, the jump is the boundary.
+    if schedule.by_wall or wall >= _wall(zone, change - 1) + SECOND:
         return change
     return _begin(schedule, zone, change - 1)
 
@@ -181,7 +189,8 @@ class Cells:
         periods |= {s.budget.per for s in rules.sponsors.values() if s.budget and s.budget.per}
         bands = {b for t in rules.tariffs.values() for band in t.bands
                  for b in (band.from_s % 86_400, band.to_s % 86_400)}  # fmt: skip
-        daily = any(t.rounding_per == "day" for t in rules.tariffs.values())
+        daily = any(t.rounding_per == "day" or (t.minimum_micros and t.minimum_per in (
+            "day", "month")) for t in rules.tariffs.values())
         self.window: Schedule | None = None
         if rules.meter.window_month:
             self.window = Months()

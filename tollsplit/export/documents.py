@@ -25,7 +25,7 @@ _TRANSACTION = (
 _POSTING = ("transaction", "account", "account_kind", "unit", "amount")
 _CHARGE = (
     "transaction", "source", "epoch", "ordinal", "account", "currency", "amount_micros", "tariff",
-    "octets", "rated_octets", "period_start", "remainder",
+    "octets", "rated_octets", "period_start", "remainder", "tax_micros",
 )  # fmt: skip
 _USAGE = (
     "source", "epoch", "sequence", "rules_version", "layer", "window_start", "window_end",
@@ -125,10 +125,10 @@ def write_json(journal: Journal, stream: IO[str]) -> None:
 
 def write_csv(journal: Journal, stream: IO[str]) -> None:
     """Write a line for each account, transaction, posting, usage record, sponsor's share of one,
-    and charge; the first column says which.
+    charge and tax on one; the first column says which.
     """
     names = [column for _, columns, _ in TABLES for column in columns]
-    columns = ("line", *dict.fromkeys(names), "sponsor")
+    columns = ("line", *dict.fromkeys(names), "sponsor", "tax")
     write_lines(stream, columns, _lines(journal))
 
 
@@ -137,6 +137,7 @@ def _lines(journal: Journal) -> Iterator[Entry]:
         line = name.removesuffix("s")
         for entry in entries(journal):
             shares: Mapping[str, int] = entry.pop("sponsor_octets", {})
+            taxes: Mapping[str, int] = entry.pop("tax_micros", {})
             for key, value in entry.items():
                 if isinstance(value, list):
                     entry[key] = ",".join(
@@ -147,6 +148,9 @@ def _lines(journal: Journal) -> Iterator[Entry]:
             for sponsor, octets in shares.items():
                 record = {key: entry[key] for key in ("source", "epoch", "sequence")}
                 yield {"line": "share", **record, "sponsor": sponsor, "sponsor_octets": octets}
+            for tax, amount in taxes.items():
+                charge = {key: entry[key] for key in ("transaction", "ordinal", "currency")}
+                yield {"line": "tax", **charge, "tax": tax, "tax_micros": amount}
 
 
 def write_parquet(journal: Journal, folder: Path) -> None:
@@ -162,8 +166,8 @@ def write_parquet(journal: Journal, folder: Path) -> None:
             remaining: Iterable[Entry] = entries(journal)
             while batch := list(islice(remaining, LEDGER_BATCH_RECORDS)):
                 for entry in batch:
-                    if "sponsor_octets" in entry:
-                        entry["sponsor_octets"] = list(entry["sponsor_octets"].items())
+                    for column in _MAPS & entry.keys():
+                        entry[column] = list(entry[column].items())
                 writer.write_table(pyarrow.Table.from_pylist(batch, text).cast(schema))
 
 
@@ -174,13 +178,14 @@ def _kind(pyarrow: Any, column: str) -> Any:
                                              ("digest", pyarrow.string())]))  # fmt: skip
     if column == "flags":
         return pyarrow.list_(pyarrow.string())
-    if column == "sponsor_octets":
+    if column in _MAPS:
         return pyarrow.map_(pyarrow.string(), pyarrow.int64())
     if column in _INSTANTS:
         return pyarrow.timestamp("ns", tz="UTC")
     return pyarrow.int64() if column in _NUMBERS else pyarrow.string()
 
 
+_MAPS = frozenset({"sponsor_octets", "tax_micros"})
 _INSTANTS = frozenset({
     "booked_at", "window_start", "window_end", "first_packet", "last_packet", "period_start",
 })  # fmt: skip

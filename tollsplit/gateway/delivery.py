@@ -7,14 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from ..carryover import carryover
 from ..engine.cells import Cells
 from ..engine.journal import Contents, read
 from ..engine.usage import Prior, Provenance, Spent
-from ..errors import IdentityError, JournalError, LedgerError, RulesError
+from ..errors import IdentityError, JournalError, LedgerError, RulesError, StaleError
 from ..ledger import Run, open_ledger, rate
 from ..model import Event
 from ..rules import RuleSet
@@ -123,6 +122,8 @@ class Delivery(threading.Thread):
                     del self._events[: len(events)]
                 if path is not None:
                     self._deliver(path)
+            except StaleError:  # it is worked out anew, from what was booked meanwhile
+                continue
             except (LedgerError, OSError) as error:  # or what is booked cannot be taken away
                 if self.error is None:
                     self._notice("booking", f"{error}; the journal keeps what is not booked")
@@ -198,7 +199,7 @@ class Delivery(threading.Thread):
             if not len(tally.usage):
                 return 0
             charges = rate(tally.usage.quantities(), rules.tariffs, rules.meter.zone,
-                           partial(book.rated, before=run)) if rules.tariffs else ()
+                           book.earlier(run)) if rules.tariffs else ()
             return book.post(run, tally.usage, charges).records
 
     def _set_aside(self, path: Path, error: Exception) -> None:

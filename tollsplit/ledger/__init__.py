@@ -11,9 +11,11 @@ from .account import AccountKind
 from .book import Ledger
 from .hold import Held, Hold
 from .journal import Booked, BookedCharge, BookedPosting, Journal
+from .period import Head, SignedHead
+from .proof import Proof
 from .rating import rate
 from .sqlite import Sqlite
-from .statement import ChargeLine, Entry, Origin, RecordLine, Statement, UsageLine
+from .statement import ChargeLine, Entry, Origin, RecordLine, Statement, TaxLine, UsageLine
 from .store import Balance, Receipt, Run
 from .teller import Teller
 from .transfer import Posted, Provenance, Transfer
@@ -28,17 +30,21 @@ __all__ = [
     "ChargeLine",
     "Check",
     "Entry",
+    "Head",
     "Held",
     "Hold",
     "Journal",
     "Ledger",
     "Origin",
     "Posted",
+    "Proof",
     "Provenance",
     "Receipt",
     "RecordLine",
     "Run",
+    "SignedHead",
     "Statement",
+    "TaxLine",
     "Teller",
     "Transfer",
     "UsageLine",
@@ -69,7 +75,7 @@ def open_ledger(
             raise LedgerError(
                 f"{scheme}://: {error}; install psycopg: pip install 'tollsplit[postgres]'"
             ) from error
-        return Ledger(Postgres(url, create=create, wait_s=wait_s), clock_ns)
+        return Ledger(Postgres(url, create=create, clock_ns=clock_ns, wait_s=wait_s), clock_ns)
     if scheme != "sqlite" or not path.startswith("/") or path[1:] in ("", ":memory:"):
         # Whatever it is, it may hold a password.
         got = f"{scheme}://…" if colon else "no URL"
@@ -77,4 +83,4 @@ def open_ledger(
             "ledger: expected sqlite:///PATH, the path of its file, or "
             f"postgresql://USER@HOST:PORT/DATABASE, got {got}"
         )
-    return Ledger(Sqlite(url, path[1:], create=create, wait_s=wait_s), clock_ns)
+    return Ledger(Sqlite(url, path[1:], create=create, clock_ns=clock_ns, wait_s=wait_s), clock_ns)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import LedgerError, MissingError, OverdraftError, StateError
-from .store import OPERATOR, Balance, Store, among
+from .store import Balance, Store, among, is_own, takes_usage
 
 AccountKind = Literal["subscriber", "sponsor", "operator", "card", "settlement", "remainder"]
 Key = tuple[str, str]  # name and unit
@@ -29,6 +29,13 @@ class Account:
     floor: int | None
     gained: int = 0
     set_aside: int = 0
+
+    @property
+    def available(self) -> int | None:
+        """What can be taken from it; None: anything."""
+        if self.state != "open":
+            return 0
+        return None if self.floor is None else max(0, self.balance - self.held - self.floor)
 
     def change(self, gained: int, set_aside: int) -> None:
         """Gain (or lose) an amount and set one aside (or release it). Raises StateError,
@@ -81,10 +88,10 @@ def open_account(store: Store, name: str, unit: str, kind: AccountKind, floor: i
     if not _UNIT.fullmatch(unit):
         raise LedgerError(f'account "{name}": unit: expected "octet" or as "CNY/1000000", got '
                           f'"{unit}"')  # fmt: skip
-    if name.startswith(OPERATOR) and kind not in ("operator", "remainder", "settlement"):
-        raise LedgerError(
-            f'account "{name}": names with "{OPERATOR}" are the operator\'s own; choose another'
-        )
+    if is_own(name) and kind not in ("operator", "remainder", "settlement"):
+        raise LedgerError(own_name(name))
+    if floor is not None:
+        _expect_bounded(name)
     store.write(_OPEN, [(name, unit, kind, floor)])
     found = balance(store, name, unit)
     if (found.kind, found.floor, found.state) != (kind, floor, "open"):
@@ -100,7 +107,21 @@ def balance(store: Store, name: str, unit: str) -> Balance:
     raise MissingError(f'{store.url}: no account "{name}" ({unit})')
 
 
+def own_name(name: str) -> str:
+    """What to say where a payer has the operator's or a tax's name."""
+    prefix = name[: name.index(":") + 1]
+    return f'account "{name}": names with "{prefix}" are the operator\'s own; choose another'
+
+
+def _expect_bounded(name: str) -> None:
+    """Usage has been used: what it is posted to must take it."""
+    if takes_usage(name):
+        raise StateError(f'account "{name}": usage is posted to it: it stays open, without a floor')
+
+
 def set_floor(store: Store, name: str, unit: str, floor: int | None) -> None:
+    if floor is not None:
+        _expect_bounded(name)
     if not store.write(_FLOOR, [(floor, name, unit)]):
         found = balance(store, name, unit)
         raise OverdraftError(
@@ -110,6 +131,7 @@ def set_floor(store: Store, name: str, unit: str, floor: int | None) -> None:
 
 
 def close(store: Store, name: str, unit: str) -> None:
+    _expect_bounded(name)
     if not store.write(_CLOSE, [(name, unit)]):
         found = balance(store, name, unit)
         if found.state == "open":

@@ -7,26 +7,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import TypeVar
 
 from ..errors import LedgerError
 from ..model import Charge, Event, Posting, UsageRecord
 from . import account as accounts
-from . import event, hold, transfer
+from . import event, hold, proof, transfer
+from . import period as periods
 from .account import AccountKind
-from .booking import Booking
+from .booking import Booking, booked
+from .chain import Chain
+from .earlier import EarlierRuns, Prior
 from .hold import Held, Hold
 from .journal import Journal
+from .period import SignedHead, Signs
+from .proof import Proof
+from .rating import Day, Earlier, Paid, Period
 from .statement import Statement, state
-from .store import Balance, Receipt, Row, Run, Store, instant_at
+from .store import Balance, Receipt, Run, Store, instant_at
 from .transfer import NO_PROVENANCE, Posted, Provenance, Transfer
 from .verify import Verification, verify
-
-_Item = TypeVar("_Item")
-# (subscriber, account, rule, start of the period in ns) → octets
-Prior = dict[tuple[str, str, str, int], int]
-
-_NEVER_NS, _ALWAYS_NS = -(1 << 63), (1 << 63) - 1
 
 
 class Ledger:
@@ -35,9 +34,9 @@ class Ledger:
     def __init__(self, store: Store, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._store = store
         self._clock_ns = clock_ns
-        # What was asked for the run that is being worked out, and the answers: they must still
-        # hold when it is posted, or two runs at once could use up the same quota twice.
-        self._asked: list[tuple[Row, Callable[[], object], object]] = []
+        self._chain = Chain(store)
+        self._is_writing = False
+        self._earlier = EarlierRuns(store)
 
     @property
     def url(self) -> str:
@@ -59,7 +58,28 @@ class Ledger:
 
     def atomic(self) -> AbstractContextManager[None]:
         """What is done inside is one transaction: all of it or nothing."""
-        return self._store.writing()
+        return self._writing()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction; what is written in it is chained when the outermost one ends."""
+        if self._is_writing:
+            mark = self._chain.mark()
+            try:
+                with self._store.writing():
+                    yield
+            except BaseException:
+                self._chain.undo(mark)
+                raise
+            return
+        with self._store.writing():
+            self._is_writing = True
+            try:
+                yield
+                self._chain.write()
+            finally:
+                self._is_writing = False
+                self._chain.clear()
 
     # --- what earlier runs used up ------------------------------------------------------
 
@@ -74,15 +94,7 @@ class Ledger:
         A record with packets on both sides of a boundary counts in full on both: a sponsor's
         quota is never exceeded. Windows that divide the period have no such records.
         """
-        return self._ask(partial(self._prior, tuple(periods), before))
-
-    def _prior(self, periods: Sequence[tuple[str, int, int]], before: Run | None) -> Prior:
-        limits = self._limits(before)
-        return {
-            (subscriber, account, rule, start): octets
-            for rule, start, end in periods
-            for subscriber, account, octets in self._store.rows(_PRIOR, rule, start, end, *limits)
-        }
+        return self._earlier.prior(periods, before)
 
     def spent(
         self, sponsor: str, start_ns: int | None, end_ns: int | None, *, before: Run | None
@@ -90,63 +102,23 @@ class Ledger:
         """Octets that a sponsor (by its identity) has paid for in [start, end): what is gone of
         its budget. None: no bound. `before` and boundaries as for `prior`.
         """
-        start = _NEVER_NS if start_ns is None else start_ns
-        end = _ALWAYS_NS if end_ns is None else end_ns
-        return self._ask(partial(self._spent, sponsor, start, end, before))
+        return self._earlier.spent(sponsor, start_ns, end_ns, before)
 
-    def _spent(self, sponsor: str, start: int, end: int, before: Run | None) -> int:
-        ((octets,),) = self._store.rows(
-            _SPENT, sponsor, start, end, *self._limits(before)
-        )
-        return int(octets)
-
-    def rated(
-        self, charges: Set[tuple[str, str, int]], *, before: Run | None
-    ) -> dict[tuple[str, str, int], int]:
+    def rated(self, charges: Set[Day], *, before: Run | None) -> dict[Day, int]:
         """Octets rated per account, tariff and start of a charge in ns, where there are some: what
         the increments and tiers of a day go on from. `before` as for `prior`.
         """
-        return self._ask(partial(self._rated, charges, before))
+        return self._earlier.rated(charges, before)
 
-    def _rated(
-        self, charges: Set[tuple[str, str, int]], before: Run | None
-    ) -> dict[tuple[str, str, int], int]:
-        limits = self._limits(before)
-        return {
-            (account, tariff, start): octets
-            for tariff, start in sorted({charge[1:] for charge in charges})
-            for account, octets in self._store.rows(_RATED, tariff, start, *limits)
-            if (account, tariff, start) in charges
-        }
-
-    def _limits(self, before: Run | None) -> tuple[int, int]:
-        """Runs below the first number count, but for those that a transaction below the second
-        one reversed.
+    def paid(self, periods: Set[Period], *, before: Run | None) -> dict[Period, Paid]:
+        """What accounts were charged in periods, taxes left out, where they were: what the
+        minimum of a day or a month goes on from. `before` as for `prior`.
         """
-        booked = None if before is None else self._booked(before)
-        return (_ALWAYS_NS, _ALWAYS_NS) if booked is None else (
-            booked[0].run, booked[0].transaction
-        )
+        return self._earlier.paid(periods, before)
 
-    def _ask(self, ask: Callable[[], _Item]) -> _Item:
-        with self._store.reading():
-            answer = ask()
-            self._asked.append((self._head(), ask, answer))
-        return answer
-
-    def _head(self) -> Row:
-        """The latest run and the latest reversal."""
-        (head,) = self._store.rows(_HEAD)
-        return head
-
-    def _expect_answers_hold(self) -> None:
-        head = self._head()
-        for asked_at, ask, answer in self._asked:
-            if asked_at != head and ask() != answer:
-                raise LedgerError(
-                    f"{self.url}: another run was booked against the same quotas, budgets or "
-                    "days of a tariff meanwhile; nothing was booked, run it again"
-                )
+    def earlier(self, run: Run) -> Earlier:
+        """What the charges of a run go on from (see rate)."""
+        return Earlier(partial(self.rated, before=run), partial(self.paid, before=run))
 
     # --- posting ------------------------------------------------------------------------
 
@@ -159,28 +131,30 @@ class Ledger:
         records  in the order of their sequences, without gaps
 
         Each payer's octets go from its account to the operator's traffic, each payer's charges
-        to the operator's revenue. Raises LedgerError, also where the key was booked with other
-        contents; IdentityError where records don't add up.
+        to the operator's revenue, taxes to theirs. What an account's balance does not cover, down
+        to its floor, is the operator's own to collect, and so is all that a closed account used.
+
+        Raises StaleError where earlier runs' usage has changed since it was asked for this run,
+        LedgerError, also where the key was booked with other contents; IdentityError where
+        records don't add up.
         """
-        with self._store.writing():
+        with self._writing():
             self._store.serialise()
-            booked = self._booked(run)
+            known = booked(self._store, run)
             booking = Booking(self._store, run)
-            if booked is None:
+            if known is None:
                 self._expect_new_captures(run)
-                self._expect_answers_hold()
-                receipt = booking.write(records, charges, self._clock_ns())
+                self._earlier.expect_same()
+                now_ns = self._clock_ns()
+                receipt = booking.write(records, charges, now_ns)
+                self._chain.accounts(booking.opened, now_ns)
+                self._chain.add("transaction", receipt.transaction, now_ns, booking.content)
             else:
-                receipt, fingerprint = booked
+                receipt, fingerprint = known
                 booking.read(records, charges)
                 self._expect_same(run, receipt, fingerprint == booking.fingerprint.digest())
-        self._asked.clear()
+        self._earlier.forget()
         return receipt
-
-    def _booked(self, run: Run) -> tuple[Receipt, str] | None:
-        for number, transaction, at, records, charges, mark in self._store.rows(_BOOKED, *run.key):
-            return Receipt(False, number, transaction, instant_at(at), records, charges), mark
-        return None
 
     def _expect_new_captures(self, run: Run) -> None:
         """The same capture in two runs would be billed twice."""
@@ -212,8 +186,8 @@ class Ledger:
 
     def record_events(self, events: Iterable[Event]) -> int:
         """Keep events that are new, all of them or none; says how many were."""
-        with self._store.writing():
-            return event.record(self._store, events)
+        with self._writing():
+            return event.record(self._store, self._chain, events, self._clock_ns())
 
     # --- accounts, transfers, holds -------------------------------------------------------
 
@@ -228,23 +202,28 @@ class Ledger:
         Usage and charges open accounts of payers by themselves, without a floor. Raises
         StateError where it is there and is another, LedgerError.
         """
-        with self._store.writing():
+        with self._writing():
             accounts.open_account(self._store, account, unit, kind, floor)
-            return accounts.balance(self._store, account, unit)
+            return self._changed(account, unit)
 
     def set_floor(self, account: str, unit: str, floor: int | None) -> Balance:
         """Move an account's floor. Raises OverdraftError where it is below that already."""
-        with self._store.writing():
+        with self._writing():
             accounts.set_floor(self._store, account, unit, floor)
-            return accounts.balance(self._store, account, unit)
+            return self._changed(account, unit)
 
     def close_account(self, account: str, unit: str) -> Balance:
         """Close an account: nothing is posted to it or held of it any more. Raises StateError
         while something is held.
         """
-        with self._store.writing():
+        with self._writing():
             accounts.close(self._store, account, unit)
-            return accounts.balance(self._store, account, unit)
+            return self._changed(account, unit)
+
+    def _changed(self, account: str, unit: str) -> Balance:
+        numbers = accounts.numbers(self._store, [(account, unit)])
+        self._chain.accounts(numbers.values(), self._clock_ns())
+        return accounts.balance(self._store, account, unit)
 
     def transfer(self, asked: Transfer) -> Posted:
         """Book one transfer. The same again changes nothing and is told when it was booked.
@@ -258,8 +237,8 @@ class Ledger:
     def transfer_all(self, asked: Iterable[Transfer]) -> list[Posted]:
         """Book many transfers, all of them or none, as if one after the other. As `transfer`."""
         entries = [transfer.entry_of(one) for one in asked]
-        with self._store.writing():
-            return transfer.book(self._store, entries, self._clock_ns())
+        with self._writing():
+            return transfer.book(self._store, self._chain, entries, self._clock_ns())
 
     def reverse(
         self, transaction: int, key: str, description: str = "",
@@ -273,17 +252,17 @@ class Ledger:
         stays booked, its records stay. Raises StateError where it was reversed before or is a
         reversal itself, and as `transfer`.
         """
-        with self._store.writing():
+        with self._writing():
             entry = transfer.reversal(self._store, transaction, key, description, provenance)
-            return transfer.book(self._store, [entry], self._clock_ns())[0]
+            return transfer.book(self._store, self._chain, [entry], self._clock_ns())[0]
 
     def hold(self, asked: Hold) -> Held:
         """Set an amount aside. The same again is told what became of it.
 
         Raises as `transfer`.
         """
-        with self._store.writing():
-            return hold.place(self._store, asked, self._clock_ns())
+        with self._writing():
+            return hold.place(self._store, self._chain, asked, self._clock_ns())
 
     def capture(
         self, key: str, kind: str, postings: Iterable[Posting], description: str = "",
@@ -296,15 +275,16 @@ class Ledger:
         The same again changes nothing. Raises StateError where the hold was voided or has expired,
         and as `transfer`.
         """
-        with self._store.writing():
+        with self._writing():
             return hold.capture(
-                self._store, key, tuple(postings), kind, description, provenance, self._clock_ns()
-            )
+                self._store, self._chain, key, tuple(postings), kind, description, provenance,
+                self._clock_ns(),
+            )  # fmt: skip
 
     def void(self, key: str) -> Held:
         """Release a hold, unless it was captured: StateError."""
-        with self._store.writing():
-            return hold.void(self._store, key, self._clock_ns())
+        with self._writing():
+            return hold.void(self._store, self._chain, key, self._clock_ns())
 
     def expire_holds(self) -> int:
         """Release holds whose time is over; says how many. What has expired is never captured,
@@ -312,8 +292,8 @@ class Ledger:
         """
         expired = 0
         while True:
-            with self._store.writing():
-                count = hold.expire(self._store, self._clock_ns())
+            with self._writing():
+                count = hold.expire(self._store, self._chain, self._clock_ns())
             expired += count
             if not count:
                 return expired
@@ -363,42 +343,54 @@ class Ledger:
         with self._store.reading():
             yield Journal(self._store)
 
-    def verify(self) -> Verification:
-        """Recompute everything from the rows; says what was checked and what is wrong."""
+    # --- proof --------------------------------------------------------------------------
+
+    def close_period(self, period: str, signer: Signs, zone: str | None = None) -> SignedHead:
+        """Close a month ("2026-11") or a day ("2026-11-03") that is over, and sign what it comes
+        to. What is booked from then on belongs to later periods, whatever the clock says.
+
+        zone  whose months and days count; None: as before, UTC for the first period
+
+        Periods follow each other without gaps. Raises StateError where this one is not over, is
+        closed, or does not follow the last one; LedgerError.
+        """
         with self._store.reading():
-            return verify(self._store)
+            found = periods.sum_up(self._store, period, zone)
+        with self._writing():
+            return periods.close(
+                self._store, self._chain, found, period, zone, signer, self._clock_ns()
+            )
+
+    def closed_periods(self) -> list[SignedHead]:
+        """In order."""
+        with self._store.reading():
+            return periods.read(self._store)
+
+    def prove(self, account: str, period: str) -> Proof:
+        """What was booked of an account in a closed period, and how it leads to what was signed.
+
+        Raises MissingError where the period is not closed or the account is not in it;
+        IdentityError where the rows are not those that were signed.
+        """
+        with self._store.reading():
+            return proof.make(self._store, account, period)
+
+    def verify(
+        self, kept: Sequence[SignedHead | Proof] = (), public_key: str | None = None
+    ) -> Verification:
+        """Recompute everything from the rows; says what was checked and what is wrong.
+
+        kept        heads and proofs from elsewhere: the ledger has to go on from them, and to have
+                    what was proved
+        public_key  of whom closed periods have to be signed by, hexadecimal; None: all by one
+        """
+        with self._store.reading():
+            return verify(self._store, kept, public_key)
 
 
-_BOOKED = """
-    SELECT r.id, t.id, t.created_at_ns, r.records, r.charges, t.fingerprint
-    FROM runs r JOIN transactions t ON t.id = r.transaction_id
-    WHERE r.source = ? AND r.epoch = ? AND r.first_sequence = ?"""
 _CAPTURE_BOOKED = """
     SELECT c.name, t.created_at_ns
     FROM captures c JOIN runs r ON r.id = c.run_id JOIN transactions t ON t.id = r.transaction_id
     WHERE c.digest = ? AND (r.source, r.epoch) <> (?, ?) LIMIT 1"""
-_HEAD = """
-    SELECT (SELECT coalesce(max(id), 0) FROM runs),
-        (SELECT coalesce(max(id), 0) FROM transactions WHERE reverses IS NOT NULL)"""
-_REVERSED = """
-    SELECT q.id FROM transactions t JOIN runs q ON q.transaction_id = t.reverses
-    WHERE t.reverses IS NOT NULL AND t.id < ?"""
-_PRIOR = f"""
-    SELECT u.subscriber, a.name, sum(u.uplink_octets + u.downlink_octets)
-    FROM usage_records u JOIN accounts a ON a.id = u.account_id
-    WHERE u.rule = ? AND u.last_packet_ns >= ? AND u.first_packet_ns < ? AND u.run_id < ?
-        AND u.run_id NOT IN ({_REVERSED})
-    GROUP BY u.subscriber, a.name"""
-_SPENT = f"""
-    SELECT coalesce(sum(u.octets), 0)
-    FROM sponsors s JOIN usage_shares u ON u.sponsor_id = s.id
-    JOIN usage_records r ON r.run_id = u.run_id AND r.sequence = u.sequence
-    WHERE s.identity = ? AND r.last_packet_ns >= ? AND r.first_packet_ns < ? AND u.run_id < ?
-        AND u.run_id NOT IN ({_REVERSED})"""
-_RATED = f"""
-    SELECT a.name, sum(c.octets) FROM charges c JOIN accounts a ON a.id = c.account_id
-    WHERE c.tariff = ? AND c.period_start_ns = ? AND c.run_id < ?
-        AND c.run_id NOT IN ({_REVERSED})
-    GROUP BY a.name"""
 _BALANCES = """
     SELECT name, kind, unit, balance, held, floor, state FROM accounts ORDER BY name, unit"""

@@ -10,17 +10,18 @@ from functools import cache
 from itertools import islice
 from typing import TypeVar
 
-from ..errors import IdentityError, LedgerError, OverdraftError, StateError
+from ..errors import IdentityError, LedgerError, OverdraftError
 from ..limits import LEDGER_BATCH_RECORDS
 from ..model import Charge, UsageRecord
 from . import account
-from .account import Key
+from .account import Account, Key
+from .chain import POSTINGS, booked_digest, transaction_content
 from .store import (
     OCTET,
-    OPERATOR,
-    REMAINDER,
     REVENUE,
+    TAX,
     TRAFFIC,
+    UNCOLLECTED,
     Fingerprint,
     Receipt,
     Row,
@@ -28,6 +29,8 @@ from .store import (
     Store,
     instant_at,
     instant_ns,
+    is_own,
+    remainder_of,
     unit_of,
 )
 
@@ -39,6 +42,8 @@ class Booking:
 
     def __init__(self, store: Store, run: Run) -> None:
         self.fingerprint = Fingerprint(run)
+        self.opened: list[int] = []  # accounts that the run may have made
+        self.content = ""  # what its transaction's link covers
         self._store = store
         self._run = run
         # Without gaps, in the order of booking: what came before a run is told by its number.
@@ -48,9 +53,13 @@ class Booking:
         self._sponsors: dict[tuple[str, str], int] = {}  # identity and account → id
         self._records = self._charges = 0
         self._first_packet_ns: int | None = None
-        self._totals: dict[str, int] = defaultdict(int)  # unit → what payers lose
-        # unit → denominator → sum of numerators
-        self._remainders: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._gains: dict[Key, int] = defaultdict(int)  # who gains it → what payers lose
+        # who gains it → denominator → sum of numerators
+        self._remainders: dict[Key, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        # As a link's content has them (see booked_digest).
+        self._postings: list[Row] = []
+        self._carried: list[Row] = []
+        self._missing: list[Row] = []
         self._ns = cache(instant_ns)  # windows and days are few
 
     def read(self, records: Iterable[UsageRecord], charges: Iterable[Charge]) -> None:
@@ -66,7 +75,7 @@ class Booking:
         for usage in _batches(records):
             self._write_usage(*self._usage(usage))
         for money in _batches(charges):
-            self._write_money(self._money(money))
+            self._write_money(*self._money(money))
         self._settle()
         self._write_run(now_ns)
         return Receipt(
@@ -99,7 +108,7 @@ class Booking:
         self.fingerprint.add("records", rows)
         self.fingerprint.add("shares", shares)
         self._records += len(rows)
-        self._totals[OCTET] += sum(record.octets for record in batch)
+        self._gains[TRAFFIC, OCTET] += sum(record.octets for record in batch)
         first = min(record.first_packet_ns for record in batch)
         known = self._first_packet_ns
         self._first_packet_ns = first if known is None else min(first, known)
@@ -115,7 +124,7 @@ class Booking:
             and record.rules_version == run.rules_version
             and record.layer == run.layer
             and record.octets == record.subscriber_octets + sum(shares.values())
-            and not record.account.startswith(OPERATOR)
+            and not is_own(record.account)
             and shares.keys() <= run.sponsor_accounts.keys()
         ):
             return
@@ -137,30 +146,40 @@ class Booking:
         )
 
     def _check_name(self, name: str, place: str) -> None:
-        if name.startswith(OPERATOR):
-            raise LedgerError(
-                f'{place}: account "{name}": names with "{OPERATOR}" are the operator\'s own; '
-                "choose another"
-            )
+        if is_own(name):
+            raise LedgerError(f"{place}: {account.own_name(name)}")
 
-    def _money(self, batch: Sequence[Charge]) -> list[Row]:
-        """Rows of charges, in the fingerprint."""
+    def _money(self, batch: Sequence[Charge]) -> tuple[list[Row], list[Row]]:
+        """Rows of charges and of their taxes, in the fingerprint."""
         rows: list[Row] = []
+        taxes: list[Row] = []
         for ordinal, charge in enumerate(batch, self._charges):
             self._check_name(charge.account, f"{self._run.title}: charge {ordinal}")
             unit = unit_of(charge.currency)
-            numerator, denominator = charge.remainder
-            self._remainders[unit][denominator] += numerator
-            self._totals[unit] += charge.amount_micros
+            remainder = self._gain(REVENUE, unit, charge.amount_micros, charge.remainder)
             start = charge.period_start
             rows.append((
                 ordinal, charge.account, unit, charge.tariff, charge.octets, charge.rated_octets,
-                charge.amount_micros, f"{numerator}/{denominator}",
-                None if start is None else self._ns(start),
+                charge.amount_micros, remainder, None if start is None else self._ns(start),
             ))  # fmt: skip
+            for tax, its, amount, fraction in sorted(charge.taxes):
+                if not its.startswith(TAX):
+                    raise LedgerError(
+                        f'{self._run.title}: charge {ordinal}: tax "{tax}": expected an account '
+                        f'whose name begins with "{TAX}", got "{its}"'
+                    )
+                taxes.append((ordinal, tax, its, amount, self._gain(its, unit, amount, fraction)))
         self.fingerprint.add("charges", rows)
+        self.fingerprint.add("taxes", taxes)
         self._charges += len(rows)
-        return rows
+        return rows, taxes
+
+    def _gain(self, name: str, unit: str, amount: int, remainder: tuple[int, int]) -> str:
+        """Count what an account gains; the fraction as it is stored."""
+        numerator, denominator = remainder
+        self._remainders[name, unit][denominator] += numerator
+        self._gains[name, unit] += amount
+        return f"{numerator}/{denominator}"
 
     # --- rows to tables -----------------------------------------------------------------
 
@@ -171,7 +190,9 @@ class Booking:
         accounts.update(account.numbers(self._store, unknown))
         if missing := sorted(unknown - accounts.keys()):
             self._store.write(sql, [(*name, kind) for name in missing])
-            accounts.update(account.numbers(self._store, missing))
+            made = account.numbers(self._store, missing)
+            self.opened += made.values()
+            accounts.update(made)
 
     def _write_usage(self, rows: list[Row], shares: list[Row]) -> None:
         store, number = self._store, self._number
@@ -198,68 +219,90 @@ class Booking:
         known = {(identity, its): number for number, identity, its in self._store.rows(_SPONSORS)}
         self._sponsors.update(zip(new, (known[row] for row in rows), strict=True))
 
-    def _write_money(self, rows: list[Row]) -> None:
+    def _write_money(self, rows: list[Row], taxes: list[Row]) -> None:
         self._open(_MONEY_ACCOUNT, [(row[1], row[2]) for row in rows], "subscriber")
         accounts, number = self._accounts, self._number
         self._store.copy("charges", _CHARGE_COLUMNS, (
             (number, row[0], accounts[row[1], row[2]], *row[3:]) for row in rows
         ))  # fmt: skip
+        if taxes:
+            units = {row[0]: row[2] for row in rows}
+            self._open(_ACCOUNT, [(tax[2], units[tax[0]]) for tax in taxes], "settlement")
+            self._store.copy("charge_taxes", _TAX_COLUMNS, (
+                (number, *tax[:2], accounts[tax[2], units[tax[0]]], *tax[3:]) for tax in taxes
+            ))  # fmt: skip
 
     def _settle(self) -> None:
         """Post what was booked: payers by the rows, the operator by what was counted on the way."""
         store, transaction = self._store, self._transaction
+        owed: dict[Key, int] = {}
+        for (name, unit), total in sorted(self._gains.items()):
+            whole = 0
+            self._open(_ACCOUNT, [(name, unit)], "operator")
+            if unit != OCTET:
+                its = remainder_of(name), unit
+                self._open(_ACCOUNT, [its], "remainder")
+                whole = self._carry((name, unit), its)
+                owed[its] = -whole
+            owed[name, unit] = total + whole
+        for unit, amount in self._uncollected().items():
+            self._open(_ACCOUNT, [(UNCOLLECTED, unit)], "operator")
+            owed[UNCOLLECTED, unit] = -amount
         store.write(_PAYERS, [(transaction, self._number)])
-        for unit, total in sorted(self._totals.items()):
-            if unit == OCTET:
-                self._post(TRAFFIC, unit, "operator", total)
-            else:
-                whole = self._carry(unit)
-                self._post(REMAINDER, unit, "remainder", -whole)
-                self._post(REVENUE, unit, "operator", total + whole)
-        for unit, amount in store.rows(_SUMS, transaction):
-            raise IdentityError(
-                f"{self._run.title}: postings in {unit} sum to {amount}, expected 0"
-            )
-        self._apply()
-
-    def _apply(self) -> None:
-        """Change the balances; accounts are locked in the order of their names, as everywhere."""
-        store, transaction = self._store, self._transaction
-        changed = 0
-        for name, unit, state, balance, floor, amount in store.rows(
-            _LOCKED + store.locking("a"), transaction
-        ):
-            if state != "open":
-                raise StateError(f'{store.url}: account "{name}" ({unit}): it is closed')
-            if floor is not None and balance + amount < floor:
-                raise OverdraftError(
-                    f'{store.url}: account "{name}" ({unit}): {balance + amount} would be below '
-                    f"{floor}"
+        store.write(_POSTING, (
+            (transaction, self._accounts[key], owing) for key, owing in owed.items() if owing
+        ))  # fmt: skip
+        self._postings = list(store.rows(POSTINGS, transaction))
+        sums: dict[str, int] = defaultdict(int)
+        for _, unit, amount in self._postings:
+            sums[unit] += amount
+        for unit, amount in sums.items():
+            if amount:
+                raise IdentityError(
+                    f"{self._run.title}: postings in {unit} sum to {amount}, expected 0"
                 )
-            changed += 1
-        if store.write(_APPLY, [(transaction,)]) != changed:
+        if store.write(_APPLY, [(transaction,)]) != len(self._postings):
             raise OverdraftError(f"{store.url}: an account is closed or would be below its floor")
 
-    def _carry(self, unit: str) -> int:
+    def _uncollected(self) -> dict[str, int]:
+        """Note what payers owe and cannot pay: beyond a floor, or of a closed account. By unit.
+
+        Usage has been used, so it is booked, whoever cannot pay for it; and a floor is a floor.
+        Accounts are locked from here on, in the order of their names, as everywhere.
+        """
+        store = self._store
+        if store.locking("a"):  # elsewhere who writes has all of it
+            known = account.numbers(store, [(UNCOLLECTED, unit) for _, unit in self._gains])
+            account.lock(store, [*self._accounts, *known])
+        bounded = {row[0]: Account(*row) for row in store.rows(_BOUNDED, self._number)}
+        rows: list[Row] = []
+        sums: dict[str, int] = defaultdict(int)
+        for number, due in store.rows(_DUE, self._number) if bounded else ():
+            if (its := bounded.get(number)) is None:
+                continue
+            missing = due - (its.available or 0)
+            # What is given back goes to an open account, and not to a closed one.
+            if missing > 0 or (missing and its.state != "open"):
+                rows.append((self._number, number, missing))
+                sums[its.unit] += missing
+                self._missing.append((its.name, its.unit, missing))
+        store.copy("uncollected", "run_id, account_id, amount", rows)
+        return sums
+
+    def _carry(self, gains: Key, remainder: Key) -> int:
         """Whole micro-units that the remainders of this run and earlier ones make up."""
         amount = sum(
-            (Fraction(n, d) for d, n in self._remainders[unit].items()), start=Fraction(0)
+            (Fraction(n, d) for d, n in self._remainders[gains].items()), start=Fraction(0)
         )
-        self._open(_ACCOUNT, [(REMAINDER, unit)], "remainder")
-        its = self._accounts[REMAINDER, unit]
+        its = self._accounts[remainder]
         before = Fraction(0)
         for (carried,) in self._store.rows(_CARRIED, its):
             before = Fraction(carried)
         whole = math.floor(before + amount)
-        self._store.write(
-            _REMAINDER, [(self._number, its, str(amount), str(before + amount - whole))]
-        )
+        texts = str(amount), str(before + amount - whole)
+        self._store.write(_REMAINDER, [(self._number, its, *texts)])
+        self._carried.append((*remainder, *texts))
         return whole
-
-    def _post(self, name: str, unit: str, kind: str, amount: int) -> None:
-        self._open(_ACCOUNT, [(name, unit)], kind)
-        if amount:
-            self._store.write(_POSTING, [(self._transaction, self._accounts[name, unit], amount)])
 
     def _write_run(self, now_ns: int) -> None:
         run, number, transaction = self._run, self._number, self._transaction
@@ -271,10 +314,15 @@ class Booking:
                 "already, in a batch that begins elsewhere"
             )
         write = self._store.write
-        write(_TRANSACTION, [(
-            transaction, run.idempotency_key, self.fingerprint.digest(), now_ns,
-            f"usage of {run.title}",
-        )])  # fmt: skip
+        key, fingerprint, description = (
+            run.idempotency_key, self.fingerprint.digest(), f"usage of {run.title}",
+        )  # fmt: skip
+        write(_TRANSACTION, [(transaction, key, fingerprint, now_ns, description)])
+        made = booked_digest(
+            number, run.program, description, [name for name, _ in run.captures],
+            self._postings, sorted(self._carried), sorted(self._missing),
+        )  # fmt: skip
+        self.content = transaction_content(key, fingerprint, now_ns, made)
         write(_RUN, [(
             number, transaction, *run.key, self._records, self._charges, self._first_packet_ns,
             run.rules_version, run.layer, run.at, run.program,
@@ -284,12 +332,23 @@ class Booking:
         ))  # fmt: skip
 
 
+def booked(store: Store, run: Run) -> tuple[Receipt, str] | None:
+    """The receipt and the fingerprint of a run that was booked; None: it was not."""
+    for number, transaction, at, records, charges, mark in store.rows(_BOOKED, *run.key):
+        return Receipt(False, number, transaction, instant_at(at), records, charges), mark
+    return None
+
+
 def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
     remaining = iter(items)
     while batch := list(islice(remaining, LEDGER_BATCH_RECORDS)):
         yield batch
 
 
+_BOOKED = """
+    SELECT r.id, t.id, t.created_at_ns, r.records, r.charges, t.fingerprint
+    FROM runs r JOIN transactions t ON t.id = r.transaction_id
+    WHERE r.source = ? AND r.epoch = ? AND r.first_sequence = ?"""
 _OVERLAP = """
     SELECT first_sequence, records FROM runs
     WHERE source = ? AND epoch = ? AND first_sequence < ? AND first_sequence + records > ?"""
@@ -312,24 +371,31 @@ _SPONSORS = "SELECT id, identity, account_id FROM sponsors"
 _CHARGE_COLUMNS = """
     run_id, ordinal, account_id, tariff, octets, rated_octets, amount_micros, remainder,
     period_start_ns"""
-_PAYERS = """
-    INSERT INTO postings (transaction_id, account_id, amount)
-    SELECT ?1, account_id, -sum(amount) FROM (
-        SELECT account_id, subscriber_octets AS amount FROM usage_records WHERE run_id = ?2
+_TAX_COLUMNS = "run_id, ordinal, tax, account_id, amount_micros, remainder"
+# What each payer owes of a run by its rows.
+_DUES = """
+        SELECT account_id, subscriber_octets AS amount FROM usage_records WHERE run_id = ?{run}
         UNION ALL
         SELECT s.account_id, u.octets FROM usage_shares u JOIN sponsors s ON s.id = u.sponsor_id
-        WHERE u.run_id = ?2
+        WHERE u.run_id = ?{run}
         UNION ALL
-        SELECT account_id, amount_micros FROM charges WHERE run_id = ?2) x
+        SELECT account_id, amount_micros FROM charges WHERE run_id = ?{run}
+        UNION ALL
+        SELECT c.account_id, x.amount_micros FROM charge_taxes x
+        JOIN charges c ON c.run_id = x.run_id AND c.ordinal = x.ordinal WHERE x.run_id = ?{run}"""
+_DUE = f"""
+    SELECT account_id, sum(amount) FROM ({_DUES.format(run=1)}) x GROUP BY account_id"""
+_BOUNDED = f"""
+    SELECT a.id, a.name, a.unit, a.state, a.balance, a.held, a.floor FROM accounts a
+    WHERE (a.floor IS NOT NULL OR a.state <> 'open')
+        AND a.id IN (SELECT account_id FROM ({_DUES.format(run=1)}) x)"""
+_PAYERS = f"""
+    INSERT INTO postings (transaction_id, account_id, amount)
+    SELECT ?1, account_id, -sum(amount) FROM ({_DUES.format(run=2)}
+        UNION ALL
+        SELECT account_id, -amount FROM uncollected WHERE run_id = ?2) x
     GROUP BY account_id HAVING sum(amount) <> 0"""
 _POSTING = "INSERT INTO postings (transaction_id, account_id, amount) VALUES (?, ?, ?)"
-_SUMS = """
-    SELECT a.unit, sum(p.amount) FROM postings p JOIN accounts a ON a.id = p.account_id
-    WHERE p.transaction_id = ? GROUP BY a.unit HAVING sum(p.amount) <> 0"""
-_LOCKED = """
-    SELECT a.name, a.unit, a.state, a.balance - a.held, a.floor, p.amount
-    FROM postings p JOIN accounts a ON a.id = p.account_id
-    WHERE p.transaction_id = ? ORDER BY a.name, a.unit"""
 _APPLY = """
     UPDATE accounts SET balance = balance + p.amount FROM postings p
     WHERE p.transaction_id = ? AND p.account_id = accounts.id AND state = 'open'

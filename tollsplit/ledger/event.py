@@ -7,15 +7,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, fields
 
 from ..model import Event
+from .chain import Chain
 from .store import Store
 
 _COLUMNS = ", ".join(field.name for field in fields(Event))
 
 
-def record(store: Store, events: Iterable[Event]) -> int:
+def record(store: Store, chain: Chain, events: Iterable[Event], now_ns: int) -> int:
     """Keep those that are new; says how many."""
     ((before,),) = store.rows(_COUNT)
-    store.write(_EVENT, ((_text(event), *astuple(event)) for event in events))
+    rows = [(_text(event), *astuple(event)) for event in events]
+    store.write(_EVENT, rows)
+    chain.events((row[0] for row in rows), now_ns)
     ((after,),) = store.rows(_COUNT)
     return int(after) - int(before)
 

@@ -12,7 +12,8 @@ from ..errors import IdempotencyError, LedgerError, MissingError, OverdraftError
 from ..limits import LEDGER_BATCH_RECORDS
 from ..model import Posting
 from . import account, transfer
-from .store import Row, Store, digest_of, instant_at
+from .chain import Chain
+from .store import Row, Store, compact, digest_of, instant_at
 from .transfer import NO_PROVENANCE, Entry, Provenance, Transfer
 
 HoldState = Literal["held", "captured", "voided", "expired"]
@@ -59,7 +60,7 @@ def fingerprint_of(
     return digest_of(account, unit, amount, lifetime_s, description, provenance)
 
 
-def place(store: Store, hold: Hold, now_ns: int) -> Held:
+def place(store: Store, chain: Chain, hold: Hold, now_ns: int) -> Held:
     """Set the amount aside, once. See Ledger.hold."""
     where = f'{store.url}: hold "{hold.key}"'
     if hold.amount <= 0 or hold.lifetime_s <= 0:
@@ -71,19 +72,19 @@ def place(store: Store, hold: Hold, now_ns: int) -> Held:
     numbers = account.numbers(store, [name])
     if name not in numbers:
         raise MissingError(f'{store.url}: no account "{hold.account}" ({hold.unit})')
-    fingerprint = hold.fingerprint
+    fingerprint, expires_ns = hold.fingerprint, now_ns + hold.lifetime_s * _SECOND_NS
     new = store.write(_HOLD, [(
         hold.key, fingerprint, numbers[name], hold.amount, hold.description,
-        *hold.provenance.row, now_ns, now_ns + hold.lifetime_s * _SECOND_NS,
+        *hold.provenance.row, now_ns, expires_ns,
     )])  # fmt: skip
+    ((number, noted, at),) = store.rows(_FINGERPRINT, hold.key)
     if new:
         _set_aside(store, hold, where)
-    else:
-        ((noted, at),) = store.rows(_FINGERPRINT, hold.key)
-        if noted != fingerprint:
-            raise IdempotencyError(
-                f"{where}: its key was used at {instant_at(at):%Y-%m-%dT%H:%M:%SZ} for another"
-            )
+        chain.add("hold", number, now_ns, compact((hold.key, fingerprint, now_ns, expires_ns)))
+    elif noted != fingerprint:
+        raise IdempotencyError(
+            f"{where}: its key was used at {instant_at(at):%Y-%m-%dT%H:%M:%SZ} for another"
+        )
     return read(store, hold.key)
 
 
@@ -100,8 +101,8 @@ def _set_aside(store: Store, hold: Hold, where: str) -> None:
 
 
 def capture(
-    store: Store, key: str, postings: Sequence[Posting], kind: str, description: str,
-    provenance: Provenance, now_ns: int,
+    store: Store, chain: Chain, key: str, postings: Sequence[Posting], kind: str,
+    description: str, provenance: Provenance, now_ns: int,
 ) -> Held:  # fmt: skip
     """Post what a hold was for and release all of it. See Ledger.capture."""
     hold = read(store, key, store.locking("h"))
@@ -120,30 +121,34 @@ def capture(
     if hold.state in ("voided", "expired"):
         raise StateError(f"{where}: it was {hold.state} already; nothing was captured")
     # A hold that was captured is told, or refused where something else was.
-    [posted] = transfer.book(store, [wanted], now_ns)
-    if posted.booked and not store.write(
-        _CAPTURED, [(amount, posted.transaction, now_ns, key, now_ns)]
-    ):
-        raise StateError(f"{where}: it expired at {hold.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+    [posted] = transfer.book(store, chain, [wanted], now_ns)
+    if posted.booked:
+        if not store.write(_CAPTURED, [(amount, posted.transaction, now_ns, key, now_ns)]):
+            raise StateError(f"{where}: it expired at {hold.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+        resolution = ("captured", amount, posted.transaction, now_ns)
+        chain.add("resolution", _number(store, key), now_ns, compact(resolution))
     return read(store, key)
 
 
-def void(store: Store, key: str, now_ns: int) -> Held:
+def void(store: Store, chain: Chain, key: str, now_ns: int) -> Held:
     """Release a hold. See Ledger.void."""
     hold = read(store, key, store.locking("h"))
     if hold.state == "captured":
         raise StateError(f'{store.url}: hold "{key}": it was captured already')
     if hold.state == "held":
         _release(store, _VOIDED, [(now_ns, key)], [(hold.account, hold.unit, hold.amount)])
+        chain.add("resolution", _number(store, key), now_ns, compact(("voided", 0, None, now_ns)))
     return read(store, key)
 
 
-def expire(store: Store, now_ns: int) -> int:
+def expire(store: Store, chain: Chain, now_ns: int) -> int:
     """Release holds whose time is over, some thousands at a time; says how many."""
     store.serialise()
     found = list(store.rows(_OVER + store.locking("h"), now_ns, LEDGER_BATCH_RECORDS))
     _release(store, _EXPIRED, [(now_ns, number) for number, *_ in found],
              [tuple(row[1:]) for row in found])  # fmt: skip
+    for number, *_ in found:
+        chain.add("resolution", number, now_ns, compact(("expired", 0, None, now_ns)))
     return len(found)
 
 
@@ -160,6 +165,11 @@ def _release(store: Store, sql: str, holds: list[Row], amounts: list[Row]) -> No
     for name, amount in sums.items():
         accounts[name].change(0, -amount)
     account.apply(store, accounts.values())
+
+
+def _number(store: Store, key: str) -> int:
+    ((number, _, _),) = store.rows(_FINGERPRINT, key)
+    return int(number)
 
 
 def read(store: Store, key: str, locking: str = "") -> Held:
@@ -194,7 +204,7 @@ _HOLD = """
     INSERT INTO holds (idempotency_key, fingerprint, account_id, amount, description,
         service_request, run_id, tariff, rules_version, created_at_ns, expires_at_ns)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (idempotency_key) DO NOTHING"""
-_FINGERPRINT = "SELECT fingerprint, created_at_ns FROM holds WHERE idempotency_key = ?"
+_FINGERPRINT = "SELECT id, fingerprint, created_at_ns FROM holds WHERE idempotency_key = ?"
 _SET_ASIDE = """
     UPDATE accounts SET held = held + ?1
     WHERE name = ?2 AND unit = ?3 AND state = 'open'

@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from ..model import Charge, UsageRecord
+from ..model import Charge, TaxPart, UsageRecord
 from .store import Balance, Row, Run, Store, currency_of, instant_at
 from .transfer import Provenance
 
@@ -97,8 +97,8 @@ class Journal:
     def charges(self, *, standing: bool = False) -> Iterator[BookedCharge]:
         """Every charge; `standing` as for usage."""
         rows = self._store.rows(_CHARGES.format(which=_STANDING if standing else ""))
-        for row in rows:
-            yield booked_charge(row)
+        for _, lines in groupby(rows, itemgetter(0, 3)):
+            yield booked_charge(list(lines))
 
 
 def usage_record(lines: Sequence[Row]) -> UsageRecord:
@@ -120,17 +120,25 @@ def usage_record(lines: Sequence[Row]) -> UsageRecord:
     )  # fmt: skip
 
 
-def booked_charge(row: Row) -> BookedCharge:
-    """A charge from CHARGE_COLUMNS."""
+def booked_charge(lines: Sequence[Row]) -> BookedCharge:
+    """A charge from its rows: CHARGE_COLUMNS; one for each tax, or one without."""
     (
         transaction, source, epoch, ordinal, account, unit, tariff, octets, rated, amount,
-        remainder, start,
-    ) = row  # fmt: skip
-    numerator, _, denominator = remainder.partition("/")
+        remainder, start, *_,
+    ) = lines[0]  # fmt: skip
+    taxes = tuple(
+        TaxPart(tax, its, tax_amount, _fraction(left))
+        for *_, tax, its, tax_amount, left in lines if tax is not None
+    )
     return BookedCharge(transaction, source, epoch, ordinal, Charge(
         account, currency_of(unit) or unit, amount, tariff, octets, rated, _instant(start),
-        (int(numerator), int(denominator)),
+        _fraction(remainder), taxes,
     ))  # fmt: skip
+
+
+def _fraction(text: str) -> tuple[int, int]:
+    numerator, _, denominator = text.partition("/")
+    return int(numerator), int(denominator)
 
 
 @lru_cache(maxsize=4096)
@@ -175,9 +183,14 @@ _USAGE = f"""
 # Of charges c, their runs q and accounts a.
 CHARGE_COLUMNS = """
         q.transaction_id, q.source, q.epoch, c.ordinal, a.name, a.unit, c.tariff, c.octets,
-        c.rated_octets, c.amount_micros, c.remainder, c.period_start_ns"""
+        c.rated_octets, c.amount_micros, c.remainder, c.period_start_ns, x.tax, n.name,
+        x.amount_micros, x.remainder"""
+TAXES_OF_CHARGES = """
+    LEFT JOIN charge_taxes x ON x.run_id = c.run_id AND x.ordinal = c.ordinal
+    LEFT JOIN accounts n ON n.id = x.account_id"""
 _CHARGES = f"""
     SELECT {CHARGE_COLUMNS}
     FROM charges c JOIN runs q ON q.id = c.run_id JOIN accounts a ON a.id = c.account_id
+    {TAXES_OF_CHARGES}
     {{which}}
-    ORDER BY c.run_id, c.ordinal"""
+    ORDER BY c.run_id, c.ordinal, x.tax"""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from itertools import count
+from itertools import chain as chain_rows
+from itertools import count, islice
 from typing import Any
 
 import psycopg
@@ -18,12 +19,14 @@ from psycopg.types.numeric import Int8Dumper
 
 from ..errors import LedgerError
 from ..limits import LEDGER_WAIT_S
+from . import chain
 from .schema import SCHEMA_VERSION, versions
-from .store import Row
+from .store import Row, Turn
 
 SCHEMA = "tollsplit"
-# Of advisory locks, which whole databases share: "tlsp".
-LOCK = 0x746C7370
+# Of advisory locks, which whole databases share: "tlsp" and what follows it.
+LOCKS: dict[Turn, int] = {"runs": 0x746C7370, "chain": 0x746C7371}
+_FEW = 16
 
 # What a person does about it, by the class of the error.
 _REMEDIES: tuple[tuple[type[psycopg.Error], str], ...] = (
@@ -47,11 +50,15 @@ class Whole(Loader):
 class Postgres:
     """A Store in a PostgreSQL database."""
 
-    def __init__(self, url: str, *, create: bool, wait_s: float = LEDGER_WAIT_S) -> None:
+    def __init__(
+        self, url: str, *, create: bool, clock_ns: Callable[[], int],
+        wait_s: float = LEDGER_WAIT_S,
+    ) -> None:  # fmt: skip
         self.url = _shown(url)
         self._whole_url = url  # with its password: never shown
         self._cursors = count()
         self._wait_s = wait_s
+        self._clock_ns = clock_ns
         self._is_reading = self._is_writing = False
         try:
             # Transactions begin and end where this module says so.
@@ -113,6 +120,8 @@ class Postgres:
                 raise LedgerError(f"{self.url}: no such ledger; `tollsplit ledger init` makes one")
             self._connection.execute(f"CREATE SCHEMA {SCHEMA}")
         _build(self._connection, version)
+        if version < chain.SINCE_VERSION:
+            chain.begin(self, self._clock_ns())
 
     def _one(self, sql: str, *values: object) -> Row:
         [row] = self._connection.execute(sql.encode(), values).fetchall()
@@ -173,9 +182,10 @@ class Postgres:
             finally:
                 self._is_reading = False
 
-    def serialise(self) -> None:
+    def serialise(self, what: Turn = "runs") -> None:
+        self._expect_transaction()
         with self._explained():
-            self._connection.execute("SELECT pg_advisory_xact_lock($1)", (LOCK,))
+            self._connection.execute("SELECT pg_advisory_xact_lock($1)", (LOCKS[what],))
 
     def locking(self, alias: str) -> str:
         # Rows that refer to an account lock it too, and less than this.
@@ -202,10 +212,16 @@ class Postgres:
             return max(0, cursor.rowcount)  # -1: there was no row
 
     def copy(self, table: str, columns: str, rows: Iterable[Row]) -> None:
+        remaining = iter(rows)
+        few = list(islice(remaining, _FEW))
+        if len(few) < _FEW:  # setting COPY up takes as long as some dozen of them
+            marks = ", ".join("?" * (columns.count(",") + 1))
+            self.write(f"INSERT INTO {table} ({columns}) VALUES ({marks})", few)
+            return
         with self._explained(), self._connection.cursor() as cursor, cursor.copy(
             f"COPY {table} ({columns}) FROM STDIN"
         ) as copy:
-            for row in rows:
+            for row in chain_rows(few, remaining):
                 copy.write_row(row)
 
     def numbers(self, table: str, count: int) -> Sequence[int]:

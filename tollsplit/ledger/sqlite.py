@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -12,8 +12,9 @@ from types import TracebackType
 
 from ..errors import LedgerError
 from ..limits import LEDGER_CACHE_OCTETS, LEDGER_LOG_OCTETS, LEDGER_WAIT_S, VERIFY_FINDINGS_MAX
+from . import chain
 from .schema import SCHEMA_VERSION, versions
-from .store import Row
+from .store import Row, Turn
 
 APPLICATION_ID = 0x746C7370  # "tlsp", in the file's header
 
@@ -69,8 +70,12 @@ class _Explained:
 class Sqlite:
     """A Store in an SQLite file."""
 
-    def __init__(self, url: str, path: str, *, create: bool, wait_s: float = LEDGER_WAIT_S) -> None:
+    def __init__(
+        self, url: str, path: str, *, create: bool, clock_ns: Callable[[], int],
+        wait_s: float = LEDGER_WAIT_S,
+    ) -> None:  # fmt: skip
         self.url = url
+        self._clock_ns = clock_ns
         self._path = path
         self._wait_s = wait_s
         self._is_writing = False
@@ -154,6 +159,8 @@ class Sqlite:
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if version < chain.SINCE_VERSION:
+            chain.begin(self, self._clock_ns())
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
@@ -169,11 +176,14 @@ class Sqlite:
                 self._connection.execute("ROLLBACK")
             raise
 
-    @contextmanager
-    def _savepoint(self) -> Iterator[None]:
+    def _expect_transaction(self) -> None:
         if not self._connection.in_transaction:
             # Whatever was written from here on would be committed at once.
             raise LedgerError(f"{self._path}: the transaction around this one was undone")
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        self._expect_transaction()
         self._connection.execute("SAVEPOINT inner_transaction")
         try:
             yield
@@ -200,8 +210,9 @@ class Sqlite:
     def reading(self) -> AbstractContextManager[None]:
         return nullcontext() if self._is_writing else self._transaction("BEGIN")
 
-    def serialise(self) -> None:
+    def serialise(self, what: Turn = "runs") -> None:
         """Who writes has the whole file."""
+        self._expect_transaction()
 
     def locking(self, alias: str) -> str:
         return ""

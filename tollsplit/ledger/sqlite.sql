@@ -255,3 +255,84 @@ CREATE TRIGGER events_no_update BEFORE UPDATE ON events
 BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
 CREATE TRIGGER events_no_delete BEFORE DELETE ON events
 BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+
+-- version 3
+
+-- What taxes add to a charge; each tax gains it in an account of the charge's unit.
+CREATE TABLE charge_taxes (
+    run_id        INTEGER NOT NULL,
+    ordinal       INTEGER NOT NULL,
+    tax           TEXT NOT NULL,
+    account_id    INTEGER NOT NULL REFERENCES accounts (id),  -- the tax's
+    amount_micros INTEGER NOT NULL,
+    remainder     TEXT NOT NULL,  -- exact tax - amount_micros, 'numerator/denominator'
+    PRIMARY KEY (run_id, ordinal, tax),
+    FOREIGN KEY (run_id, ordinal) REFERENCES charges (run_id, ordinal)
+) STRICT, WITHOUT ROWID;
+
+-- What an account used or owes and its balance did not cover: posted to operator:uncollected.
+CREATE TABLE uncollected (
+    run_id     INTEGER NOT NULL REFERENCES runs (id) DEFERRABLE INITIALLY DEFERRED,
+    account_id INTEGER NOT NULL REFERENCES accounts (id),
+    amount     INTEGER NOT NULL CHECK (amount <> 0),
+    PRIMARY KEY (run_id, account_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX uncollected_of_account ON uncollected (account_id);
+CREATE INDEX accounts_that_may_refuse ON accounts (id)
+    WHERE floor IS NOT NULL OR state <> 'open';
+
+CREATE TRIGGER charge_taxes_no_update BEFORE UPDATE ON charge_taxes
+BEGIN SELECT RAISE(ABORT, 'taxes of charges are append-only'); END;
+CREATE TRIGGER charge_taxes_no_delete BEFORE DELETE ON charge_taxes
+BEGIN SELECT RAISE(ABORT, 'taxes of charges are append-only'); END;
+CREATE TRIGGER uncollected_no_update BEFORE UPDATE ON uncollected
+BEGIN SELECT RAISE(ABORT, 'what is uncollected is append-only'); END;
+CREATE TRIGGER uncollected_no_delete BEFORE DELETE ON uncollected
+BEGIN SELECT RAISE(ABORT, 'what is uncollected is append-only'); END;
+
+-- version 4
+
+-- What was written, in order: a link for every row that is written once, and one for every change
+-- of an account's terms. Each digest covers the one before it.
+CREATE TABLE chain (
+    number  INTEGER PRIMARY KEY,  -- from 1, without gaps
+    at_ns   INTEGER NOT NULL,  -- never before the link before it
+    -- 'ledger', 'account', 'transaction', 'hold', 'resolution', 'event' or 'period'
+    kind    TEXT NOT NULL,
+    subject INTEGER NOT NULL,  -- id of the row that it is about
+    content TEXT,  -- JSON of what the row said then, where such rows change
+    digest  BLOB NOT NULL  -- SHA-256
+) STRICT;
+CREATE INDEX chain_of_accounts ON chain (subject) WHERE kind = 'account';
+CREATE INDEX chain_of_events ON chain (subject) WHERE kind = 'event';
+
+-- Periods that were closed, one after the other. What is signed stands in `head`.
+CREATE TABLE periods (
+    id         INTEGER PRIMARY KEY,
+    period     TEXT NOT NULL UNIQUE,  -- '2026-11', or '2026-11-03'
+    head       TEXT NOT NULL,  -- JSON
+    public_key TEXT NOT NULL,  -- Ed25519, hexadecimal
+    signature  TEXT NOT NULL  -- of the head, hexadecimal
+) STRICT;
+
+-- What each account's period comes to. Sorted by their names they are the leaves of the tree
+-- whose root is signed.
+CREATE TABLE leaves (
+    period_id  INTEGER NOT NULL REFERENCES periods (id),
+    account    TEXT NOT NULL,  -- its name
+    digest     TEXT NOT NULL,  -- SHA-256 of the leaf, hexadecimal
+    PRIMARY KEY (period_id, account)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER chain_no_update BEFORE UPDATE ON chain
+BEGIN SELECT RAISE(ABORT, 'links are append-only'); END;
+CREATE TRIGGER chain_no_delete BEFORE DELETE ON chain
+BEGIN SELECT RAISE(ABORT, 'links are append-only'); END;
+CREATE TRIGGER periods_no_update BEFORE UPDATE ON periods
+BEGIN SELECT RAISE(ABORT, 'closed periods are append-only'); END;
+CREATE TRIGGER periods_no_delete BEFORE DELETE ON periods
+BEGIN SELECT RAISE(ABORT, 'closed periods are append-only'); END;
+CREATE TRIGGER leaves_no_update BEFORE UPDATE ON leaves
+BEGIN SELECT RAISE(ABORT, 'leaves are append-only'); END;
+CREATE TRIGGER leaves_no_delete BEFORE DELETE ON leaves
+BEGIN SELECT RAISE(ABORT, 'leaves are append-only'); END;

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from functools import cache
+from datetime import date, datetime
 from itertools import groupby
 from operator import itemgetter
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..errors import LedgerError
 from ..model import UsageRecord
-from .journal import CHARGE_COLUMNS, RECORD_COLUMNS, BookedCharge, booked_charge, usage_record
+from .calendar import QUARTER_NS, Calendar
+from .journal import (
+    CHARGE_COLUMNS,
+    RECORD_COLUMNS,
+    TAXES_OF_CHARGES,
+    BookedCharge,
+    booked_charge,
+    usage_record,
+)
 from .store import OCTET, PAYERS, Row, Store, currency_of, instant_at, instant_ns, unit_of
 
-# Since 1972 clocks everywhere are set off by whole quarters of an hour: days begin with one.
-_QUARTER_NS = 900 * 1_000_000_000
+NOT_COVERED = "not covered, uncollected: "  # leads an entry's description
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,20 @@ class ChargeLine:
 
 
 @dataclass(frozen=True, slots=True)
+class TaxLine:
+    """What one tax came to on one day."""
+
+    day: date
+    tax: str
+    currency: str
+    amount_micros: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A posting that is no usage and no charge of this account's own."""
+    """A posting that is no usage and no charge of this account's own; or what of these its balance
+    did not cover, which the account owes as before.
+    """
 
     at: datetime  # UTC; when it was booked
     description: str
@@ -86,7 +102,7 @@ class RecordLine:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One account's period; for every unit, closing = opening − used or charged + entries.
+    """One account's period; for every unit, closing = opening − used, charged and taxed + entries.
 
     Balances fall as an account uses octets and owes money: −5,000,000 in CNY/1000000 is a debt
     of 5 CNY. Usage counts on the day that its window begins (without windows: of its first
@@ -102,6 +118,7 @@ class Statement:
     closing: Mapping[str, int]
     usage: tuple[UsageLine, ...]
     charges: tuple[ChargeLine, ...]
+    taxes: tuple[TaxLine, ...]
     entries: tuple[Entry, ...]
     records: tuple[RecordLine, ...] | None = None  # where they were asked for
     charge_records: tuple[tuple[date, BookedCharge], ...] | None = None
@@ -135,15 +152,20 @@ class Statement:
 
     @property
     def charged_micros(self) -> dict[str, int]:
-        """By currency."""
+        """By currency, without taxes."""
         return _sum((line.currency, line.amount_micros) for line in self.charges)
+
+    @property
+    def tax_micros(self) -> dict[str, int]:
+        """By currency."""
+        return _sum((line.currency, line.amount_micros) for line in self.taxes)
 
 
 def state(
     store: Store, account: str | None, period: str | None, zone: str, *, records: bool
 ) -> Statement:
     """The statement; see Ledger.statement."""
-    calendar = _Calendar(zone, period)
+    calendar = Calendar(zone, period)
     start, end = calendar.start, calendar.end
     opening: dict[str, int] = defaultdict(int)
     closing: dict[str, int] = defaultdict(int)
@@ -154,6 +176,7 @@ def state(
             raise LedgerError(f'{store.url}: no account "{account}"')
     usage = _usage(store, account, calendar, opening)
     charges = _charges(store, account, calendar, opening)
+    taxes = _taxes(store, account, calendar, opening)
     entries = _entries(store, account, calendar, opening)
     for unit, amount in opening.items():
         closing[unit] += amount
@@ -161,77 +184,24 @@ def state(
         closing[OCTET] -= line.paid_octets
     for charge in charges:
         closing[unit_of(charge.currency)] -= charge.amount_micros
+    for tax in taxes:
+        closing[unit_of(tax.currency)] -= tax.amount_micros
     for entry in entries:
         closing[entry.unit] += entry.amount
     for unit in closing:
         opening.setdefault(unit, 0)
     return Statement(
         account, period, zone, start, end, dict(sorted(opening.items())),
-        dict(sorted(closing.items())), usage, charges, entries,
+        dict(sorted(closing.items())), usage, charges, taxes, entries,
         tuple(_records(store, account, calendar)) if records else None,
         tuple(_charge_records(store, account, calendar)) if records else None,
     )  # fmt: skip
 
 
-class _Calendar:
-    """Days of a zone, before a period, in it and after it."""
-
-    def __init__(self, zone: str, period: str | None) -> None:
-        try:
-            self._zone = ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise LedgerError(
-                f'zone: expected an IANA name as "Asia/Shanghai", got "{zone}"'
-            ) from error
-        first, after = _days(period)
-        self.start = None if first is None else datetime.combine(first, time(), self._zone)
-        self.end = None if after is None else datetime.combine(after, time(), self._zone)
-        self._first, self._after = first or date.min, after or date.max
-        self.day = cache(self._day)  # quarters of an hour are few
-
-    def day_of(self, instant_ns: int) -> date:
-        return self.day(instant_ns // _QUARTER_NS)
-
-    @property
-    def bounds_ns(self) -> tuple[int, int]:
-        """From the period's start to its end."""
-        return (
-            -(1 << 63) if self.start is None else instant_ns(self.start),
-            (1 << 63) - 1 if self.end is None else instant_ns(self.end),
-        )
-
-    def _day(self, quarter: int) -> date:
-        return instant_at(quarter * _QUARTER_NS).astimezone(self._zone).date()
-
-    def before(self, day: date) -> bool:
-        return day < self._first
-
-    def beyond(self, day: date) -> bool:
-        return day >= self._after
-
-
-def _days(period: str | None) -> tuple[date | None, date | None]:
-    """The first day of a period and of what follows it."""
-    if period is None:
-        return None, None
-    try:
-        if re.fullmatch(r"\d{4}-\d{2}", period):
-            first = date.fromisoformat(f"{period}-01")
-            return first, (first + timedelta(days=31)).replace(day=1)
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", period):
-            first = date.fromisoformat(period)
-            return first, first + timedelta(days=1)
-    except (ValueError, OverflowError):
-        pass
-    raise LedgerError(
-        f'period: expected a month as "2026-11" or a day as "2026-11-03", got "{period}"'
-    )
-
-
 def _usage(
     store: Store,
     account: str | None,
-    calendar: _Calendar,
+    calendar: Calendar,
     opening: dict[str, int],
 ) -> tuple[UsageLine, ...]:
     """The lines of the period; what was used before it is taken off the opening balance."""
@@ -251,7 +221,7 @@ def _usage(
         line = (day, rule)
         known = counts.get(line, (0,) * len(figures))
         counts[line] = tuple(map(sum, zip(known, figures, strict=True)))
-        _merge(origins[line], Origin(source, epoch, first, last, figures[0]))
+        add_origin(origins[line], Origin(source, epoch, first, last, figures[0]))
     shares = store.rows(_SHARES.format(records=records), account)
     for quarter, rule, sponsor, octets, paid in shares:
         day = calendar.day(quarter)
@@ -276,7 +246,8 @@ def _usage(
     return tuple(lines)
 
 
-def _merge(origins: dict[tuple[str, str], Origin], more: Origin) -> None:
+def add_origin(origins: dict[tuple[str, str], Origin], more: Origin) -> None:
+    """Add records to those of their source and epoch."""
     key = (more.source, more.epoch)
     known = origins.get(key, more)
     origins[key] = Origin(
@@ -286,7 +257,7 @@ def _merge(origins: dict[tuple[str, str], Origin], more: Origin) -> None:
     )  # fmt: skip
 
 
-def _records(store: Store, account: str | None, calendar: _Calendar) -> Iterator[RecordLine]:
+def _records(store: Store, account: str | None, calendar: Calendar) -> Iterator[RecordLine]:
     """The records of the period, by day and rule as their lines are, then by key."""
     which = "usage_records r" if account is None else _OF_ACCOUNT
     found = []
@@ -303,11 +274,12 @@ def _records(store: Store, account: str | None, calendar: _Calendar) -> Iterator
 
 
 def _charge_records(
-    store: Store, account: str | None, calendar: _Calendar
+    store: Store, account: str | None, calendar: Calendar
 ) -> Iterator[tuple[date, BookedCharge]]:
+    rows = store.rows(_CHARGE_RECORDS, account, *calendar.bounds_ns)
     found = [
-        (calendar.day_of(row[0]), booked_charge(row[1:]))
-        for row in store.rows(_CHARGE_RECORDS, account, *calendar.bounds_ns)
+        (calendar.day_of(at_ns), booked_charge([line[1:] for line in lines]))
+        for (at_ns, *_), lines in groupby(rows, itemgetter(0, 1, 4))
     ]
     yield from sorted(found, key=lambda item: (item[0], item[1].charge.tariff))
 
@@ -315,7 +287,7 @@ def _charge_records(
 def _charges(
     store: Store,
     account: str | None,
-    calendar: _Calendar,
+    calendar: Calendar,
     opening: dict[str, int],
 ) -> tuple[ChargeLine, ...]:
     lines: dict[tuple[date, str, str], Row] = {}
@@ -338,10 +310,26 @@ def _charges(
     )
 
 
+def _taxes(
+    store: Store,
+    account: str | None,
+    calendar: Calendar,
+    opening: dict[str, int],
+) -> tuple[TaxLine, ...]:
+    lines: dict[tuple[date, str, str], int] = defaultdict(int)
+    for quarter, tax, unit, amount in store.rows(_TAXES, account):
+        day = calendar.day(quarter)
+        if calendar.before(day):
+            opening[unit] -= amount
+        elif not calendar.beyond(day):
+            lines[day, tax, currency_of(unit) or unit] += amount
+    return tuple(TaxLine(*line, amount) for line, amount in sorted(lines.items()))
+
+
 def _entries(
     store: Store,
     account: str | None,
-    calendar: _Calendar,
+    calendar: Calendar,
     opening: dict[str, int],
 ) -> tuple[Entry, ...]:
     start, end = calendar.start, calendar.end
@@ -376,7 +364,7 @@ _OF_ACCOUNT = """(
 # All of them, or the statement's.
 _ITS = "(CAST(?1 AS TEXT) IS NULL OR a.name = ?1)"
 # The instant that a record counts at, in quarters of an hour.
-_RECORD_QUARTER = f"coalesce(r.window_start_ns, r.first_packet_ns) / {_QUARTER_NS}"
+_RECORD_QUARTER = f"coalesce(r.window_start_ns, r.first_packet_ns) / {QUARTER_NS}"
 _USAGE = f"""
     SELECT {_RECORD_QUARTER} AS quarter, r.rule, q.source, q.epoch, min(r.sequence),
         max(r.sequence), count(*), sum(r.uplink_packets), sum(r.uplink_octets),
@@ -392,11 +380,17 @@ _SHARES = f"""
     GROUP BY quarter, r.rule, s.identity"""
 _CHARGE_AT = "coalesce(c.period_start_ns, q.first_packet_ns, t.created_at_ns)"
 _CHARGES = f"""
-    SELECT {_CHARGE_AT} / {_QUARTER_NS} AS quarter, c.tariff, a.unit, min(t.id), max(t.id),
+    SELECT {_CHARGE_AT} / {QUARTER_NS} AS quarter, c.tariff, a.unit, min(t.id), max(t.id),
         count(*), sum(c.octets), sum(c.rated_octets), sum(c.amount_micros)
     FROM charges c JOIN accounts a ON a.id = c.account_id JOIN runs q ON q.id = c.run_id
     JOIN transactions t ON t.id = q.transaction_id
     WHERE {_ITS} GROUP BY quarter, c.tariff, a.unit"""
+_TAXES = f"""
+    SELECT {_CHARGE_AT} / {QUARTER_NS} AS quarter, x.tax, a.unit, sum(x.amount_micros)
+    FROM charge_taxes x JOIN charges c ON c.run_id = x.run_id AND c.ordinal = x.ordinal
+    JOIN accounts a ON a.id = c.account_id JOIN runs q ON q.id = c.run_id
+    JOIN transactions t ON t.id = q.transaction_id
+    WHERE {_ITS} GROUP BY quarter, x.tax, a.unit"""
 _RECORDS = f"""
     SELECT {RECORD_COLUMNS}, s.identity, u.octets,
         CASE WHEN {_ITS} THEN r.subscriber_octets ELSE 0 END,
@@ -411,13 +405,24 @@ _CHARGE_RECORDS = f"""
     SELECT {_CHARGE_AT}, {CHARGE_COLUMNS}
     FROM charges c JOIN runs q ON q.id = c.run_id JOIN accounts a ON a.id = c.account_id
     JOIN transactions t ON t.id = q.transaction_id
+    {TAXES_OF_CHARGES}
     WHERE {_CHARGE_AT} >= ?2 AND {_CHARGE_AT} < ?3 AND {_ITS}
-    ORDER BY c.run_id, c.ordinal"""
-# A payer's postings of usage are its records and charges, and stand in their lines.
-_ENTRIES = """
-    SELECT t.id, t.created_at_ns, t.description, a.unit, sum(p.amount)
-    FROM accounts a JOIN postings p ON p.account_id = a.id
-    JOIN transactions t ON t.id = p.transaction_id
-    WHERE (a.name = ?1 OR (CAST(?1 AS TEXT) IS NULL AND a.kind IN (?2, ?3)))
-        AND NOT (t.kind = 'usage' AND a.kind IN (?2, ?3))
-    GROUP BY t.id, a.unit ORDER BY t.created_at_ns, t.id, a.unit"""
+    ORDER BY c.run_id, c.ordinal, x.tax"""
+# A payer's postings of usage are its records, charges and taxes, and stand in their lines; what it
+# could not pay of them was posted elsewhere.
+_ENTRIES = f"""
+    SELECT id, at_ns, description, unit, amount FROM (
+        SELECT t.created_at_ns AS at_ns, t.id, t.description, a.unit, sum(p.amount) AS amount
+        FROM accounts a JOIN postings p ON p.account_id = a.id
+        JOIN transactions t ON t.id = p.transaction_id
+        WHERE (a.name = ?1 OR (CAST(?1 AS TEXT) IS NULL AND a.kind IN (?2, ?3)))
+            AND NOT (t.kind = 'usage' AND a.kind IN (?2, ?3))
+        GROUP BY t.id, a.unit
+        UNION ALL
+        SELECT t.created_at_ns, t.id, '{NOT_COVERED}' || t.description, a.unit,
+            sum(u.amount)
+        FROM uncollected u JOIN accounts a ON a.id = u.account_id JOIN runs q ON q.id = u.run_id
+        JOIN transactions t ON t.id = q.transaction_id
+        WHERE {_ITS}
+        GROUP BY t.id, a.unit
+    ) x ORDER BY at_ns, id, unit, description"""

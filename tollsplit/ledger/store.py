@@ -12,7 +12,8 @@ from itertools import islice
 from typing import Any, Literal, Protocol
 
 Row = tuple[Any, ...]
-Part = Literal["records", "shares", "charges"]  # of what a run books
+Part = Literal["records", "shares", "charges", "taxes"]  # of what a run books
+Turn = Literal["runs", "chain"]  # what one at a time may do; the chain's comes last
 
 OCTET = "octet"
 # The operator's own accounts; no subscriber or sponsor may have such a name.
@@ -20,10 +21,15 @@ OPERATOR = "operator:"
 TRAFFIC = "operator:traffic"  # gains the octets that payers use up
 REVENUE = "operator:revenue"  # gains what payers owe, and whole micro-units of remainders
 REMAINDER = "operator:remainder"  # pays what rounding down left off
+UNCOLLECTED = "operator:uncollected"  # pays what payers' balances do not cover
+# Taxes gain in accounts of such names, which nobody else may have either.
+TAX = "tax:"
 PAYERS = ("subscriber", "sponsor")  # kinds of accounts that usage and charges are posted to
 
 _AMONG_MAX = 512
-_compact = json.JSONEncoder(separators=(",", ":")).encode
+# JSON in ASCII without blanks: one text for one value, byte for byte.
+compact = json.JSONEncoder(separators=(",", ":")).encode
+quoted = json.encoder.encode_basestring_ascii  # of one text, without what leads there
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -43,8 +49,10 @@ class Store(Protocol):
     def reading(self) -> AbstractContextManager[None]:
         """Reads inside see the database as it was at the first of them."""
 
-    def serialise(self) -> None:
-        """Nobody else gets beyond this point until the transaction ends."""
+    def serialise(self, what: Turn = "runs") -> None:
+        """Nobody else gets beyond this point until the transaction ends. Raises LedgerError where
+        it was undone meanwhile.
+        """
 
     def locking(self, alias: str) -> str:
         """The end of a SELECT: nobody else changes that table's rows of it until the transaction
@@ -140,7 +148,7 @@ class Balance:
 
 def digest_of(*fields: object) -> str:
     """SHA-256 over what was asked for."""
-    return f"sha256:{hashlib.sha256(_compact(fields).encode()).hexdigest()}"
+    return f"sha256:{hashlib.sha256(compact(fields).encode()).hexdigest()}"
 
 
 class Fingerprint:
@@ -153,7 +161,8 @@ class Fingerprint:
     def __init__(self, run: Run) -> None:
         digests = sorted(digest for _, digest in run.captures)
         self._head = [*run.key, run.rules_version, run.layer, run.at, digests]
-        self._parts = {name: hashlib.sha256() for name in ("records", "shares", "charges")}
+        self._parts: dict[Part, Any] = {
+            name: hashlib.sha256() for name in ("records", "shares", "charges")}
 
     def add(self, part: Part, rows: Sequence[Row]) -> None:
         """Take rows in, in order. Rows of records: sequence, window start and end in ns,
@@ -161,13 +170,31 @@ class Fingerprint:
         downlink packets and octets, subscriber's octets, first and last packet in ns, flags.
         Of shares, by sequence and identity: sequence, identity, account, octets. Of charges:
         ordinal, account, unit, tariff, octets, rated octets, amount, remainder, period in ns.
+        Of taxes, by ordinal and name: ordinal, tax, account, amount, remainder.
         """
         if rows:
-            self._parts[part].update(f"{_compact(rows)[1:-1]},".encode())
+            # Runs without taxes have the digests that they had before there were any.
+            self._parts.setdefault(part, hashlib.sha256())
+            self._parts[part].update(f"{compact(rows)[1:-1]},".encode())
 
     def digest(self) -> str:
         parts = [part.hexdigest() for part in self._parts.values()]
         return digest_of(*self._head, *parts)
+
+
+def is_own(account: str) -> bool:
+    """Whether a name is the operator's own or a tax's."""
+    return account.startswith((OPERATOR, TAX))
+
+
+def takes_usage(account: str) -> bool:
+    """Whether usage is posted to an account of this name, whoever used it."""
+    return account in (TRAFFIC, REVENUE, UNCOLLECTED) or account.startswith((REMAINDER, TAX))
+
+
+def remainder_of(account: str) -> str:
+    """The account that pays what rounding down left off of what another one gains."""
+    return REMAINDER if account == REVENUE else f"{REMAINDER}:{account}"
 
 
 def unit_of(currency: str) -> str:

@@ -14,6 +14,7 @@ from ..errors import IdempotencyError, IdentityError, LedgerError, MissingError,
 from ..model import Posting
 from . import account
 from .account import Key
+from .chain import Chain, transaction_content
 from .store import Row, Store, among, digest_of, instant_at
 
 # Kinds that the ledger itself gives.
@@ -98,7 +99,7 @@ def entry_of(transfer: Transfer) -> Entry:
     return Entry(transfer, key_of(transfer.key))
 
 
-def book(store: Store, entries: Sequence[Entry], now_ns: int) -> list[Posted]:
+def book(store: Store, chain: Chain, entries: Sequence[Entry], now_ns: int) -> list[Posted]:
     """Book all of them or none, as if one after the other; what was booked before is told."""
     for entry in entries:
         _check(entry)
@@ -122,6 +123,7 @@ def book(store: Store, entries: Sequence[Entry], now_ns: int) -> list[Posted]:
             )
         if booked == number:
             new.append((number, entry))
+            chain.add("transaction", number, now_ns, transaction_content(key, fingerprint, now_ns))
         posted.append(Posted(booked == number, booked, instant(at)))
     _post(store, new)
     return posted
@@ -231,7 +233,8 @@ _POSTINGS = """
     WHERE p.transaction_id = ? ORDER BY a.name, a.unit"""
 _ASKED = """
     SELECT t.id, t.fingerprint, t.idempotency_key, t.kind, t.description, t.reverses,
-        t.service_request, t.run_id, t.tariff, t.rules_version, a.name, a.unit, p.amount
+        t.service_request, t.run_id, t.tariff, t.rules_version, coalesce(a.name, ''),
+        coalesce(a.unit, ''), p.amount
     FROM transactions t LEFT JOIN postings p ON p.transaction_id = t.id
     LEFT JOIN accounts a ON a.id = p.account_id
     WHERE t.kind <> 'usage' ORDER BY t.id"""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 
 from ..limits import LEDGER_BATCH_RECORDS, VERIFY_FINDINGS_MAX
-from . import event, hold, transfer
-from .store import OCTET, REMAINDER, Fingerprint, Part, Run, Store
+from . import chain, event, hold, period, proof, transfer
+from .chain import missing
+from .period import SignedHead
+from .proof import Proof
+from .store import OCTET, TAX, UNCOLLECTED, Fingerprint, Part, Run, Store, instant_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +44,30 @@ class Verification:
         return tuple(finding for check in self.checks for finding in check.findings)
 
 
-def verify(store: Store) -> Verification:
+def verify(
+    store: Store, kept: Sequence[SignedHead | Proof], public_key: str | None
+) -> Verification:
     """Check every figure of a ledger; see the names of the checks for which."""
-    return Verification(
-        store.url,
-        tuple(
-            _check(store, name, table, findings)
-            for name, table, findings in (
-                ("file, keys and schema are intact", None, _integrity),
-                ("transactions sum to zero per unit", "transactions", _sums),
-                ("balances are the sums of postings, not below floors", "accounts", _balances),
-                ("records' octets are split among payers", "usage_records", _splits),
-                ("usage and charges are posted", "postings", _posted),
-                ("remainders are carried and paid", "remainders", _remainders),
-                ("runs are complete", "runs", _complete),
-                ("runs are as they were booked", "runs", _as_booked),
-                ("transfers are as they were asked for", "transactions", transfer.astray),
-                ("holds are as they were asked for and resolved", "holds", hold.astray),
-                ("events are those that were recorded", "events", event.astray),
-            )
-        ),
-    )
+    checks: list[tuple[str, str | None, Callable[[Store], Iterator[str]]]] = [
+        ("file, keys and schema are intact", None, _integrity),
+        ("transactions sum to zero per unit", "transactions", _sums),
+        ("balances are the sums of postings, not below floors", "accounts", _balances),
+        ("records' octets are split among payers", "usage_records", _splits),
+        ("usage and charges are posted", "postings", _posted),
+        ("remainders are carried and paid", "remainders", _remainders),
+        ("runs are complete", "runs", _complete),
+        ("runs are as they were booked", "runs", _as_booked),
+        ("transfers are as they were asked for", "transactions", transfer.astray),
+        ("holds are as they were asked for and resolved", "holds", hold.astray),
+        ("events are those that were recorded", "events", event.astray),
+        (f"rows are those that were chained, in order{_since(store)}", "chain",
+         chain.astray),
+        ("closed periods are as they were signed", "periods",
+         partial(period.astray, public_key=public_key)),
+        *((f"it goes on from the head of {_signed(one).head.title} that was kept elsewhere", None,
+           partial(_kept_elsewhere, kept=one)) for one in kept),
+    ]
+    return Verification(store.url, tuple(_check(store, *check) for check in checks))
 
 
 def _check(
@@ -72,6 +79,27 @@ def _check(
     found = findings(store)
     listed = tuple(islice(found, VERIFY_FINDINGS_MAX))
     return Check(name, rows, listed, sum(1 for _ in found))
+
+
+def _signed(kept: SignedHead | Proof) -> SignedHead:
+    return kept.signed if isinstance(kept, Proof) else kept
+
+
+def _kept_elsewhere(store: Store, kept: SignedHead | Proof) -> Iterator[str]:
+    found = list(period.kept_elsewhere(store, _signed(kept)))
+    yield from found
+    if not found and isinstance(kept, Proof):
+        yield from proof.unlike(store, kept)
+
+
+def _since(store: Store) -> str:
+    found = chain.genesis(store)
+    if found is None or not found.adopted:
+        return ""
+    return (
+        f"; chained since {instant_at(found.since_ns):%Y-%m-%dT%H:%M:%SZ}, when {found.adopted:,} "
+        "rows were chained as they were found"
+    )
 
 
 def _integrity(store: Store) -> Iterator[str]:
@@ -98,6 +126,10 @@ def _splits(store: Store) -> Iterator[str]:
 def _posted(store: Store) -> Iterator[str]:
     for transaction, name, unit, due, posted in store.rows(_POSTED):
         what = "its usage" if unit == OCTET else "its charges"
+        if name == UNCOLLECTED:
+            what = "what it pays"
+        elif name.startswith(TAX):
+            what = "what it gains"
         yield (
             f'transaction {transaction}: account "{name}" ({unit}): posted {posted}, {what} in '
             f"this run sum to {due}"
@@ -107,27 +139,27 @@ def _posted(store: Store) -> Iterator[str]:
 
 
 def _remainders(store: Store) -> Iterator[str]:
-    sums: dict[tuple[int, str], dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for run, unit, text, times in store.rows(_CHARGED_REMAINDERS):
+    sums: dict[tuple[int, str, str], dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for run, its, unit, text, times in store.rows(_CHARGED_REMAINDERS):
         remainder = _fraction(text)
         if remainder is None:
             yield f"run {run}: a charge's remainder: expected numerator/denominator, got {text!r}"
         else:
-            sums[run, unit][remainder.denominator] += remainder.numerator * times
-    carried: dict[str, Fraction] = defaultdict(Fraction)
-    for run, unit, noted, carried_on, paid in store.rows(_REMAINDERS):
-        parts = sums.pop((run, unit), {})
+            sums[run, its, unit][remainder.denominator] += remainder.numerator * times
+    carried: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
+    for run, its, unit, noted, carried_on, paid in store.rows(_REMAINDERS):
+        parts = sums.pop((run, its, unit), {})
         amount = sum((Fraction(n, d) for d, n in parts.items()), start=Fraction(0))
-        whole = math.floor(carried[unit] + amount)
-        carried[unit] += amount - whole
+        whole = math.floor(carried[its, unit] + amount)
+        carried[its, unit] += amount - whole
         place = f"run {run}: remainders in {unit}"
         if _fraction(noted) != amount:
             yield f"{place}: {noted} noted, its charges' sum to {amount}"
-        if _fraction(carried_on) != carried[unit]:
-            yield f"{place}: {carried_on} carried on, expected {carried[unit]}"
+        if _fraction(carried_on) != carried[its, unit]:
+            yield f"{place}: {carried_on} carried on, expected {carried[its, unit]}"
         if paid != -whole:
-            yield f'{place}: posted {paid} to "{REMAINDER}", expected {-whole}'
-    for run, unit in sums:
+            yield f'{place}: posted {paid} to "{its}", expected {-whole}'
+    for run, _, unit in sums:
         yield f"run {run}: remainders in {unit}: not noted, its charges have some"
 
 
@@ -146,21 +178,30 @@ def _complete(store: Store) -> Iterator[str]:
                 yield f"run {run}: {what}: {noted} noted, {found} there"
         if kind != "usage":
             yield f"run {run}: its transaction is of kind {kind!r}, expected 'usage'"
+    yield from _gaps(store)
     for (transaction,) in store.rows(_NO_RUN):
         yield f"transaction {transaction}: posted usage, but has no run"
+
+
+def _gaps(store: Store) -> Iterator[str]:
+    for table, column, what in (
+        ("usage_records", "sequence", "record"), ("charges", "ordinal", "charge"),
+    ):  # fmt: skip
+        for run, number, before in store.rows(_GAPS.format(table=table, column=column)):
+            yield f"run {run}: {missing(what, before + 1, number - 1)}"
 
 
 def _as_booked(store: Store) -> Iterator[str]:
     for number, transaction, *fields in list(store.rows(_RUNS)):
         source, epoch, rules_version, layer, at, program, first_sequence = fields
-        captures = tuple(
-            (name, digest)
-            for name, digest in store.rows(
-                "SELECT name, digest FROM captures WHERE run_id = ? ORDER BY ordinal", number
-            )
-        )
+        found = list(store.rows(
+            "SELECT ordinal, name, digest FROM captures WHERE run_id = ? ORDER BY ordinal", number
+        ))  # fmt: skip
+        captures = tuple((name, digest) for _, name, digest in found)
         run = Run(source, epoch, rules_version, layer, at, program, captures, {}, first_sequence)
         place = f"run {number} ({run.title})"
+        if [ordinal for ordinal, _, _ in found] != list(range(len(found))):
+            yield f"{place}: its captures are not numbered from 0 on, without gaps"
         for key, fingerprint in store.rows(
             "SELECT idempotency_key, fingerprint FROM transactions WHERE id = ?", transaction
         ):
@@ -199,8 +240,8 @@ _SPLITS = """
                 WHERE s.run_id = r.run_id AND s.sequence = r.sequence), 0) AS split
         FROM usage_records r) x
     WHERE octets <> split"""
-# What each payer owes by its rows and what was posted for it, side by side. The operator's own
-# accounts take the other side of it all, which sums to zero.
+# What each payer owes by its rows and what was posted for it, side by side; and what taxes gain.
+# The operator's own accounts take the other side of it all, which sums to zero.
 _POSTED = """
     SELECT x.transaction_id, a.name, a.unit, -sum(x.due) AS due, sum(x.posted) AS posted
     FROM (
@@ -213,25 +254,49 @@ _POSTED = """
         SELECT q.transaction_id, c.account_id, c.amount_micros, 0
         FROM charges c JOIN runs q ON q.id = c.run_id
         UNION ALL
+        SELECT q.transaction_id, c.account_id, x.amount_micros, 0
+        FROM charge_taxes x JOIN charges c ON c.run_id = x.run_id AND c.ordinal = x.ordinal
+        JOIN runs q ON q.id = x.run_id
+        UNION ALL
+        SELECT q.transaction_id, x.account_id, -x.amount_micros, 0
+        FROM charge_taxes x JOIN runs q ON q.id = x.run_id
+        UNION ALL
+        SELECT p.transaction_id, g.id, p.amount, 0
+        FROM accounts g JOIN accounts m ON m.name = 'operator:remainder:' || g.name
+            AND m.unit = g.unit
+        JOIN postings p ON p.account_id = m.id JOIN runs q ON q.transaction_id = p.transaction_id
+        UNION ALL
+        SELECT q.transaction_id, u.account_id, -u.amount, 0
+        FROM uncollected u JOIN runs q ON q.id = u.run_id
+        UNION ALL
+        SELECT q.transaction_id, o.id, u.amount, 0
+        FROM uncollected u JOIN accounts d ON d.id = u.account_id
+        JOIN accounts o ON o.name = 'operator:uncollected' AND o.unit = d.unit
+        JOIN runs q ON q.id = u.run_id
+        UNION ALL
         SELECT p.transaction_id, p.account_id, 0, p.amount
         FROM postings p JOIN runs q ON q.transaction_id = p.transaction_id
     ) x JOIN accounts a ON a.id = x.account_id
-    WHERE substr(a.name, 1, 9) <> 'operator:'
+    WHERE substr(a.name, 1, 9) <> 'operator:' OR a.name = 'operator:uncollected'
     GROUP BY x.transaction_id, a.name, a.unit HAVING sum(x.due) + sum(x.posted) <> 0"""
 _ASTRAY = """
     SELECT p.transaction_id, a.name, a.unit, p.amount
     FROM postings p JOIN runs q ON q.transaction_id = p.transaction_id
     JOIN accounts a ON a.id = p.account_id
-    WHERE substr(a.name, 1, 9) = 'operator:'
+    WHERE substr(a.name, 1, 9) = 'operator:' AND a.name <> 'operator:uncollected'
         AND (a.unit = 'octet') <> (a.name = 'operator:traffic')"""
 _CHARGED_REMAINDERS = """
-    SELECT c.run_id, a.unit, c.remainder, count(*)
-    FROM charges c JOIN accounts a ON a.id = c.account_id GROUP BY c.run_id, a.unit, c.remainder"""
+    SELECT c.run_id, 'operator:remainder', a.unit, c.remainder, count(*)
+    FROM charges c JOIN accounts a ON a.id = c.account_id GROUP BY c.run_id, a.unit, c.remainder
+    UNION ALL
+    SELECT x.run_id, 'operator:remainder:' || a.name, a.unit, x.remainder, count(*)
+    FROM charge_taxes x JOIN accounts a ON a.id = x.account_id
+    GROUP BY x.run_id, a.name, a.unit, x.remainder"""
 _REMAINDERS = """
-    SELECT m.run_id, a.unit, m.amount, m.carried, coalesce(p.amount, 0)
+    SELECT m.run_id, a.name, a.unit, m.amount, m.carried, coalesce(p.amount, 0)
     FROM remainders m JOIN accounts a ON a.id = m.account_id JOIN runs q ON q.id = m.run_id
     LEFT JOIN postings p ON p.transaction_id = q.transaction_id AND p.account_id = m.account_id
-    ORDER BY m.run_id, a.unit"""
+    ORDER BY m.run_id, a.name, a.unit"""
 _COUNTED = ("records", "charges", "first sequence", "last sequence", "first packet")
 _COUNTS = """
     SELECT q.id, t.kind, q.records, count(r.sequence),
@@ -242,6 +307,13 @@ _COUNTS = """
     FROM runs q LEFT JOIN usage_records r ON r.run_id = q.id
     LEFT JOIN transactions t ON t.id = q.transaction_id
     GROUP BY q.id, t.kind"""
+# Numbers of rows go up by one in each run; the first and the last are told by the run itself.
+_GAPS = """
+    SELECT run_id, {column}, before FROM (
+        SELECT run_id, {column},
+            lag({column}) OVER (PARTITION BY run_id ORDER BY {column}) AS before
+        FROM {table}) x
+    WHERE {column} <> before + 1"""
 _NO_RUN = """
     SELECT id FROM transactions
     WHERE kind = 'usage' AND id NOT IN (SELECT transaction_id FROM runs)"""
@@ -265,6 +337,10 @@ _CHARGES = """
         c.remainder, c.period_start_ns
     FROM charges c JOIN accounts a ON a.id = c.account_id
     WHERE c.run_id = ? ORDER BY c.ordinal"""
+_TAXES = """
+    SELECT x.ordinal, x.tax, a.name, x.amount_micros, x.remainder
+    FROM charge_taxes x JOIN accounts a ON a.id = x.account_id
+    WHERE x.run_id = ? ORDER BY x.ordinal, x.tax"""
 _PARTS: tuple[tuple[Part, str], ...] = (
-    ("records", _RECORDS), ("shares", _SHARES), ("charges", _CHARGES),
+    ("records", _RECORDS), ("shares", _SHARES), ("charges", _CHARGES), ("taxes", _TAXES),
 )  # fmt: skip

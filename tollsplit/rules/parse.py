@@ -21,7 +21,13 @@ from tollsplit.rules.prefixes import (
     read_prefixes,
     shared_subscribers,
 )
-from tollsplit.rules.pricing import named_tariff, read_tariffs, unused_tariffs, with_tariff
+from tollsplit.rules.pricing import (
+    named_tariff,
+    read_tariffs,
+    read_taxes,
+    unused,
+    with_tariff,
+)
 from tollsplit.rules.review import review
 from tollsplit.rules.rule import (
     At,
@@ -86,7 +92,8 @@ class _Reader:
     def rule_set(self) -> RuleSet:
         root = self._document.root
         meter = self._meter(root.table("meter", "meter"))
-        self._tariffs = read_tariffs(root)
+        taxes = read_taxes(root)
+        self._tariffs = read_tariffs(root, taxes)
         pools = self._pools(root, meter)
         self._read_sponsors(root)
         self._read_ingresses(root)
@@ -97,7 +104,7 @@ class _Reader:
         if not self._document.errors:
             used = {payer.tariff for group in (pools, self._sponsors.values(), rules)
                     for payer in group}  # fmt: skip
-            unused_tariffs(self._document, self._tariffs, used)
+            unused(self._document, self._tariffs, taxes, used)
             review(self._document, meter, pools, self._sponsors, self._ingresses, rules)
         warnings = self._document.finish()
         return RuleSet(

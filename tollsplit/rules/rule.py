@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from ..model import Tariff as Tariff
+from ..model import Tax as Tax
 from ..model import Tier as Tier
 from ..model import TimeBand as TimeBand
 from .expression import check

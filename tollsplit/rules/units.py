@@ -29,6 +29,7 @@ _DURATIONS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": DAY_S}
 _NUMBER = r"\d+(?:\.\d+)?"
 _SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)", re.ASCII)
 _PRICE = re.compile(rf"({_NUMBER}) ([A-Za-z]+) ?/ ?({_NUMBER})? ?([A-Za-z]+)", re.ASCII)
+_MONEY = re.compile(rf"({_NUMBER}) ?([A-Za-z]+)", re.ASCII)
 _DURATION = re.compile(r"(\d{1,6}) ?([a-z]+)", re.ASCII)
 _SHARE = re.compile(rf"(-?{_NUMBER})%|(\d+)/(\d+)", re.ASCII)
 
@@ -177,6 +178,15 @@ def share(value: object) -> Fraction:
     if isinstance(value, float) and 0 < value <= 1:
         # A binary fraction is not what was meant: 0.1 is not one tenth.
         raise expected(what, value, f'; did you mean "{Fraction(str(value)) * 100}%"?')
+    return _ratio(value, what, "leave the sponsor out instead")
+
+
+def tax_rate(value: object) -> Fraction:
+    """A tax's exact rate 0 < r ≤ 1: "13%" or "1/8"."""
+    return _ratio(value, 'a rate in quotes such as "13%" or "1/8"', "leave the tax out instead")
+
+
+def _ratio(value: object, what: str, instead: str) -> Fraction:
     match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise expected(what, value)
@@ -186,7 +196,7 @@ def share(value: object) -> Fraction:
     if not 0 <= part <= 1:
         raise ValueError(f"expected 0%..100%, got {value}")
     if part == 0:
-        raise ValueError(f"expected more than 0%, got {value}; leave the sponsor out instead")
+        raise ValueError(f"expected more than 0%, got {value}; {instead}")
     if part.denominator > SHARE_DENOMINATOR_MAX:
         raise expected(f"a fraction whose denominator is at most {SHARE_DENOMINATOR_MAX:,}", value)
     return part
@@ -231,6 +241,30 @@ def price(code: str | None) -> Callable[[object], Fraction]:
         return Fraction(amount) * 1_000_000 / step
 
     return read
+
+
+def money(code: str | None) -> Callable[[object], Fraction]:
+    """A reader of amounts in the currency `code`: micro-units, exact."""
+
+    def read(value: object) -> Fraction:
+        match = _MONEY.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None:
+            raise expected(f'an amount such as "0.10 {code or "CNY"}"', value)
+        if code is not None and match[2] != code:
+            raise expected(f"an amount in {code}, the tariff's currency", value)
+        if not Fraction(match[1]):
+            raise expected("more than 0", value, "; leave the key out instead")
+        return Fraction(match[1]) * 1_000_000
+
+    return read
+
+
+def tax_account(value: object) -> str:
+    """The name of an account that a tax is posted to."""
+    name = string(value)
+    if not re.fullmatch(r"tax:\S.*", name):
+        raise expected('a name that begins with "tax:", such as "tax:vat"', value)
+    return name
 
 
 def window(value: object) -> tuple[int | None, bool]:
