@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from gateways import (
     Frames,
+    Running,
     booked,
     expect_sound,
     packet,
     rows,
     running,
+    wait,
     write_rules,
 )
 
@@ -195,3 +197,40 @@ def test_gateway_whose_disk_or_ledger_fails_once_at_any_step_books_all_once(home
         given = (place / "given").stat().st_size
         assert status == (0 if given else FAILED), step  # only what cannot begin ends
         expect_all_is_booked(step, place, given)
+
+
+# --- the end ----------------------------------------------------------------------------
+
+
+def test_gateways_that_end_together_book_all_that_they_counted(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have worked out their last bill, from the same budget, before either is booked."""
+    path = home / "rules.toml"
+    path.write_text(path.read_text().replace(
+        "[sponsors.video-co]", '[sponsors.video-co]\nbudget = "1000"'))
+    both, post = threading.Barrier(2), Ledger.post
+    waited: set[str] = set()
+
+    def together(ledger: Ledger, run: Any, *asked: Any) -> Any:
+        if run.source not in waited:
+            waited.add(run.source)
+            both.wait(10)
+        return post(ledger, run, *asked)
+
+    monkeypatch.setattr(Ledger, "post", together)
+    runs = [Running(home, load(path), interface=name, source=name) for name in ("one", "two")]
+    for run in runs:
+        run.frames.lanes[0].give(b"".join(packet(time.time_ns()) for _ in range(10)))
+        wait(lambda run=run: run.last.seen.packets == 10)
+    for run in runs:
+        run.gateway.stop()
+    for run in runs:
+        run.end()
+        assert run.error is None
+        assert run.last.booking_error is None and "booking" not in run.kinds()
+    assert waited == {"one", "two"}
+    assert booked(home) == 2 * 1280
+    assert rows(home, "SELECT sum(octets) FROM usage_shares") == [(1000,)]
+    assert not list((home / "journal").glob("*.segment"))
+    expect_sound(home)
