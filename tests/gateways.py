@@ -2,7 +2,8 @@
 
     python gateways.py RULES LEDGER JOURNAL FED [FLUSH]
 
-meters packets of 128 octets, five at a time, and appends to FED when, and how many so far.
+meters packets of 128 octets, five at a time, and appends to FED when, and how many so far. SIGTERM
+ends it, SIGHUP has it read the rules again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tollsplit.model import Event
 from tollsplit.rules import RuleSet, load
 from tollsplit.snapshot import Notice, Snapshot
 
+PROGRAM = Path(__file__)
 HEADER = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 101)  # nanoseconds, raw IP
 RULES = """
 [meter]
@@ -101,6 +103,18 @@ def write_rules(home: Path, share: str = "70%", more: str = "", window: str = "1
     path = home / "rules.toml"
     path.write_text(RULES.format(share=share, more=more).replace('"1s"', f'"{window}"'))
     return load(path)
+
+
+def load_with(home: Path, more: str) -> RuleSet:
+    path = home / "more.toml"
+    path.write_text(RULES.format(share="70%", more="") + more)
+    return load(path)
+
+
+def load_other(home: Path, window: str = "1h") -> RuleSet:
+    place = home / "other"
+    place.mkdir()
+    return write_rules(place, "50%", window=window)
 
 
 class Running:
@@ -185,6 +199,7 @@ def main(rules: str, ledger: str, journal: str, fed: str, flush: str = "0.05") -
         Options(("test0",), float(flush), ledger, Path(journal), source="test"),
         told=lambda happened: print(happened, file=sys.stderr, flush=True))
     signal.signal(signal.SIGTERM, lambda *_: gateway.stop(hurry=True))
+    signal.signal(signal.SIGHUP, lambda *_: gateway.reload(Path(rules)))
 
     def feed() -> None:
         given = 0

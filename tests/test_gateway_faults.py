@@ -7,13 +7,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gateways import (
     Frames,
+    Running,
     booked,
     expect_sound,
     packet,
@@ -25,8 +26,8 @@ from gateways import (
 
 from tollsplit.engine import journal as journals
 from tollsplit.engine.journal import Journal, Segment, read
-from tollsplit.errors import JournalError, RulesError, TollsplitError
-from tollsplit.gateway import Gateway, Options, session
+from tollsplit.errors import JournalError, TollsplitError
+from tollsplit.gateway import Gateway, Options
 from tollsplit.ledger import Ledger
 from tollsplit.rules import load
 
@@ -198,119 +199,38 @@ def test_gateway_whose_disk_or_ledger_fails_once_at_any_step_books_all_once(home
         expect_all_is_booked(step, place, given)
 
 
-# --- the journal ------------------------------------------------------------------------
+# --- the end ----------------------------------------------------------------------------
 
 
-def test_journal_that_cannot_be_compacted_counts_nothing_twice(
+def test_gateways_that_end_together_book_all_that_they_counted(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is room for entries, and none for a second copy of all of them."""
-    monkeypatch.setattr(journals, "JOURNAL_SEGMENT_OCTETS", 1)
-    monkeypatch.setattr(os, "replace", lambda *paths: fail())
-    with running(home) as run:
-        for _ in range(6):
-            run.frames.lanes[0].give(packet(time.time_ns()))
-            time.sleep(0.06)
-        wait(lambda: run.last.seen.packets == 6)
-    assert booked(home) == 6 * 128
-    assert run.last.unflushed_octets == 0
-    assert 1 <= run.kinds().count("journal") < 4
-    expect_sound(home)
+    """Both have worked out their last bill, from the same budget, before either is booked."""
+    path = home / "rules.toml"
+    path.write_text(path.read_text().replace(
+        "[sponsors.video-co]", '[sponsors.video-co]\nbudget = "1000"'))
+    both, post = threading.Barrier(2), Ledger.post
+    waited: set[str] = set()
 
+    def together(ledger: Ledger, run: Any, *asked: Any) -> Any:
+        if run.source not in waited:
+            waited.add(run.source)
+            both.wait(10)
+        return post(ledger, run, *asked)
 
-@pytest.mark.parametrize("length", [0, 3, 15, 60])
-def test_journal_segment_whose_run_died_over_its_head_is_taken_away(
-    home: Path, length: int
-) -> None:
-    with running(home):
-        [segment] = (home / "journal").glob("*.segment")
-        head = segment.read_bytes()[:length]
-    segment.write_bytes(head)
-    with running(home) as run:
-        pass
-    assert [path.name for path in (home / "journal").iterdir()] == ["test0.lock"]
-    assert not run.told
-
-
-def test_journal_of_two_runs_leaves_each_its_own(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One looks for leftovers just when the other's segment is there and not locked yet."""
-    lock = journals.fcntl.flock
-    looking = threading.Thread()
-
-    def slow(file: Any, how: int) -> None:
-        nonlocal looking
-        if how & journals.fcntl.LOCK_EX and isinstance(file, int) and not looking.ident and (
-            os.readlink(f"/proc/self/fd/{file}").endswith(".segment")
-        ):
-            looking = threading.Thread(target=lambda: found.extend(other.leftovers()))
-            looking.start()
-            looking.join(0.3)
-        lock(file, how)
-
-    found: list[Path] = []
-    with closing(Journal(home / "journal", ("a",))) as one, \
-            closing(Journal(home / "journal", ("b",))) as other:
-        monkeypatch.setattr(journals.fcntl, "flock", slow)
-        segment = one.create(journals.Head("s", "e", 0, "tollsplit", load(home / "rules.toml")))
-        looking.join(5)
-        assert segment.path.exists() and not found
-        segment.discard()
-
-
-# --- the run ----------------------------------------------------------------------------
-
-
-def test_gateway_clock_that_steps_back_over_a_change_of_rules_delays_nothing(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The instant at which a generation was to end lies an hour ahead then."""
-    step_ns = 0
-    real = time.time_ns
-    monkeypatch.setattr(session.time, "time_ns", lambda: real() + step_ns)
-    other = load_other(home)
-    with running(home, load(home / "rules.toml")) as run:
-        succeed = run.gateway._counting.succeed
-
-        def stepping(following: Any, until_ns: int) -> None:
-            nonlocal step_ns
-            succeed(following, until_ns)
-            step_ns = -3600 * 10**9
-
-        run.gateway._counting.succeed = stepping  # type: ignore[method-assign]
-        threading.Thread(target=run.gateway._take_rules, args=(other,), daemon=True).start()
-        wait(lambda: "clock_step" in run.kinds())
-        run.frames.lanes[0].give(packet(real() + step_ns))
-        wait(lambda: "rules" in run.kinds(), 3)
-        wait(lambda: run.last.seen.packets == 1 and run.last.unflushed_octets == 0, 3)
-    assert booked(home) == 128
-    expect_sound(home)
-
-
-def load_other(home: Path) -> Any:
-    place = home / "other"
-    place.mkdir()
-    return write_rules(place, "50%", window="1h")
-
-
-def test_gateway_that_ends_refuses_rules_that_wait(home: Path) -> None:
-    """They came while it counted what was left: who pushed them is told, and does not wait."""
-    other = load_other(home)
-    answers: list[object] = []
-
-    def push() -> None:
-        try:
-            answers.append(run.gateway._take_rules(other))
-        except RulesError as error:
-            answers.append(error)
-
-    with running(home) as run:
+    monkeypatch.setattr(Ledger, "post", together)
+    runs = [Running(home, load(path), interface=name, source=name) for name in ("one", "two")]
+    for run in runs:
+        run.frames.lanes[0].give(b"".join(packet(time.time_ns()) for _ in range(10)))
+        wait(lambda run=run: run.last.seen.packets == 10)
+    for run in runs:
         run.gateway.stop()
-        wait(lambda: not run.gateway._counting.running)
-        for _ in range(2):
-            threading.Thread(target=push, daemon=True).start()
-    push_late = threading.Thread(target=push, daemon=True)
-    push_late.start()
-    wait(lambda: len(answers) == 3, 3)
-    assert all(isinstance(answer, RulesError) and "ends" in str(answer) for answer in answers)
+    for run in runs:
+        run.end()
+        assert run.error is None
+        assert run.last.booking_error is None and "booking" not in run.kinds()
+    assert waited == {"one", "two"}
+    assert booked(home) == 2 * 1280
+    assert rows(home, "SELECT sum(octets) FROM usage_shares") == [(1000,)]
+    assert not list((home / "journal").glob("*.segment"))
+    expect_sound(home)

@@ -6,10 +6,10 @@ import os
 import pwd
 import re
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -19,6 +19,7 @@ from ..errors import TollsplitError, UsageError
 from .output import FORMATS, Output
 
 if TYPE_CHECKING:
+    from ..capture.recording import Recording
     from ..gateway import Gateway
     from ..report import Report
 
@@ -116,8 +117,20 @@ class _Run:
         self.interfaces = interfaces
         self.rules_path = rules_path
         self.options = options
+        self.recording: Recording | None = None
 
     def run(self) -> int:
+        with ExitStack() as stack:
+            with _Signals(Path(self.rules_path)) as signals:
+                gateway, result = self._capture(stack, signals)
+            self._write(result, gateway)
+        if self.recording is not None and self.recording.failure:
+            raise TollsplitError(self.recording.failure)
+        latest = gateway.latest
+        return 1 if latest is not None and latest.booking_error else 0
+
+    def _capture(self, stack: ExitStack, signals: _Signals) -> tuple[Gateway, Output]:
+        """The whole run, and where its result goes; what stays open until then is on the stack."""
         from ..capture.live import LiveCapture
         from ..capture.packet_socket import RingOptions
         from ..capture.privileges import drop_privileges
@@ -134,57 +147,54 @@ class _Run:
         for warning in rules.warnings:
             click.echo(f"tollsplit: warning: {warning}", err=True)
         form = options["form"]
-        with ExitStack() as stack:
-            firewall = None
-            if options["nft_set"]:
-                firewall = Firewall(options["nft_set"])
-                stack.callback(firewall.close)
-            user = options["user"] or _caller()
-            live: LiveCapture | None = None
-            recording = None
-            if options["recording_path"]:
-                recording = Recording(options["recording_path"], options["snap_octets"],
-                                      f"tollsplit {__version__}")
-                stack.callback(lambda: recording.close(live.counts() if live else {}))
-            live = LiveCapture(
-                self.interfaces, workers=options["workers"], expression=options["expression"],
-                options=RingOptions(
-                    blocks=options["ring_mib"] * 1024 * 1024 // RING_BLOCK_OCTETS,
-                    snap_octets=options["snap_octets"],
-                    promiscuous=not options["no_promiscuous"]),
-                ingresses={ingress.interface: number
-                           for number, ingress in enumerate(rules.ingresses.values(), 1)},
-                wait=options["wait"], recording=recording)
-            stack.callback(live.close)
-            gateway: Gateway | None = None
-            drop_privileges(user)  # before any thread: capabilities are each thread's own
-            _expect_readable()
-            if options["metrics"]:
-                from .metrics import serve
+        firewall = None
+        if options["nft_set"]:
+            firewall = Firewall(options["nft_set"])
+            stack.callback(firewall.close)
+        user = options["user"] or _caller()
+        live: LiveCapture | None = None
+        recording = None
+        if options["recording_path"]:
+            recording = self.recording = Recording(
+                options["recording_path"], options["snap_octets"], f"tollsplit {__version__}")
+            stack.callback(lambda: recording.close(live.counts() if live else {}))
+        live = LiveCapture(
+            self.interfaces, workers=options["workers"], expression=options["expression"],
+            options=RingOptions(
+                blocks=options["ring_mib"] * 1024 * 1024 // RING_BLOCK_OCTETS,
+                snap_octets=options["snap_octets"],
+                promiscuous=not options["no_promiscuous"]),
+            ingresses={ingress.interface: number
+                       for number, ingress in enumerate(rules.ingresses.values(), 1)},
+            wait=options["wait"], recording=recording)
+        stack.callback(live.close)
+        gateway: Gateway | None = None
+        drop_privileges(user)  # before any thread: capabilities are each thread's own
+        _expect_readable()
+        if options["metrics"]:
+            from .metrics import serve
 
-                stack.enter_context(serve(
-                    options["metrics"], lambda: gateway.latest if gateway is not None else None))
-            result = stack.enter_context(Output(options["output"], form))
-            happenings = stack.enter_context(Happenings(options["events_path"], firewall))
-            journal, control = self._places()
-            view = View()
-            gateway = Gateway(
-                live, rules,
-                Options(
-                    self.interfaces, options["flush"], options["ledger"], journal, control,
-                    options["source"], form != "table", options["trust_ip_length"],
-                    options["top"], view.drawn or options["metrics"] is not None),
-                lost=lambda: _lost(live), told=happenings.tell, look=view.show,
-                recorders=[recording.recorder() for _ in live.lanes] if recording else ())
-            click.echo(f"tollsplit: {', '.join(self.interfaces)}: captured from now on, by "
-                       f"{self.rules_path} ({rules.version[:19]}…)", err=True)
-            with view, happenings.held(view.drawn), _signals(gateway, Path(self.rules_path)):
-                gateway.run(options["duration"])
-            self._write(result, gateway)
-        if recording is not None and recording.failure:
-            raise TollsplitError(recording.failure)
-        latest = gateway.latest
-        return 1 if latest is not None and latest.booking_error else 0
+            stack.enter_context(serve(
+                options["metrics"], lambda: gateway.latest if gateway is not None else None))
+        result = stack.enter_context(Output(options["output"], form))
+        happenings = stack.enter_context(Happenings(options["events_path"], firewall))
+        journal, control = self._places()
+        view = View()
+        gateway = Gateway(
+            live, rules,
+            Options(
+                self.interfaces, options["flush"], options["ledger"], journal, control,
+                options["source"], form != "table", options["trust_ip_length"],
+                options["top"], view.drawn or options["metrics"] is not None),
+            lost=lambda: _lost(live), told=happenings.tell, look=view.show,
+            recorders=[recording.recorder() for _ in live.lanes] if recording else ())
+        stack.callback(gateway.close)
+        click.echo(f"tollsplit: {', '.join(self.interfaces)}: captured from now on, by "
+                   f"{self.rules_path} ({rules.version[:19]}…)", err=True)
+        with view, happenings.held(view.drawn):
+            signals.tell(gateway)
+            gateway.run(options["duration"])
+        return gateway, result
 
     def _places(self) -> tuple[Path | None, Path | None]:
         """The journal's folder and the control socket, by default beside the ledger."""
@@ -251,20 +261,47 @@ def _expect_readable() -> None:
                              "Python and tollsplit where everybody may read, or another --user")
 
 
-@contextmanager
-def _signals(gateway: Gateway, rules: Path) -> Iterator[None]:
-    """Signals are for the gateway while it runs."""
+class _Signals:
+    """Signals are for the gateway; those that come before there is one it is told of then.
 
-    def end(number: int, frame: FrameType | None) -> None:
-        gateway.stop(hurry=True)
+    rules   what SIGHUP has it read again
+    """
 
-    def reload(number: int, frame: FrameType | None) -> None:
-        gateway.reload(rules)
+    def __init__(self, rules: Path) -> None:
+        self._rules = rules
+        self._gateway: Gateway | None = None
+        self._early: set[int] = set()
+        self._before: dict[int, Any] = {}
 
-    before = {number: signal.signal(number, handler) for number, handler in (
-        (signal.SIGTERM, end), (signal.SIGINT, end), (signal.SIGHUP, reload))}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._heed)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def tell(self, gateway: Gateway) -> None:
+        """From now on they are the gateway's."""
+        self._gateway = gateway
+        for number in self._early:
+            self._heed(number, None)
+
+    def _heed(self, number: int, frame: FrameType | None) -> None:
+        if self._gateway is not None:
+            if number == signal.SIGHUP:
+                self._gateway.reload(self._rules)
+            else:
+                self._gateway.stop(hurry=True)
+        elif number in self._early and number != signal.SIGHUP:
+            # Something that the start needs may never come, such as the other end of a pipe.
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+        else:
+            self._early.add(number)

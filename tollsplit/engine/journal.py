@@ -73,7 +73,9 @@ class Contents:
 class Segment:
     """A segment that is being written. Every entry is on the disk when its method returns.
 
-    Raises JournalError; the segment then ends where it ended before.
+    Raises JournalError; the next entry then takes the place of the one that failed, even where
+    nothing could be cut off. Should the process end before that, the one that failed may be read:
+    as a whole, or not at all.
     """
 
     def __init__(self, path: Path, head: Head) -> None:
@@ -89,12 +91,18 @@ class Segment:
         except BaseException:
             self.discard()
             raise
+        self._head_octets = self.octets
 
     def add(self, generation: Generation, counted: Meter) -> None:
         """Write what was counted since the last time."""
         known = len(generation.cells.known)  # now: workers meet others at any time
         self._append(COUNTED, _counted(generation, counted, self._cells, known))
         self._cells = known
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was counted into it."""
+        return self.octets == self._head_octets
 
     @property
     def swollen(self) -> bool:
@@ -116,13 +124,14 @@ class Segment:
             self._append(COUNTED, _counted(generation, whole, 0, known))
             with _changing(self.path.parent):
                 os.replace(written, self.path)
-                before[0].close()
         except (JournalError, OSError) as error:
             self._file.close()
             self._file, self.octets = before
             with suppress(OSError):
                 written.unlink(missing_ok=True)
             raise _failed(self.path, error) from error
+        with suppress(OSError):
+            before[0].close()
         self._compact_octets = self.octets
         self._cells = known
         _sync_directory(self.path.parent)
@@ -148,16 +157,17 @@ class Segment:
         """Add an entry; its payload is all parts, which need not lie together."""
         octets = sum(len(part) for part in parts)
         entry = ENTRY.pack(kind, octets, _checksum(kind, *parts))
+        end = self.octets
         try:
             for part in (entry, *parts):
-                _write(self._file, part)
+                _write(self._file, part, end)
+                end += len(part)
             os.fdatasync(self._file.fileno())
         except OSError as error:
-            with suppress(OSError):
+            with suppress(OSError):  # what stays there is written over
                 os.ftruncate(self._file.fileno(), self.octets)
-                self._file.seek(self.octets)
             raise _failed(self.path, error) from error
-        self.octets += len(entry) + octets
+        self.octets = end
 
 
 class Journal:
@@ -387,10 +397,11 @@ def _is_written(path: Path) -> bool:
     return False
 
 
-def _write(file: BinaryIO, octets: Octets) -> None:
+def _write(file: BinaryIO, octets: Octets, place: int) -> None:
     left = memoryview(octets)
     while left:
-        left = left[file.write(left) :]
+        written = os.pwrite(file.fileno(), left, place)
+        left, place = left[written:], place + written
 
 
 def _sync_directory(folder: Path) -> None:

@@ -198,5 +198,7 @@ class Counting:
         """Wait for the workers of stopped lanes to end; False: one still runs."""
         deadline = time.monotonic() + timeout_s
         for worker in self._workers:
+            if worker.ident is None:  # it never began
+                continue
             worker.join(max(0.0, deadline - time.monotonic()))
         return not any(worker.is_alive() for worker in self._workers)

@@ -128,9 +128,9 @@ class Quotas:
                             period_start_ns=start or None, octets=octets,
                             threshold_octets=sponsor.budget.octets)
 
-    def forget(self, generation: Generation, now_ns: int) -> None:
+    def forget(self, rules: RuleSet) -> None:
         """Let go of the periods that are over."""
-        since = self._totals.begun(generation.rules, now_ns)
+        since = self._totals.begun(rules)
         self._running = {key: octets for key, octets in self._running.items()
                          if key[2] >= since.get(key[1], key[2])}
 

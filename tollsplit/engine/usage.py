@@ -298,20 +298,20 @@ class Usage:
     # --- what a later run goes on from --------------------------------------------------
 
     def running_totals(
-        self, is_open: Callable[[Cell], bool]
+        self, goes_on: Callable[[Rule, Cell], bool]
     ) -> Iterator[tuple[tuple[str, str, str, int], int]]:
         """What running totals grew by: (subscriber, account, rule, start of the period in ns),
         octets; a key may come more than once.
 
-        is_open   whether more may come in a cell's window: totals per window end with it
+        goes_on   whether more may come of a rule's total in a cell; the others are left out
         """
         for number, rule in enumerate(self.rules.rules, 1):
             if not rule.splits:
                 continue
             starts = [period_start(cell, rule.per) for cell in self._ordered]
-            goes_on = [rule.per != "window" or is_open(cell) for cell in self._ordered]
+            wanted = np.array([goes_on(rule, cell) for cell in self._ordered], bool)
             mine = self._rows_of[number]
-            mine = mine[np.array(goes_on, bool)[self._rows["cell"][mine]]]
+            mine = mine[wanted[self._rows["cell"][mine]]]
             octets = self._rows["uplink_octets"][mine] + self._rows["downlink_octets"][mine]
             who, cells = (self._rows[name][mine].tolist() for name in ("subscriber", "cell"))
             for w, c, total in zip(who, cells, octets.tolist(), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,15 +55,15 @@ class Books:
         self.head = head
         self.error: str | None = None  # why the journal cannot be written
         self._noticed = noticed
-        self._journal = Journal(folder, interfaces)
-        try:
-            self._segment: Segment | None = self._journal.create(head)
-            self.delivery = Delivery(url, self._journal.leftovers(), head.rules, known, noticed)
-        except BaseException:
-            self._journal.close()
-            raise
         self._unwritten: Meter | None = None  # what the journal lacks of the generation in force
         self._closed: deque[_Closed] = deque()
+        self._segment: Segment | None = None
+        self._journal = Journal(folder, interfaces)
+        with ExitStack() as begun:
+            begun.callback(self._leave_journal)
+            self._segment = self._journal.create(head)
+            self.delivery = Delivery(url, self._journal.leftovers(), head.rules, known, noticed)
+            begun.pop_all()
 
     @property
     def unwritten_octets(self) -> int:
@@ -137,16 +137,29 @@ class Books:
             self.delivery.add(closed.segment.path)
             self._closed.popleft()
 
-    def finish(self, timeout_s: float | None) -> None:
-        """Book what is there, for so long at most, and let go of the journal."""
+    def finish(self, hurried: Callable[[], bool]) -> None:
+        """Book what is there, or as much as the ledger takes in a second if it is hurried."""
         try:
             self._write_closed()
         except JournalError as error:
             self.error = str(error)
             self._notice(f"{error}; {self.unwritten_octets:,} metered octets are lost")
-        self.delivery.finish(timeout_s)
-        if self._segment is not None:
-            self._segment.close()
+        self.delivery.finish(hurried)
+
+    def leave(self) -> None:
+        """Let go of the journal; what is not booked by now the next run will find."""
+        self.delivery.end()
+        self._leave_journal()
+
+    def _leave_journal(self) -> None:
+        """Its segments first: whoever has the journal next finds nobody writing them."""
+        for segment in (self._segment, *(closed.segment for closed in self._closed)):
+            if segment is None:
+                continue
+            if segment.empty:
+                with suppress(JournalError):  # then the next run does
+                    segment.discard()
+            segment.close()
         self._journal.close()
 
     def _notice(self, text: str) -> None:

@@ -20,12 +20,16 @@ from ..rules import RuleSet, load
 PATH_OCTETS_MAX = 107  # sun_path with its final zero (unix(7))
 SOCKET = "control"
 LENGTH = struct.Struct("<Q")
+# How long who listens may take to be connected to.
+ANSWER_S = 1.0
 
 
 class Control(threading.Thread):
     """Listens on a Unix socket that its user alone may open. One request a connection.
 
     take   puts rules in force and returns the instant, in ns; raises TollsplitError
+
+    Raises UsageError where nothing can listen, or another gateway does.
     """
 
     def __init__(self, path: Path, take: Callable[[RuleSet], int]) -> None:
@@ -40,11 +44,16 @@ class Control(threading.Thread):
             self._bind()
         except OSError as error:
             self._listener.close()
-            raise UsageError(f"{path}: cannot be listened on: {error.strerror}") from error
+            raise UsageError(
+                f"{path}: cannot be listened on: {error.strerror or error}") from error
+        except UsageError:
+            self._listener.close()
+            raise
 
     def _bind(self) -> None:
         with suppress(FileNotFoundError):
-            if stat.S_ISSOCK(os.lstat(self.path).st_mode):  # of a run that died
+            if stat.S_ISSOCK(os.lstat(self.path).st_mode):
+                self._expect_dead()
                 os.unlink(self.path)
         before = os.umask(0o177)
         try:
@@ -52,6 +61,17 @@ class Control(threading.Thread):
         finally:
             os.umask(before)
         self._listener.listen(4)
+
+    def _expect_dead(self) -> None:
+        """Two runs may share a journal's folder, and not one door."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+            caller.settimeout(ANSWER_S)
+            try:
+                caller.connect(os.fspath(self.path))
+            except ConnectionRefusedError:  # of a run that died
+                return
+        raise UsageError(f"{self.path}: another gateway listens there; choose another with "
+                         "--control")
 
     def run(self) -> None:
         while True:
@@ -76,6 +96,8 @@ class Control(threading.Thread):
             return {"error": f"not a request: {error!r}", "exit_code": 2}
 
     def close(self) -> None:
+        if self._listener.fileno() < 0:
+            return  # it may be another's by now
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

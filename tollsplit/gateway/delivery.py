@@ -21,6 +21,8 @@ from ..snapshot import Notice, NoticeKind
 
 RETRY_S = 1.0
 RETRY_MAX_S = 30.0
+LOOK_S = 0.1
+HURRY_S = 1.0
 DAMAGED = ".damaged"
 
 
@@ -76,12 +78,22 @@ class Delivery(threading.Thread):
             self._events.append(event)
             self._changed.notify()
 
-    def finish(self, timeout_s: float | None) -> None:
-        """Book what is there, for so long at most. None: until it is done or the ledger fails."""
+    def end(self) -> None:
+        """Have it end once it has booked what is there, or the ledger fails."""
         with self._changed:
             self._ending = True
             self._changed.notify()
-        self.join(timeout_s)
+
+    def finish(self, hurried: Callable[[], bool]) -> None:
+        """Wait for the end.
+
+        hurried   whether not to wait for longer than a second; asked again and again
+        """
+        self.end()
+        while self.is_alive() and not hurried():
+            self.join(LOOK_S)
+        if self.is_alive():
+            self.join(HURRY_S)
 
     def run(self) -> None:
         try:

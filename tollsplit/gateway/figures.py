@@ -41,6 +41,7 @@ class Figures:
     def add(self, generation: Generation, counted: Meter) -> Iterator[Event]:
         """Add what was counted since the last time. Yields which quotas it has reached."""
         self.whole.absorb(counted)
+        self._totals.clock.look()
         if self._known:
             yield from self._quotas.watch(generation, counted, time.time_ns())
 
@@ -75,10 +76,9 @@ class Figures:
 
     def go_on(self, following: Generation, tally: Tally) -> None:
         """Begin another generation, with the running totals that the closed one's tally leaves."""
-        now_ns = time.time_ns()
-        self._totals.add(tally.usage, now_ns)
-        self._totals.forget(following.rules, now_ns)
-        self._quotas.forget(following, now_ns)
+        self._totals.add(tally.usage)
+        self._totals.forget(following.rules)
+        self._quotas.forget(following.rules)
         self.whole = following.meter()
         if self._document is not None and following.rules is not tally.usage.rules:
             self._document = following.meter()

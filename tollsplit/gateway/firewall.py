@@ -8,6 +8,7 @@ and adds it to that set, and does nothing else.
 from __future__ import annotations
 
 import ipaddress
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -67,6 +68,9 @@ def element(subscriber: str) -> str | None:
 
 
 def main(names: Sequence[str]) -> None:
+    # They are for the process that captures: it may find a quota's end yet, and then hangs up.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     for line in sys.stdin:
         added = element(line.strip())
         if added is not None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,9 +46,8 @@ NOTICE_NS = 20_000_000
 LOOK_SHARE = 0.1
 # Clocks that differ by more than this from what has passed were set, not disciplined.
 STEP_NS = 250_000_000
-# What SIGTERM leaves for workers to end, and for what waits to be booked.
+# What is left for workers to end.
 ENDING_S = 5.0
-HURRY_S = 1.0
 NEVER_NS = 1 << 63
 KINDS = (*get_args(EventKind), *get_args(NoticeKind))
 
@@ -136,12 +136,18 @@ class Gateway:
         self._pushed: queue.SimpleQueue[tuple[RuleSet, Future[int]]] = queue.SimpleQueue()
         self._known: queue.SimpleQueue[tuple[Prior, Spent]] = queue.SimpleQueue()
         self._reload: Path | None = None
-        self._wake = threading.Event()
+        # No lock that a signal's handler could find held by the thread that it interrupts.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = self._hurry = self._ended = False
-        self._books = self._opened_books(rules)
         self._control = None
-        if options.control is not None:
-            self._control = Control(options.control, self._take_rules)
+        with ExitStack() as begun:
+            self._books = self._opened_books(rules)
+            if self._books is not None:
+                begun.callback(self._books.leave)
+            if options.control is not None:
+                self._control = Control(options.control, self._take_rules)
+                begun.callback(self._control.close)
+            self._begun = begun.pop_all()
 
     def _opened_books(self, rules: RuleSet) -> Books | None:
         options = self._options
@@ -161,12 +167,12 @@ class Gateway:
         """
         self._stopping = True
         self._hurry |= hurry
-        self._wake.set()
+        self._wake.put(None)
 
     def reload(self, path: Path) -> None:
         """Put in force what a rules file holds now, as soon as may be."""
         self._reload = path
-        self._wake.set()
+        self._wake.put(None)
 
     @property
     def latest(self) -> Snapshot | None:
@@ -176,7 +182,7 @@ class Gateway:
         """From the door's thread: rules in force since the instant that is returned."""
         done: Future[int] = Future()
         self._pushed.put((rules, done))
-        self._wake.set()
+        self._wake.put(None)
         if self._ended:
             self._refuse_pushed()
         return done.result()
@@ -194,21 +200,30 @@ class Gateway:
 
     def run(self, duration_s: float | None = None) -> None:
         """Count until stop(), or for so long. Raises IdentityError where books do not balance."""
+        with self._begun:
+            self._count(duration_s)
+            self._finish()
+
+    def close(self) -> None:
+        """Let go of what a run needs that never came to be, or has ended."""
+        self._begun.close()
+
+    def _count(self, duration_s: float | None) -> None:
         ends_s = time.monotonic() + duration_s if duration_s is not None else float("inf")
-        self._counting.start()
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        if self._control is not None:
-            self._control.start()
-        if self._books is not None:
-            self._books.delivery.start()
         try:
+            self._counting.start()
+            threading.Thread(target=self._watch, name="watch", daemon=True).start()
+            if self._control is not None:
+                self._control.start()
+            if self._books is not None:
+                self._books.delivery.start()
             flush_s = time.monotonic()
             while not self._over() and time.monotonic() < ends_s:
                 flush_s = max(flush_s + self._options.flush_s, time.monotonic())
                 while not self._over() and time.monotonic() < min(flush_s, ends_s):
                     pause_s = min(flush_s, ends_s, self._turn_s()) - time.monotonic()
-                    self._wake.wait(max(0.0, pause_s))
-                    self._wake.clear()
+                    with suppress(queue.Empty):
+                        self._wake.get(timeout=max(0.0, pause_s))
                     self._turn()
                     self._tell_events()
                 self._flush()
@@ -220,7 +235,6 @@ class Gateway:
             self._counting.join(ENDING_S)
             self._ended = True
             self._refuse_pushed()
-        self._finish()
 
     def _over(self) -> bool:
         """Whether somebody ends the run, or something that it cannot do without has failed."""
@@ -248,7 +262,7 @@ class Gateway:
         self._look()
         self._close(generation, None)
         if self._books is not None:
-            self._books.finish(HURRY_S if self._hurry else None)
+            self._books.finish(lambda: self._hurry)
             if self._latest is not None:
                 self._latest = replace(self._latest, **self._booked())
                 self._show(self._latest)
@@ -276,20 +290,19 @@ class Gateway:
 
     def _turn(self) -> None:
         """Begin a generation, or end one, where it is time to."""
-        now_ns = time.time_ns()
         if self._following is not None:
-            if time.monotonic() >= self._conclude_s:
-                self._conclude()
-            return
+            if time.monotonic() < self._conclude_s:
+                return
+            self._conclude()
         if self._reload is not None:
             path, self._reload = self._reload, None
             try:
                 self._pushed.put((load(path), Future()))
             except RulesError as error:
                 self._notice("rules_refused", f"{error}\nthe rules in force stay")
-        if not self._pushed.empty():
+        while self._following is None and not self._pushed.empty():
             self._change_rules(*self._pushed.get())
-        elif now_ns >= self._end_ns - LEAD_NS and (
+        if self._following is None and time.time_ns() >= self._end_ns - LEAD_NS and (
             self._books is None or self._books.error is None
         ):
             generation = self._counting.generation
