@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,40 @@ def test_signal_that_comes_twice_ends_a_start_that_hangs(home: Path) -> None:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_gateway_asked_to_hurry_waits_no_longer_for_its_ledger(home: Path) -> None:
+    """It was asked to end before, and waits for a ledger that another holds."""
+    run = Running(home, load(home / "rules.toml"))
+    run.frames.lanes[0].give(packet(time.time_ns()))
+    wait(lambda: run.last.seen.packets and (home / "ledger.db").exists())
+    with closing(sqlite3.connect(home / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        run.gateway.stop()
+        time.sleep(1.5)
+        since = time.monotonic()
+        run.end(hurry=True)
+        assert time.monotonic() - since < 2
+        other.execute("ROLLBACK")
+    wait(lambda: not run.gateway._books.delivery.is_alive())  # type: ignore[union-attr]
+    with running(home):
+        pass
+    assert booked(home) == 128
+    expect_sound(home)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_firewall_process_outlives_signals_and_ends_when_it_is_let_go(
+    number: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "tollsplit.gateway.firewall", "inet", "none", "none"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        ignored = Path(f"/proc/{process.pid}/status")
+        wait(lambda: int(ignored.read_text().split("SigIgn:")[1].split()[0], 16)
+             >> signal.SIGTERM - 1 & 1)
+        process.send_signal(number)
+        time.sleep(0.1)
+        assert process.poll() is None
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(5) == 0
