@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -185,3 +186,25 @@ def test_ledger_keeps_every_commit(path: Path) -> None:
         found = [next(store.rows(f"PRAGMA {name}"))[0]
                  for name in ("journal_mode", "synchronous", "foreign_keys")]  # fmt: skip
     assert found == ["wal", 2, 1]
+
+
+def test_ledger_is_made_once_by_many_who_open_it_at_once(tmp_path: Path) -> None:
+    """Whoever comes while another makes the file finds a ledger, too."""
+    failed: list[BaseException] = []
+
+    def enter(path: Path, together: threading.Barrier) -> None:
+        together.wait()
+        try:
+            open_ledger(f"sqlite:///{path}").close()
+        except LedgerError as error:
+            failed.append(error)
+
+    for number in range(40):
+        together = threading.Barrier(4)
+        threads = [threading.Thread(target=enter, args=(tmp_path / f"{number}.db", together))
+                   for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failed == []

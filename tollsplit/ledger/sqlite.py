@@ -80,11 +80,12 @@ class Sqlite:
         self._wait_s = wait_s
         self._is_writing = False
         self._explained = _Explained(path, wait_s)
-        if not Path(path).is_file():
-            if Path(path).exists():
-                raise LedgerError(f"{path}: expected a file, got something else")
+        # In this order: between two looks another process may have made the file.
+        if not Path(path).exists():
             if not create:
                 raise LedgerError(f"{path}: no such ledger; `tollsplit ledger init` makes one")
+        elif not Path(path).is_file():
+            raise LedgerError(f"{path}: expected a file, got something else")
         with self._explained:
             # Transactions begin and end where this module says so.
             self._connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None)
