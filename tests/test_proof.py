@@ -347,3 +347,22 @@ def test_proof_checks_with_other_programs(
         shell=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     assert ran.stdout.split()[0] == found.leaf.digest
+
+
+@pytest.mark.parametrize("command", ["keygen", "verify"])
+def test_library_that_is_missing_is_named(
+    command: str, tmp_path: Path, clock: Clock, signer: Signer
+) -> None:
+    """Where periods are closed, verify needs it too."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with open_ledger(url, clock_ns=clock) as ledger:
+        book_november(ledger)
+        closed(ledger, clock, signer)
+    arguments = {"keygen": ["--key", str(tmp_path / "key")], "verify": ["--ledger", url]}[command]
+    program = ("import sys; sys.modules['cryptography'] = None; from tollsplit.cli import main; "
+               "sys.exit(main(sys.argv[1:]))")
+    ran = subprocess.run([sys.executable, "-c", program, "ledger", command, *arguments],
+                         capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("tollsplit: ")
+    assert ran.stderr.endswith("install cryptography: pip install 'tollsplit[proof]'\n")

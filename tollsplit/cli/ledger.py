@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .proof import keys, read_text
+from .proof import read_text
 
 if TYPE_CHECKING:
     from ..ledger import Journal
@@ -115,7 +115,11 @@ def verify(url: str, heads: tuple[Path, ...], public_key: Path | None) -> None:
     from ..ledger.proof import read_kept
 
     kept = [read_kept(read_text(path), str(path)) for path in heads]
-    key = None if public_key is None else keys().read_public_key(public_key)
+    key = None
+    if public_key is not None:
+        from ..ledger.signing import read_public_key
+
+        key = read_public_key(public_key)
     with open_ledger(url, create=False) as book:
         found = book.verify(kept, key)
     for check in found.checks:
@@ -209,9 +213,11 @@ def keygen(key: Path) -> None:
     Example:
       tollsplit ledger keygen --key ledger.key
     """
-    public = keys().make_keys(key)
+    from ..ledger.signing import make_keys, read_public_key
+
+    public = make_keys(key)
     click.echo(f"{key}: the private key, keep it\n{public}: the public key "
-               f"{keys().read_public_key(public)}, give it to sponsors and auditors")
+               f"{read_public_key(public)}, give it to sponsors and auditors")
 
 
 @ledger.command()
@@ -239,9 +245,10 @@ def close(url: str, period: str, key: Path, zone: str | None, output: Path | Non
       tollsplit ledger close --ledger sqlite:///books.db --period 2026-11 --key ledger.key
     """
     from ..ledger import open_ledger
+    from ..ledger.signing import read_signer
     from .output import Output
 
-    signer = keys().read_signer(key)
+    signer = read_signer(key)
     with open_ledger(url, create=False) as book, Output(output, "json") as result:
         signed = book.close_period(period, signer, zone)
         if output is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,19 +16,6 @@ _NOT_PROVED = """\
 It does not prove that all traffic was metered, or metered rightly: compare with a capture of your
 own. It does not prove that others were shown the same head: compare its root with theirs. What was
 booked after {end} stands in later periods, whatever day its usage is of."""
-
-
-def keys() -> ModuleType:
-    """The module of keys and signatures; raises LedgerError where its library is missing."""
-    from ..errors import LedgerError
-
-    try:
-        from ..ledger import signing
-    except ImportError as error:
-        raise LedgerError(
-            f"{error}; install cryptography: pip install 'tollsplit[proof]'"
-        ) from error
-    return signing
 
 
 def read_text(path: Path) -> str:
@@ -45,9 +31,8 @@ def read_text(path: Path) -> str:
 def report(path: Path, public_key: Path, after: Path | None, statement: Path | None) -> None:
     """Check a proof and say so. Raises IdentityError where it does not hold, ProofError."""
     from ..errors import IdentityError
-    from ..ledger import proof
+    from ..ledger import proof, signing
 
-    signing = keys()
     key = signing.read_public_key(public_key)
     found = proof.read(read_text(path), str(path))
     checks = [

@@ -31,11 +31,6 @@ class Leaf:
         return compact((LEAF, self.account, self.units, self.items, self.digest))
 
 
-def line_of(item: Iterable[object]) -> str:
-    """An item's text: JSON in ASCII without blanks."""
-    return compact(tuple(item))
-
-
 def digest_of_lines(lines: Iterable[str]) -> str:
     """SHA-256 over lines, each ended by a line feed."""
     found = hashlib.sha256()
@@ -66,7 +61,7 @@ def _leaf(account: str, lines: Iterable[_Line], kept: list[str]) -> Leaf:
         if kind == _BALANCE:
             units.append(content)  # type: ignore[arg-type]
         else:
-            kept.append(line_of(content))  # type: ignore[arg-type]
+            kept.append(compact(content))
     return Leaf(account, tuple(units), len(kept), digest_of_lines(kept))
 
 

@@ -108,7 +108,7 @@ class Sum:
 
 def sum_up(store: Store, period: str, zone: str | None) -> Sum:
     """Add up a period that is over, as far as is known now."""
-    start_ns, end_ns, _ = _next(store, period, zone)
+    start_ns, end_ns, _, _ = _next(store, period, zone)
     return _sum(store, chain.last_before(store, start_ns) + 1, chain.last_before(store, end_ns))
 
 
@@ -127,7 +127,7 @@ def close(
     """
     links.write()
     store.serialise("chain")
-    start_ns, end_ns, zone = _next(store, period, zone)
+    start_ns, end_ns, zone, before = _next(store, period, zone)
     if now_ns < end_ns:
         raise StateError(
             f"{store.url}: {period} ({zone}) ends at {_utc(end_ns)}; it is {_utc(now_ns)} by this "
@@ -141,11 +141,10 @@ def close(
     if genesis is None or digest is None:
         raise LedgerError(f"{store.url}: its chain is damaged; see `tollsplit ledger verify`")
     ((transaction,),) = store.rows(_LAST_TRANSACTION, last)
-    before = [signed.head for signed in read(store)]
     head = Head(
         HEAD, genesis.identity, period, zone, start_ns, end_ns, found.first, last,
         digest.hex(), transaction, len(found.accounts), found.root,
-        before[-1].digest if before else None, now_ns,
+        before.digest if before else None, now_ns,
     )  # fmt: skip
     signed = SignedHead(head, signer.public_key, signer.sign(head.text))
     (number,) = store.numbers("periods", 1)
@@ -159,25 +158,26 @@ def close(
     return signed
 
 
-def _next(store: Store, period: str, zone: str | None) -> tuple[int, int, str]:
-    """Bounds and zone of the period that is to be closed. Raises StateError where it is not the
-    one that follows.
+def _next(store: Store, period: str, zone: str | None) -> tuple[int, int, str, Head | None]:
+    """Bounds and zone of the period that is to be closed, and the head before it. Raises StateError
+    where it is not the one that follows.
     """
     heads = [signed.head for signed in read(store)]
-    zone = zone or (heads[-1].zone if heads else "UTC")
+    before = heads[-1] if heads else None
+    zone = zone or (before.zone if before else "UTC")
     start_ns, end_ns = Calendar(zone, period).bounds_ns
     for head in heads:
         if head.period == period:
             raise StateError(
                 f"{store.url}: {head.title} was closed at {_utc(head.closed_at_ns)} already"
             )
-    if heads and heads[-1].end_ns != start_ns:
+    if before and before.end_ns != start_ns:
         raise StateError(
             f"{store.url}: {period} ({zone}) begins at {_utc(start_ns)}, but the last period that "
-            f"was closed, {heads[-1].title}, ends at {_utc(heads[-1].end_ns)}: close what follows "
+            f"was closed, {before.title}, ends at {_utc(before.end_ns)}: close what follows "
             "it first, in its zone"
         )
-    return start_ns, end_ns, zone
+    return start_ns, end_ns, zone, before
 
 
 def read(store: Store) -> list[SignedHead]:

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import IdentityError, MissingError, ProofError
 from . import merkle, period
 from .calendar import Calendar
-from .items import LEAF, Leaf, digest_of_lines, leaf_of, line_of
+from .items import LEAF, Leaf, digest_of_lines, leaf_of
 from .period import SignedHead, head_of
 from .statement import (
     NOT_COVERED,
@@ -24,7 +24,7 @@ from .statement import (
     UsageLine,
     add_origin,
 )
-from .store import OCTET, Store, currency_of, instant_at, is_own
+from .store import OCTET, Store, compact, currency_of, instant_at, is_own
 
 PROOF = "tollsplit.proof/1"
 # Of each kind of item its fields, by type: a whole number, a text, shares; "?": or null.
@@ -62,9 +62,9 @@ class Proof:
             f'"signature":"{self.signed.signature}",',
             f'"leaf":{leaf},',
             f'"index":{self.index},',
-            f'"path":{line_of(self.path)},',
+            f'"path":{compact(self.path)},',
             '"items":[',
-            ",\n".join(map(line_of, self.items)),
+            ",\n".join(map(compact, self.items)),
             "]}",
         ]
         return "\n".join(line for line in lines if line) + "\n"
@@ -168,7 +168,7 @@ def astray(
     head, leaf = proof.signed.head, proof.leaf
     if not is_signed(head.text, public_key, proof.signed.signature):
         yield f"head of {head.title}: it is not signed by this public key, or it was changed"
-    lines = [line_of(item) for item in proof.items]
+    lines = [compact(item) for item in proof.items]
     if leaf.items != len(lines):
         yield f"items: {leaf.items} are in the leaf, {len(lines)} in the proof"
     if leaf.digest != digest_of_lines(lines):
@@ -260,7 +260,7 @@ def unlike(store: Store, kept: Proof) -> Iterator[str]:
     head = kept.signed.head
     _, found = leaf_of(store, head.first_link, head.last_link, kept.leaf.account)
     place = f'account "{kept.leaf.account}" in {head.title}'
-    items, rows = {line_of(item): item for item in kept.items}, dict.fromkeys(found)
+    items, rows = {compact(item): item for item in kept.items}, dict.fromkeys(found)
     for line, item in items.items():
         if line not in rows:
             yield f"{place}: {_name(item)} was proved and is gone or altered: it was {line}"
