@@ -20,10 +20,10 @@ SOURCES := setup.py $(wildcard tollsplit/cext/*.pyx tollsplit/cext/*.pxd)
 BENCH_SCRATCH ?= build/bench
 PEERS_DEBIAN := argus-client argus-server g++ libndpi-bin libpcap-dev libtrace-tools nfdump pmacct \
     softflowd tcpdump tshark wireshark-common
+PEERS_PYPI := dpkt nfstream pypacker scapy
 # How the tests are spread over processes, and which of them are not.
 AT_ONCE := --numprocesses 2 --dist worksteal
-ALONE := tests/live tests/test_benchmarks_live.py
-PEERS_PYPI := dpkt nfstream pypacker scapy
+ALONE := tests/live tests/test_benchmarks_live.py $(wildcard tests/test_gateway*.py)
 
 .PHONY: demo test build checked sanitize bench bench-check bench-peers bench-record lint clean
 .DELETE_ON_ERROR:
@@ -132,7 +132,7 @@ sanitize: $(VENV)/.testable build/sanitizer/.built
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONMALLOC=malloc TOLLSPLIT_FUZZ=10000 $(BIN)/pytest -q -m core $(AT_ONCE)
 
-# Live runs have the machine to themselves: some of them measure it. The main run comes last, so
+# Live runs have the machine to themselves: some of them measure it, others the time. The main run comes last, so
 # that its closing line is the last thing printed.
 test: lint checked sanitize $(VENV)/.lab
 	$(BIN)/pytest $(ALONE)

@@ -33,6 +33,7 @@ BEYOND_THE_CORE = (
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "core: reaches the core; run on all three builds")
+    config.addinivalue_line("markers", "window(length): of the rules that lie in a gateway's home")
     # A mix-up of trees would pass every test on the wrong build.
     package = Path(tollsplit.__file__).resolve().parent
     if package.parent != HOME:
@@ -56,3 +57,23 @@ def corpus() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no corpus of real captures at {folder} (TOLLSPLIT_CORPUS names another)")
     return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder with a gateway's rules, and a short name: a socket's path has 107 octets."""
+    from gateways import write_rules
+
+    mark = request.node.get_closest_marker("window")
+    write_rules(tmp_path, window=mark.args[0] if mark else "1s")
+    return tmp_path
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundled example, in the current folder."""
+    from tollsplit.cli.demo.example import write_example
+
+    write_example(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

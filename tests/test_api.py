@@ -13,21 +13,12 @@ import pytest
 
 import tollsplit
 from tollsplit import run
-from tollsplit.cli.demo.example import write_example
 from tollsplit.engine import Tally
 from tollsplit.ledger import open_ledger
 
 API = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 EXAMPLES = re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```", API.read_text("utf-8"),
                       flags=re.S | re.M)
-
-
-@pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The bundled example, in the current folder."""
-    write_example(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_api_has_an_example_for_each_part() -> None:

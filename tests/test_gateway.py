@@ -36,13 +36,6 @@ from tollsplit.ledger import Ledger, Receipt, open_ledger
 from tollsplit.model import Event
 from tollsplit.rules import load
 
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    write_rules(tmp_path)
-    return tmp_path
-
-
 # --- counting ---------------------------------------------------------------------------
 
 

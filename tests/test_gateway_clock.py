@@ -27,12 +27,6 @@ from tollsplit.model import Event
 from tollsplit.rules import load
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    write_rules(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("pending", [False, True])
 def test_gateway_clock_step_is_told_and_holds_nothing_up(
     home: Path, monkeypatch: pytest.MonkeyPatch, pending: bool

@@ -18,12 +18,6 @@ from tollsplit.model import Event
 from tollsplit.rules import load
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    write_rules(tmp_path)
-    return tmp_path
-
-
 def test_gateway_thresholds_and_quota_end_are_told_once_and_kept(home: Path) -> None:
     rules = write_rules(
         home, "50%", ', quota = "1000", per = "day", thresholds = ["30%", "80%"]')

@@ -35,10 +35,7 @@ AT_ONCE = 12
 DIED, FAILED = 70, 71
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    write_rules(tmp_path, window="1h")
-    return tmp_path
+pytestmark = pytest.mark.window("1h")
 
 
 # --- death at each step -----------------------------------------------------------------

@@ -28,11 +28,7 @@ from tollsplit.engine.live import Generation
 from tollsplit.errors import JournalError
 from tollsplit.rules import load
 
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    write_rules(tmp_path, window="1h")
-    return tmp_path
+pytestmark = pytest.mark.window("1h")
 
 
 def test_journal_segment_is_read_as_far_as_it_is_whole(home: Path) -> None:

@@ -30,13 +30,6 @@ from tollsplit.rules import RuleSet, load
 from tollsplit.snapshot import Notice
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """A folder with rules, and a short name: a socket's path has 107 octets."""
-    write_rules(tmp_path)
-    return tmp_path
-
-
 def test_gateway_rules_change_at_an_instant(home: Path) -> None:
     """Every packet is metered once, by the rules of its timestamp; records mix none."""
     with running(home, write_rules(home, window="1h"), document=True) as run:

@@ -22,7 +22,6 @@ from gateways import (
     packet,
     running,
     wait,
-    write_rules,
 )
 
 from tollsplit.cli.capture import _Signals
@@ -32,11 +31,7 @@ from tollsplit.gateway import Gateway, Options, push_rules
 from tollsplit.gateway.delivery import Delivery
 from tollsplit.rules import load
 
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    write_rules(tmp_path, window="1h")
-    return tmp_path
+pytestmark = pytest.mark.window("1h")
 
 
 # --- what was begun ---------------------------------------------------------------------

@@ -308,7 +308,6 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
             'rules.toml:5: ingress "b": key "trusted": expected true or false, got "yes"',
         ],
     ),
-    # --- tariffs ---
 ]
 
 
