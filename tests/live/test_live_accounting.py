@@ -217,36 +217,39 @@ taken, _ = listening.accept()
 taken.sendall(bytes(int(sys.argv[1])))
 taken.shutdown(socket.SHUT_WR)
 taken.recv(1)
-# struct tcp_info (linux/tcp.h): bytes_acked at 120, segs_out at 136, segs_in at 140
+# struct tcp_info (linux/tcp.h): bytes_acked at 120, segs_out at 136, bytes_sent at 200
 info = taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-sent, = struct.unpack_from("<Q", info, 120)
+acknowledged, = struct.unpack_from("<Q", info, 120)
 out, = struct.unpack_from("<I", info, 136)
-print(sent, out, flush=True)
+sent, = struct.unpack_from("<Q", info, 200)
+print(acknowledged, sent, out, flush=True)
 """
 
 
 def test_live_coalesced_packets_are_metered_by_their_segments(lab: Lab, tmp_path: Path) -> None:
     """What TCP says it sent, segment by segment, is what the downlink is billed."""
-    sent = 3_000_000
+    wanted = 3_000_000
     with capturing(
         lab, tmp_path, "sub1", "--rules", str(write_rules(tmp_path)), "--format", "json",
         "--filter", "tcp port 9090",
     ) as running:
-        server = lab.start(SPONSOR.name, sys.executable, "-c", SENDER, str(sent))
+        server = lab.start(SPONSOR.name, sys.executable, "-c", SENDER, str(wanted))
         with lab.socket(SUBSCRIBER_1.name, socket.AF_INET, socket.SOCK_STREAM) as near:
             near.connect((SPONSOR.ipv4, 9090))
-            left = sent
+            left = wanted
             while left:
                 left -= len(near.recv(1 << 20))
             near.sendall(b"x")
             assert server.stdout is not None
-            acknowledged, segments = map(int, server.stdout.readline().split())
+            acknowledged, sent, segments = map(int, server.stdout.readline().split())
         settle()
         document = json.loads(running.end())
     [record] = document["usage"]
     # IPv4 20, TCP 20, timestamps 12; the handshake's segment has 8 octets of options more.
     segment_octets = segments * 52 + 8
-    assert acknowledged - sent in (0, 1, 2)  # SYN and FIN count as one each
+    assert acknowledged - wanted in (0, 1, 2)  # SYN and FIN count as one each
+    # On a busy machine TCP sends some octets twice, and both times they are on the wire.
+    assert sent >= wanted
     # A FIN or an acknowledgement may pass between the two looks.
     beyond = record["downlink_octets"] - sent - segment_octets
     assert beyond % 52 == 0 and 0 <= beyond <= 3 * 52
