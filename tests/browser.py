@@ -28,7 +28,8 @@ ARGUMENTS = (
     "--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows",
     "--disable-renderer-backgrounding", "--disable-background-networking", "--no-first-run",
-    "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", "--touch-events=enabled",
+    "--touch-events=enabled", "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
 )  # fmt: skip
 
 
