@@ -27,7 +27,8 @@ pytest_plugins = ["browser", "databases", "proofs"]
 BEYOND_THE_CORE = (
     "test_benchmarks", "test_browser", "test_docs", "test_export", "test_gateway", "test_house",
     "test_ledger", "test_live", "test_memory", "test_metrics", "test_proof", "test_rating",
-    "test_reconcile", "test_report", "test_rules", "test_statement", "test_verify", "test_view",
+    "test_reconcile", "test_report", "test_rules", "test_session", "test_statement",
+    "test_verify", "test_view",
 )
 
 

@@ -48,11 +48,11 @@ price = "1 CNY / MiB"
 
 def packet(
     at_ns: int, octets: int = 128, subscriber: int = 0x0A000007, server: int = 0xCB007101,
-    uplink: bool = True,
+    uplink: bool = True, dscp: int = 0,
 ) -> bytes:
     """A record of a UDP packet."""
     ends = (subscriber, server) if uplink else (server, subscriber)
-    frame = struct.pack(">BBHHHBBHII", 0x45, 0, octets, 0, 0, 64, 17, 0, *ends)
+    frame = struct.pack(">BBHHHBBHII", 0x45, dscp << 2, octets, 0, 0, 64, 17, 0, *ends)
     frame += struct.pack(">HHHH", 1000, 443, octets - 20, 0)
     return struct.pack("<IIII", *divmod(at_ns, 10**9), len(frame), octets) + frame
 

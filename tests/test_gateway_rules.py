@@ -25,8 +25,8 @@ from gateways import (
 
 import tollsplit
 from tollsplit.errors import RulesError, UsageError
-from tollsplit.gateway import push_rules
 from tollsplit.rules import RuleSet, load
+from tollsplit.rules.door import push_rules
 from tollsplit.snapshot import Notice
 
 

@@ -27,9 +27,10 @@ from gateways import (
 from tollsplit.cli.capture import _Signals
 from tollsplit.engine.journal import Journal
 from tollsplit.errors import JournalError, UsageError
-from tollsplit.gateway import Gateway, Options, push_rules
+from tollsplit.gateway import Gateway, Options
 from tollsplit.gateway.delivery import Delivery
 from tollsplit.rules import load
+from tollsplit.rules.door import push_rules
 
 pytestmark = pytest.mark.window("1h")
 

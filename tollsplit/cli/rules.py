@@ -93,9 +93,9 @@ def push(file: str, door: Path) -> None:
     Example:
       tollsplit rules push rules.toml --to ledger.db.journal
     """
-    from ..gateway import push_rules
     from ..report import instant_text
     from ..rules import load
+    from ..rules.door import push_rules
 
     loaded = load(file)
     for warning in loaded.warnings:

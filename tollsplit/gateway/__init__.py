@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .control import push_rules
 from .session import Gateway, Options
 
-__all__ = ["Gateway", "Options", "push_rules"]
+__all__ = ["Gateway", "Options"]

@@ -7,19 +7,17 @@ import json
 import os
 import socket
 import stat
-import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import RulesError, TollsplitError, UsageError
-from ..limits import CONTROL_REQUEST_OCTETS_MAX, CONTROL_WAIT_S
+from ..errors import TollsplitError, UsageError
+from ..limits import CONTROL_WAIT_S
 from ..rules import RuleSet, load
+from ..rules.door import receive, send
 
 PATH_OCTETS_MAX = 107  # sun_path with its final zero (unix(7))
-SOCKET = "control"
-LENGTH = struct.Struct("<Q")
 # How long who listens may take to be connected to.
 ANSWER_S = 1.0
 
@@ -81,11 +79,11 @@ class Control(threading.Thread):
                 return
             with connection, suppress(OSError):
                 connection.settimeout(CONTROL_WAIT_S)
-                _send(connection, json.dumps(self._answer(connection)).encode())
+                send(connection, json.dumps(self._answer(connection)).encode())
 
     def _answer(self, connection: socket.socket) -> dict[str, object]:
         try:
-            request = json.loads(_receive(connection))
+            request = json.loads(receive(connection))
             content = {str(name): base64.b64decode(text, validate=True)
                        for name, text in request["content"].items()}
             rules = load(str(request["path"]), content)
@@ -102,46 +100,3 @@ class Control(threading.Thread):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.path.unlink(missing_ok=True)
-
-
-def push_rules(rules: RuleSet, door: Path) -> tuple[str, int]:
-    """Put rules in force in a running gateway. Returns their version and since when, in ns.
-
-    door   the gateway's socket, or the folder of its journal
-
-    Raises RulesError where the gateway refuses them, UsageError where nobody listens.
-    """
-    path = door / SOCKET if door.is_dir() else door
-    content = {name: base64.b64encode(octets).decode() for name, octets in rules.content.items()}
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(CONTROL_WAIT_S)
-        try:
-            connection.connect(os.fspath(path))
-            _send(connection, json.dumps({"path": rules.path, "content": content}).encode())
-            answer = json.loads(_receive(connection))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: no gateway answers: {error}") from error
-    if "error" in answer:
-        raise RulesError(f"{path}: the rules in force stay: {answer['error']}")
-    return str(answer["rules_version"]), int(answer["in_force_ns"])
-
-
-def _send(connection: socket.socket, octets: bytes) -> None:
-    connection.sendall(LENGTH.pack(len(octets)) + octets)
-
-
-def _receive(connection: socket.socket) -> bytes:
-    (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
-    if length > CONTROL_REQUEST_OCTETS_MAX:
-        raise ValueError(f"expected at most {CONTROL_REQUEST_OCTETS_MAX:,} octets")
-    return _exactly(connection, length)
-
-
-def _exactly(connection: socket.socket, octets: int) -> bytes:
-    found = bytearray()
-    while len(found) < octets:
-        part = connection.recv(min(octets - len(found), 1 << 20))
-        if not part:
-            raise ValueError("the other side hung up")
-        found += part
-    return bytes(found)

@@ -13,6 +13,7 @@ from typing import Literal, cast
 from tollsplit import limits
 from tollsplit.rules import expression, units
 from tollsplit.rules.document import Document, Table
+from tollsplit.rules.marks import Marks, read_marks
 from tollsplit.rules.prefixes import (
     Finding,
     prefix,
@@ -256,6 +257,7 @@ class _Reader:
     def _match(self, table: Table, unverified: bool) -> Match:
         directions = units.choice("uplink", "downlink", "both")
         direction = table.read("direction", directions, "both")
+        marks = self._marks(table)
         numbers = {
             key: _as_set(table.several(key, units.integer(0, high)))
             for key, high in _NUMBERS.items()
@@ -268,8 +270,11 @@ class _Reader:
             dscp=_as_set(table.several("dscp", units.dscp)),
             ingress=table.read("ingress", units.string, None),
             where=table.read("where", _where, None),
+            marks=cast(str, table.peek("marks")) if marks is not None else None,
             **numbers,
         )
+        if marks is not None:
+            match = replace(match, **marks._asdict())
         table.close()
         self._check_match(table, match, unverified)
         return match
@@ -284,14 +289,14 @@ class _Reader:
         if match.port is not None and not protocols & units.PROTOCOLS_WITH_PORTS:
             table.error('expected "protocol" tcp, udp or another that has ports', "port")
         everybody = [prefix_text(item) for item in match.server or () if item.length == 0]
-        is_server = "server" in table and not everybody
+        is_server = match.server is not None and not everybody
         is_proven = unverified or is_server or (ingress is not None and ingress.trusted)
         found, remedy = "", 'add "server",'
         if everybody:
             found = f', and "server" holds {everybody[0]}, which is everybody'
             remedy = "list the sponsor's own servers, or add"
         for claim in match.claims if not is_proven else ():
-            key = claim if claim in table else "where"
+            key = next(k for k in (claim, "marks", "where") if k in table)
             table.error(
                 f'users can write {claim} themselves{found}; {remedy} an "ingress" that is '
                 "trusted, or unverified = true to the rule",
@@ -369,6 +374,21 @@ class _Reader:
             self._files[name], findings = read_prefixes(content)
             self._note(name, findings)
         return self._files[name]
+
+    def _marks(self, table: Table) -> Marks | None:
+        """What a file of marks says instead of "server" and a tag."""
+        marks = table.read("marks", self._marks_file, None)
+        for key in Marks._fields if "marks" in table else ():
+            if key in table:
+                table.error(f'"marks" names the {key} too; leave one of them out', key)
+        self._prefixes += len(marks.server) if marks else 0
+        return marks
+
+    def _marks_file(self, value: object) -> Marks:
+        name = units.string(value)
+        marks, findings = read_marks(self._document.read(name))
+        self._note(name, findings)
+        return marks
 
     def _note(self, name: str, findings: list[Finding]) -> None:
         file = self._document.beside(name)

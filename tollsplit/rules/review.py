@@ -89,6 +89,7 @@ def _pool(document: Document, index: int, pool: Pool) -> None:
 def shadowed(rules: Sequence[Rule]) -> list[tuple[Rule, Rule]]:
     """(rule, the first rule before it that matches whatever it matches); simple cases only.
 
+    What a rule with marks takes is another thing tomorrow: it shadows none, and none shadows it.
     Server prefixes are compared one by one: several narrow ones that together make up a wide
     one are not seen.
     """
@@ -96,6 +97,8 @@ def shadowed(rules: Sequence[Rule]) -> list[tuple[Rule, Rule]]:
     index = _Index()
     covers: dict[tuple[Prefix, ...], Cover] = {}
     for rule in rules:
+        if rule.match.marks is not None:
+            continue
         for earlier in index.candidates(rule.match):
             if _takes(earlier.match, rule.match, covers):
                 found.append((rule, earlier))

@@ -119,6 +119,7 @@ class Match:
     vni: frozenset[int] | None = None
     ingress: str | None = None
     where: str | None = None  # an expression over the packet row's fields
+    marks: str | None = None  # the file that gave server and tag, and gives others tomorrow
 
     @property
     def claims(self) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The five services over the ledger, and what of them runs elsewhere."""
