@@ -21,6 +21,8 @@ BENCH_SCRATCH ?= build/bench
 PEERS_DEBIAN := argus-client argus-server g++ libndpi-bin libpcap-dev libtrace-tools nfdump pmacct \
     softflowd tcpdump tshark wireshark-common
 PEERS_PYPI := dpkt nfstream pypacker scapy
+# A reader of smart cards in software, and what pyscard is compiled with.
+CARDS := libpcsclite-dev pcscd swig vsmartcard-vpcd
 # How the tests are spread over processes, and which of them are not.
 AT_ONCE := --numprocesses 2 --dist worksteal
 ALONE := tests/live tests/test_benchmarks_live.py $(wildcard tests/test_gateway*.py)
@@ -72,6 +74,8 @@ $(VENV)/.installed: $(VENV)/.created
 
 $(VENV)/.testable: $(VENV)/.installed
 	TOLLSPLIT_BUILD=none $(PIP) install --no-build-isolation --editable '.[test]'
+	@$(call INSTALL,$(CARDS)) && TOLLSPLIT_BUILD=none $(PIP) install --no-build-isolation --editable '.[card]' \
+	    || echo "no $(CARDS): the tests will skip readers of smart cards"
 	@$(call INSTALL,valgrind) || echo "no valgrind: the tests will skip what counts instructions"
 	@$(call INSTALL,hledger) || echo "no hledger: the tests will skip what it has to read"
 	@$(call INSTALL,postgresql) || echo "no postgresql: the tests will skip its ledger"

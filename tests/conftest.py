@@ -19,16 +19,16 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 import tollsplit  # noqa: E402 - the path comes first
 
-pytest_plugins = ["browser", "databases", "proofs"]
+pytest_plugins = ["browser", "databases", "proofs", "virtual_card"]
 
 # Modules that never reach the core (money, the texts of rules, what is shown), or reach it through
 # processes and clocks of their own (live runs, measurements of memory):
 # one run of them, on the release build, says all there is to say.
 BEYOND_THE_CORE = (
-    "test_benchmarks", "test_browser", "test_docs", "test_export", "test_gateway", "test_house",
-    "test_ledger", "test_live", "test_memory", "test_metrics", "test_proof", "test_rating",
-    "test_reconcile", "test_report", "test_rules", "test_session", "test_statement",
-    "test_verify", "test_view",
+    "test_benchmarks", "test_browser", "test_card", "test_docs", "test_export", "test_gateway",
+    "test_house", "test_ledger", "test_live", "test_memory", "test_metrics", "test_proof",
+    "test_rating", "test_reconcile", "test_report", "test_rules", "test_session",
+    "test_statement", "test_verify", "test_view",
 )
 
 

@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.
-LATE = {"numba", "llvmlite", "pyarrow", "dpkt", "prometheus_client", "psycopg", "cryptography"}
+LATE = {"numba", "llvmlite", "pyarrow", "dpkt", "prometheus_client", "psycopg", "cryptography",
+        "smartcard"}
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
 # Late by nature: nothing else in the package imports them at once, and they are nothing without.
 BY_NATURE = {

@@ -45,6 +45,12 @@ class ReconcileError(TollsplitError):
     exit_code = 3
 
 
+class CardError(TollsplitError):
+    """A smart card cannot be read, is none for payments, or contradicts itself."""
+
+    exit_code = 3
+
+
 class IdempotencyError(LedgerError):
     """A key was used before, and for something else."""
 

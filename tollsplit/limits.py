@@ -120,3 +120,11 @@ RECONCILE_BATCH_LINES = 4_096
 RECONCILE_CACHE_OCTETS = 64 * 1024 * 1024
 # One record in JSON: some hundreds of characters; beyond it the file is something else.
 RECONCILE_RECORD_CHARACTERS_MAX = 1024 * 1024
+
+# --- smart cards ------------------------------------------------------------------------
+# Cards for several networks have two or three; a directory beyond it is an attack.
+CARD_APPLICATIONS_MAX = 16
+# Cards hold about ten records; a hostile file locator names 16,000.
+CARD_RECORDS_MAX = 64
+# Answers that come in parts of 256 octets: two are usual, a hostile card never ends.
+CARD_ANSWER_PARTS_MAX = 8
