@@ -40,12 +40,13 @@ MAY_IMPORT = {
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.
 LATE = {"numba", "llvmlite", "pyarrow", "dpkt", "prometheus_client", "psycopg", "cryptography",
-        "smartcard"}
+        "h11", "smartcard"}
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
 # Late by nature: nothing else in the package imports them at once, and they are nothing without.
 BY_NATURE = {
     Path("engine/reference"): "dpkt", Path("ledger/postgres"): "psycopg",
     Path("ledger/signing"): "cryptography",
+    Path("services/exchange"): "h11", Path("services/forwarding"): "h11",
 }  # fmt: skip
 
 SOURCES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

@@ -128,3 +128,26 @@ CARD_APPLICATIONS_MAX = 16
 CARD_RECORDS_MAX = 64
 # Answers that come in parts of 256 octets: two are usual, a hostile card never ends.
 CARD_ANSWER_PARTS_MAX = 8
+
+# --- a sponsored session's proxy ---------------------------------------------------------
+# The first lines of a request or answer with all their headers; browsers stay below 8 KiB.
+PROXY_HEAD_OCTETS_MAX = 32 * 1024
+# What a request may bring: an order with pictures fits, a file upload is no payment.
+PROXY_REQUEST_OCTETS_MAX = 16 * 1024 * 1024
+# What is read at a time, and held of either side while the other is slow.
+PROXY_CHUNK_OCTETS = 64 * 1024
+# Connections at a time: each holds two buffers and two file descriptors.
+PROXY_CONNECTIONS_MAX = 1_024
+# Of one terminal: a browser opens six to each server.
+PROXY_CONNECTIONS_OF_ONE_MAX = 64
+# How long a terminal may take for the head of a request, and a connection may say nothing.
+PROXY_HEAD_S = 10.0
+PROXY_IDLE_S = 60.0
+# Name, address and handshake of a payment server.
+PROXY_CONNECT_S = 10.0
+# One request and its answer, or one tunnel: longer than any payment takes.
+PROXY_EXCHANGE_S = 900.0
+# How soon a tunnel ends once its session has: its permission is asked for again so often.
+PROXY_RECHECK_S = 2.0
+# How long what a refused terminal still sends is read, so that it gets to see the refusal.
+PROXY_LINGER_S = 1.0
