@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ..errors import LedgerError
 from ..limits import LEDGER_WAIT_S
 from .account import AccountKind
+from .annex import Annex, Guard, append_only
 from .book import Ledger
 from .hold import Held, Hold
 from .journal import Booked, BookedCharge, BookedPosting, Journal
@@ -23,6 +24,7 @@ from .verify import Check, Verification
 
 __all__ = [
     "AccountKind",
+    "Annex",
     "Balance",
     "Booked",
     "BookedCharge",
@@ -30,6 +32,7 @@ __all__ = [
     "ChargeLine",
     "Check",
     "Entry",
+    "Guard",
     "Head",
     "Held",
     "Hold",
@@ -49,6 +52,7 @@ __all__ = [
     "Transfer",
     "UsageLine",
     "Verification",
+    "append_only",
     "open_ledger",
     "rate",
 ]

@@ -14,6 +14,7 @@ from . import account as accounts
 from . import event, hold, proof, transfer
 from . import period as periods
 from .account import AccountKind
+from .annex import Annex
 from .booking import Booking, booked
 from .chain import Chain
 from .earlier import EarlierRuns, Prior
@@ -42,6 +43,11 @@ class Ledger:
     def url(self) -> str:
         return self._store.url
 
+    @property
+    def store(self) -> Store:
+        """Where other parts keep tables of their own (see `define`), in the same transactions."""
+        return self._store
+
     def __enter__(self) -> Ledger:
         return self
 
@@ -59,6 +65,14 @@ class Ledger:
     def atomic(self) -> AbstractContextManager[None]:
         """What is done inside is one transaction: all of it or nothing."""
         return self._writing()
+
+    def reading(self) -> AbstractContextManager[None]:
+        """What is read inside is one state of the book."""
+        return self._store.reading()
+
+    def define(self, annexes: Sequence[Annex]) -> None:
+        """Make other parts' tables in the ledger's store, or bring them to their newest version."""
+        self._store.define(annexes)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -376,16 +390,18 @@ class Ledger:
             return proof.make(self._store, account, period)
 
     def verify(
-        self, kept: Sequence[SignedHead | Proof] = (), public_key: str | None = None
-    ) -> Verification:
+        self, kept: Sequence[SignedHead | Proof] = (), public_key: str | None = None,
+        annexes: Sequence[Annex] = (),
+    ) -> Verification:  # fmt: skip
         """Recompute everything from the rows; says what was checked and what is wrong.
 
         kept        heads and proofs from elsewhere: the ledger has to go on from them, and to have
                     what was proved
         public_key  of whom closed periods have to be signed by, hexadecimal; None: all by one
+        annexes     other parts' tables that are checked too, where they are there
         """
         with self._store.reading():
-            return verify(self._store, kept, public_key)
+            return verify(self._store, kept, public_key, annexes)
 
 
 _CAPTURE_BOOKED = """

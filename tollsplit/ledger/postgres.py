@@ -19,7 +19,8 @@ from psycopg.types.numeric import Int8Dumper
 
 from ..errors import LedgerError
 from ..limits import LEDGER_WAIT_S
-from . import chain
+from . import annex, chain
+from .annex import Annex, Guard, Statement
 from .schema import SCHEMA_VERSION, versions
 from .store import Row, Turn
 
@@ -170,7 +171,7 @@ class Postgres:
             )
 
     def reading(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._is_writing else self._snapshot()
+        return nullcontext() if self._is_writing or self._is_reading else self._snapshot()
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
@@ -231,7 +232,21 @@ class Postgres:
         )  # fmt: skip
         return [number for (number,) in found]
 
-    def integrity(self) -> Iterator[str]:
+    def define(self, annexes: Sequence[Annex]) -> None:
+        with self.writing(), self._explained():
+            self.serialise()
+            self._connection.execute("SET LOCAL client_min_messages = warning")
+            self._connection.execute(annex.VERSIONS.encode())
+            before = annex.found(self)
+            annex.note(self, annexes, before)
+            for statement in annex.statements(annexes, before):
+                self._connection.execute(_defining(statement))
+
+    def annexes(self) -> dict[str, int]:
+        ((there,),) = self.rows("SELECT to_regclass('service_annexes') IS NOT NULL")
+        return annex.found(self) if there else {}
+
+    def integrity(self, annexes: Sequence[Annex] = ()) -> Iterator[str]:
         for table, parent, on, named in list(self.rows(_FOREIGN_KEYS)):
             for row in self.rows(
                 f"SELECT CAST(c AS TEXT) FROM {table} c LEFT JOIN {parent} p ON {on} "
@@ -239,21 +254,25 @@ class Postgres:
             ):
                 yield f"table {table}: row {row[0]} names a row of {parent} that is not there"
         ours: dict[str, str] = dict(self.rows(_NAMES))
-        expected = self._expected()
+        expected = self._expected(annex.as_found(annexes, self.annexes()))
         for name, definition in expected.items():
             if name not in ours:
                 yield f"schema: {name} is missing"
             elif ours[name] != definition:
                 yield f"schema: {name} was changed"
-        yield from (f"schema: {name} is not ours" for name in ours if name not in expected)
+        for name in ours:
+            if name not in expected and (annexes or not name.startswith(annex.PREFIX)):
+                yield f"schema: {name} is not ours"
 
-    def _expected(self) -> dict[str, str]:
-        """What a fresh ledger has, made beside this one and undone."""
+    def _expected(self, others: Iterable[Statement]) -> dict[str, str]:
+        """What a fresh ledger has, and what others made in it, made beside this one and undone."""
         with psycopg.connect(self._whole_url) as other:
             name = f"{SCHEMA}_{other.info.backend_pid}"
             other.execute(f"CREATE SCHEMA {name}")
             other.execute(f"SET LOCAL search_path = {name}")
             _build(other, 0)
+            for statement in others:
+                other.execute(_defining(statement))
             expected: dict[str, str] = dict(other.execute(_NAMES).fetchall())
             other.rollback()
         return expected
@@ -292,6 +311,19 @@ def _shown(url: str) -> str:
 def _first_line(error: psycopg.Error) -> str:
     message = error.diag.message_primary or str(error)
     return message.partition("\n")[0]
+
+
+def _defining(statement: Statement) -> bytes:
+    """The statement in PostgreSQL's words; it would not take marks for values."""
+    if not isinstance(statement, Guard):
+        return statement.encode()
+    message = statement.message.replace("'", "''")
+    if statement.when:
+        target = f"ON {statement.table} FOR EACH ROW WHEN ({statement.when})"
+    else:
+        truncating = " OR TRUNCATE" if statement.event == "DELETE" else ""
+        target = f"{truncating} ON {statement.table}"
+    return f"{statement.head} {target} EXECUTE FUNCTION refuse('{message}')".encode()
 
 
 @cache

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import LedgerError
 from ..limits import LEDGER_CACHE_OCTETS, LEDGER_LOG_OCTETS, LEDGER_WAIT_S, VERIFY_FINDINGS_MAX
-from . import chain
+from . import annex, chain
+from .annex import Annex, Guard, Statement
 from .schema import SCHEMA_VERSION, versions
 from .store import Row, Turn
 
@@ -209,7 +210,7 @@ class Sqlite:
                 self._is_writing = False
 
     def reading(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._is_writing else self._transaction("BEGIN")
+        return nullcontext() if self._connection.in_transaction else self._transaction("BEGIN")
 
     def serialise(self, what: Turn = "runs") -> None:
         """Who writes has the whole file."""
@@ -234,19 +235,34 @@ class Sqlite:
         ((last,),) = self.rows(f"SELECT coalesce(max(id), 0) FROM {table}")
         return range(last + 1, last + 1 + count)
 
-    def integrity(self) -> Iterator[str]:
+    def define(self, annexes: Sequence[Annex]) -> None:
+        with self.writing(), self._explained:
+            self._connection.execute(annex.VERSIONS)
+            before = annex.found(self)
+            annex.note(self, annexes, before)
+            for statement in annex.statements(annexes, before):
+                self._connection.execute(_native(statement))
+
+    def annexes(self) -> dict[str, int]:
+        there = list(self.rows("SELECT 1 FROM sqlite_schema WHERE name = 'service_annexes'"))
+        return annex.found(self) if there else {}
+
+    def integrity(self, annexes: Sequence[Annex] = ()) -> Iterator[str]:
         found = self.rows(f"PRAGMA integrity_check({VERIFY_FINDINGS_MAX})")
         yield from (f"file: {text}" for (text,) in found if text != "ok")
         for table, row, parent, _ in self.rows("PRAGMA foreign_key_check"):
             place = f"row {row}" if row is not None else "a row"
             yield f"table {table}: {place} names a row of {parent} that is not there"
         ours: dict[str, str] = dict(self.rows(_NAMES))
-        for name, sql in _expected().items():
+        expected = _expected() | _of_annexes(annex.as_found(annexes, self.annexes()))
+        for name, sql in expected.items():
             if name not in ours:
                 yield f"schema: {name} is missing"
             elif ours[name] != sql:
                 yield f"schema: {name} was changed"
-        yield from (f"schema: {name} is not ours" for name in ours if name not in _expected())
+        for name in ours:
+            if name not in expected and (annexes or not name.startswith(annex.PREFIX)):
+                yield f"schema: {name} is not ours"
 
     def close(self) -> None:
         self._connection.close()
@@ -264,6 +280,25 @@ def _steps(version: int) -> Iterator[str]:
             if sqlite3.complete_statement(statement):
                 yield statement
                 statement = ""
+
+
+def _native(statement: Statement) -> str:
+    """The statement in SQLite's words."""
+    if not isinstance(statement, Guard):
+        return statement
+    when = f" WHEN {statement.when}" if statement.when else ""
+    message = statement.message.replace("'", "''")
+    return (
+        f"{statement.head} ON {statement.table}{when} BEGIN SELECT RAISE(ABORT, '{message}'); END"
+    )
+
+
+def _of_annexes(statements: Iterable[Statement]) -> dict[str, str]:
+    """Tables, indexes and triggers of other parts, as they are made."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for statement in statements:
+            connection.execute(_native(statement))
+        return dict(connection.execute(_NAMES))
 
 
 @cache

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Literal, Protocol
 
+from .annex import Annex
+
 Row = tuple[Any, ...]
 Part = Literal["records", "shares", "charges", "taxes"]  # of what a run books
 Turn = Literal["runs", "chain"]  # what one at a time may do; the chain's comes last
@@ -47,7 +49,9 @@ class Store(Protocol):
         """A transaction. Leaving it by an exception undoes it; inside another one, only it."""
 
     def reading(self) -> AbstractContextManager[None]:
-        """Reads inside see the database as it was at the first of them."""
+        """Reads inside see the database as it was at the first of them; inside another one, as it
+        was for that one.
+        """
 
     def serialise(self, what: Turn = "runs") -> None:
         """Nobody else gets beyond this point until the transaction ends. Raises LedgerError where
@@ -70,8 +74,17 @@ class Store(Protocol):
     def numbers(self, table: str, count: int) -> Sequence[int]:
         """Ids for rows that are about to be added, ascending."""
 
-    def integrity(self) -> Iterator[str]:
-        """What the database itself finds wrong with its file, keys and schema."""
+    def define(self, annexes: Sequence[Annex]) -> None:
+        """Make the tables of other parts, or bring them to their newest version."""
+
+    def annexes(self) -> dict[str, int]:
+        """The versions of other parts' tables that are there."""
+
+    def integrity(self, annexes: Sequence[Annex] = ()) -> Iterator[str]:
+        """What the database itself finds wrong with its file, keys and schema.
+
+        annexes  of which the tables are looked at; other parts' are left alone where there is none
+        """
 
     def close(self) -> None: ...
 

@@ -12,6 +12,7 @@ from itertools import islice
 
 from ..limits import LEDGER_BATCH_RECORDS, VERIFY_FINDINGS_MAX
 from . import chain, event, hold, period, proof, transfer
+from .annex import Annex
 from .chain import missing
 from .period import SignedHead
 from .proof import Proof
@@ -45,11 +46,13 @@ class Verification:
 
 
 def verify(
-    store: Store, kept: Sequence[SignedHead | Proof], public_key: str | None
-) -> Verification:
+    store: Store, kept: Sequence[SignedHead | Proof], public_key: str | None,
+    annexes: Sequence[Annex] = (),
+) -> Verification:  # fmt: skip
     """Check every figure of a ledger; see the names of the checks for which."""
+    there = store.annexes()
     checks: list[tuple[str, str | None, Callable[[Store], Iterator[str]]]] = [
-        ("file, keys and schema are intact", None, _integrity),
+        ("file, keys and schema are intact", None, partial(_integrity, annexes=annexes)),
         ("transactions sum to zero per unit", "transactions", _sums),
         ("balances are the sums of postings, not below floors", "accounts", _balances),
         ("records' octets are split among payers", "usage_records", _splits),
@@ -66,6 +69,8 @@ def verify(
          partial(period.astray, public_key=public_key)),
         *((f"it goes on from the head of {_signed(one).head.title} that was kept elsewhere", None,
            partial(_kept_elsewhere, kept=one)) for one in kept),
+        *((f"{annex.name}: {name}", None, check) for annex in annexes if annex.name in there
+          for name, check in annex.checks),
     ]
     return Verification(store.url, tuple(_check(store, *check) for check in checks))
 
@@ -102,8 +107,8 @@ def _since(store: Store) -> str:
     )
 
 
-def _integrity(store: Store) -> Iterator[str]:
-    return store.integrity()
+def _integrity(store: Store, annexes: Sequence[Annex]) -> Iterator[str]:
+    return store.integrity(annexes)
 
 
 def _sums(store: Store) -> Iterator[str]:
