@@ -19,7 +19,7 @@ os.environ["PYTHONSAFEPATH"] = "1"
 
 import tollsplit  # noqa: E402 - the path comes first
 
-pytest_plugins = ["browser", "databases", "proofs", "virtual_card"]
+pytest_plugins = ["browser", "databases", "proofs", "serving", "virtual_card"]
 
 # Modules that never reach the core (money, the texts of rules, what is shown), or reach it through
 # processes and clocks of their own (live runs, measurements of memory):
@@ -27,8 +27,8 @@ pytest_plugins = ["browser", "databases", "proofs", "virtual_card"]
 BEYOND_THE_CORE = (
     "test_benchmarks", "test_browser", "test_card", "test_docs", "test_export", "test_gateway",
     "test_house", "test_ledger", "test_live", "test_memory", "test_metrics", "test_proof",
-    "test_rating", "test_reconcile", "test_report", "test_rules", "test_session",
-    "test_statement", "test_verify", "test_view",
+    "test_rating", "test_reconcile", "test_report", "test_rules", "test_services",
+    "test_session", "test_statement", "test_verify", "test_view",
 )
 
 

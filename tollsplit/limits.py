@@ -151,3 +151,32 @@ PROXY_EXCHANGE_S = 900.0
 PROXY_RECHECK_S = 2.0
 # How long what a refused terminal still sends is read, so that it gets to see the refusal.
 PROXY_LINGER_S = 1.0
+
+# --- services --------------------------------------------------------------------------
+# Nine quadrillion micro-units: sums of a thousand such amounts stay below 2^63, JSON readers that
+# know doubles only read each of them exactly.
+SERVICE_AMOUNT_MAX = 2**53 - 1
+# A request's body; the largest ones have some hundreds of octets.
+SERVICE_BODY_OCTETS_MAX = 64 * 1024
+# How far a device's clock may be off.
+SERVICE_SKEW_S = 30
+# How long a signature may be good for, as its device says; nonces are kept as long.
+SERVICE_SIGNATURE_S_MAX = 60
+# Idempotency keys: random ones of 128 bits need 22 characters, and answers are sealed with them.
+SERVICE_KEY_CHARACTERS_MIN = 16
+SERVICE_KEY_CHARACTERS_MAX = 255
+# How long answers are kept for those who did not get them: a day offline, and its night.
+SERVICE_ANSWER_S = 36 * 3600
+# How long an enrolment waits for its device.
+SERVICE_ENROLMENT_S = 24 * 3600
+# How long a locked ledger is waited for before a caller is told to come again.
+SERVICE_LEDGER_WAIT_S = 5
+# Calls that are worked on at the same time; more wait their turn.
+SERVICE_THREADS = 64
+# Expired rows that one sweep takes: a sweep is short, the next one follows.
+SERVICE_SWEEP_ROWS = 1_000
+# How often what is overdue is looked for; nothing that has expired is taken meanwhile either.
+SERVICE_SWEEP_S = 2
+# How often a client asks again after an answer that did not come, and how long it waits at most.
+SERVICE_RETRIES = 5
+SERVICE_RETRY_S_MAX = 8

@@ -28,9 +28,11 @@ class Commands(click.Group):
         "account": "account:account",
         "capture": "capture:capture",
         "demo": "demo:demo",
+        "device": "device:device",
         "ledger": "ledger:ledger",
         "reconcile": "reconcile:reconcile",
         "rules": "rules:rules",
+        "serve": "serve:serve",
         "statement": "statement:statement",
     }
 

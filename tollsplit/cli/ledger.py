@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UsageError
 from .proof import read_text
+from .serve import MISSING
 
 if TYPE_CHECKING:
-    from ..ledger import Journal
+    from ..ledger import Annex, Journal, Ledger
 
 _LEDGER = click.option("--ledger", "url", metavar="URL", required=True,
                        help="The ledger: sqlite:///PATH or postgresql://USER@HOST/DATABASE.")
@@ -121,7 +123,7 @@ def verify(url: str, heads: tuple[Path, ...], public_key: Path | None) -> None:
 
         key = read_public_key(public_key)
     with open_ledger(url, create=False) as book:
-        found = book.verify(kept, key)
+        found = book.verify(kept, key, _annexes(book))
     for check in found.checks:
         verdict = "holds" if not check.findings else "DOES NOT HOLD"
         rows = f" ({check.rows:,} rows)" if check.rows else ""
@@ -133,6 +135,20 @@ def verify(url: str, heads: tuple[Path, ...], public_key: Path | None) -> None:
             click.echo(f"tollsplit: and {check.more:,} more of this kind", err=True)
     if not found.holds:
         raise IdentityError(f"{found.url}: the books do not balance")
+
+
+def _annexes(book: Ledger) -> list[Annex]:
+    """The tables that services keep in a ledger, where they do."""
+    if not book.store.annexes():
+        return []
+    try:
+        from ..services.catalog import annexes
+    except ImportError as error:
+        raise UsageError(
+            f"{book.url}: services keep tables in it, and cannot be asked about them: "
+            f"{MISSING.format(error)}"
+        ) from error
+    return annexes()
 
 
 @ledger.command()
@@ -161,7 +177,6 @@ def export(url: str, form: str, output: Path | None) -> None:
       tollsplit ledger export --ledger sqlite:///books.db --format hledger --output books.journal
     """
     from .. import export as forms
-    from ..errors import UsageError
     from ..ledger import open_ledger
     from .output import Output
 

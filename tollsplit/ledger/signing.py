@@ -67,6 +67,11 @@ def make_keys(path: Path) -> Path:
 
 
 def read_signer(path: Path) -> Signer:
+    """As read_private_key."""
+    return Signer(read_private_key(path))
+
+
+def read_private_key(path: Path) -> Ed25519PrivateKey:
     """Raises ProofError, also where others may read the key."""
     text = _read(path)
     if path.stat().st_mode & 0o077:
@@ -77,7 +82,7 @@ def read_signer(path: Path) -> Signer:
         raise ProofError(f"{path}: expected a private key as `ledger keygen` writes it") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ProofError(f"{path}: expected an Ed25519 key, got {type(key).__name__}")
-    return Signer(key)
+    return key
 
 
 def read_public_key(path: Path) -> str:

@@ -88,8 +88,10 @@ class Sqlite:
         elif not Path(path).is_file():
             raise LedgerError(f"{path}: expected a file, got something else")
         with self._explained:
-            # Transactions begin and end where this module says so.
-            self._connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None)
+            # Transactions begin and end where this module says so. Threads may hand it on to each
+            # other: one at a time.
+            self._connection = sqlite3.connect(
+                path, timeout=wait_s, isolation_level=None, check_same_thread=False)
         try:
             with self._explained:
                 self._open()

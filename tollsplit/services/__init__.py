@@ -1,1 +1,1 @@
-"""The five services over the ledger, and what of them runs elsewhere."""
+"""The five services, thin: each a state machine, tables beside the ledger, and HTTP routes."""

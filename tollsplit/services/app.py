@@ -1,0 +1,120 @@
+"""The HTTP service: routes to operations, and nothing of what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from ..limits import SERVICE_BODY_OCTETS_MAX, SERVICE_THREADS
+from . import problem
+from .desk import Asking, Desk, Reply
+from .operation import Operation, Service
+from .problem import MALFORMED, MEDIA, METHOD, NOT_FOUND, TOO_LARGE, Kind, Problem
+from .signature import Message, lines
+
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in vars(problem).values() if isinstance(kind, Kind)
+}
+
+
+class App:
+    """Serves operations through a desk.
+
+    origins  the addresses that devices know this service by ("https://pay.example"): a request that
+             was signed for another service is not taken
+    """
+
+    def __init__(
+        self, desk: Desk, services: Sequence[Service], origins: Callable[[], Sequence[str]]
+    ) -> None:
+        self._desk = desk
+        self._origins = origins
+        self._limiter: CapacityLimiter | None = None
+        self._kinds = KINDS | {
+            kind.name: kind for service in services for operation in service.operations
+            for kind in operation.all_refusals
+        }  # fmt: skip
+        routes = [
+            Route(operation.path, self._endpoint(operation), methods=[operation.method])
+            for service in services for operation in service.operations
+        ]
+        pages = [page for service in services for page in service.pages]
+        self.asgi = Starlette(
+            routes=[*routes, *pages, Route("/problems/{name}", self._problem)],
+            exception_handlers={HTTPException: _refused},
+        )
+
+    def _endpoint(self, operation: Operation[Any, Any]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                asking = await self._asking(request)
+            except Problem as refusal:
+                return _response(Reply.refusing(refusal))
+            return _response(await self._on_a_thread(self._desk.answer, operation, asking))
+
+        return endpoint
+
+    async def _on_a_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        if self._limiter is None:
+            self._limiter = CapacityLimiter(SERVICE_THREADS)
+        return await to_thread.run_sync(work, *arguments, limiter=self._limiter)
+
+    async def _asking(self, request: Request) -> Asking:
+        body = await _body(request)
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if body and media_type != "application/json":
+            raise MEDIA("expected Content-Type: application/json")
+        names = [name for name, _ in request.query_params.multi_items()]
+        if len(names) != len(set(names)):
+            raise MALFORMED("expected each name once in the query")
+        return Asking(
+            Message(request.method, self._url(request), lines(request.headers.raw)),
+            request.path_params, dict(request.query_params), body,
+            request.headers.get("idempotency-key"),
+        )  # fmt: skip
+
+    def _url(self, request: Request) -> str:
+        """The URL as the caller had it. Behind a proxy that ends TLS the scheme is another."""
+        host = request.headers.get("host", "").lower()
+        for origin in self._origins():
+            if origin.partition("://")[2] == host:
+                target = request.scope["raw_path"].decode("latin-1")
+                query = request.scope["query_string"].decode("latin-1")
+                return f"{origin}{target}{query and f'?{query}'}"
+        raise MALFORMED("this service is not known by that Host")
+
+    async def _problem(self, request: Request) -> Response:
+        """What a problem's type leads to."""
+        kind = self._kinds.get(request.path_params["name"])
+        if kind is None:
+            return _response(Reply.refusing(NOT_FOUND("no such kind of problem")))
+        return PlainTextResponse(f"{kind.title} (status {kind.status})\n", headers=HEADERS)
+
+
+async def _body(request: Request) -> bytes:
+    octets = bytearray()
+    async for chunk in request.stream():
+        octets += chunk
+        if len(octets) > SERVICE_BODY_OCTETS_MAX:
+            raise TOO_LARGE(f"expected at most {SERVICE_BODY_OCTETS_MAX} octets")
+    return bytes(octets)
+
+
+def _response(reply: Reply) -> Response:
+    return Response(reply.body, reply.status, {**HEADERS, **reply.headers}, reply.media_type)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What no route takes."""
+    assert isinstance(error, HTTPException)
+    kind = {404: NOT_FOUND, 405: METHOD}.get(error.status_code, MALFORMED)
+    refusal = Problem(kind, "look at /openapi.json", headers=error.headers or {})
+    return _response(Reply.refusing(refusal))
