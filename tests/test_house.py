@@ -41,8 +41,8 @@ MAY_IMPORT = {
 # Slow to import, or missing on a small installation: only inside the function that needs it.
 LATE = {
     "anyio", "argon2", "cryptography", "dpkt", "h11", "http_message_signatures", "httpx2",
-    "llvmlite", "msgspec", "numba", "prometheus_client", "psycopg", "pyarrow", "smartcard", "starlette",
-    "uvicorn",
+    "llvmlite", "msgspec", "numba", "prometheus_client", "psycopg", "pyarrow", "smartcard",
+    "starlette", "uvicorn",
 }
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
 # Late by nature: nothing else in the package imports them at once, and they are nothing without.
