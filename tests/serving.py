@@ -110,11 +110,16 @@ def serving(
     services  None: all that there are
     options   of the server
     """
+    from argon2 import PasswordHasher
+
     from tollsplit.ledger import open_ledger
+    from tollsplit.services import secret
     from tollsplit.services.catalog import SERVICES
     from tollsplit.services.server import Options, Server
 
     clock = Clock()
+    # What makes guessing slow would make tests slow.
+    slow, secret.HASHER = secret.HASHER, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     open_ledger(database.url, clock_ns=clock).close()
     server = Server(Options(
         database.url, port=0, services=SERVICES if services is None else services,
@@ -131,6 +136,7 @@ def serving(
         server.stop()
         thread.join(30)
         assert not thread.is_alive()
+        secret.HASHER = slow
 
 
 @pytest.fixture

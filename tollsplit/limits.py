@@ -180,3 +180,10 @@ SERVICE_SWEEP_S = 2
 # How often a client asks again after an answer that did not come, and how long it waits at most.
 SERVICE_RETRIES = 5
 SERVICE_RETRY_S_MAX = 8
+# argon2id as OWASP has it at least: 19 MiB, two passes; some tens of milliseconds.
+SERVICE_HASH_KIB = 19 * 1024
+SERVICE_HASH_ITERATIONS = 2
+# Together they take 76 MiB, whoever floods the service with guesses.
+SERVICE_HASHES_AT_ONCE = 4
+# Wrong secrets in a row before none is right any more.
+SERVICE_FAILURES_MAX = 5

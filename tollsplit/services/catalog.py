@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ledger import Annex
-from . import device, idempotency, notice
+from . import device, idempotency, notice, secret
 from .operation import Service
 
 SERVICES: tuple[Service, ...] = (device.SERVICE,)
@@ -12,4 +12,4 @@ SERVICES: tuple[Service, ...] = (device.SERVICE,)
 def annexes(services: tuple[Service, ...] = SERVICES) -> list[Annex]:
     """The tables of services and of what they share."""
     own = [service.annex for service in services if service.annex is not None]
-    return [idempotency.ANNEX, notice.ANNEX, *own]
+    return [idempotency.ANNEX, notice.ANNEX, secret.ANNEX, *own]
