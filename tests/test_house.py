@@ -41,8 +41,8 @@ MAY_IMPORT = {
 # Slow to import, or missing on a small installation: only inside the function that needs it.
 LATE = {
     "anyio", "argon2", "cryptography", "dpkt", "h11", "http_message_signatures", "httpx2",
-    "llvmlite", "msgspec", "numba", "prometheus_client", "psycopg", "pyarrow", "smartcard",
-    "starlette", "uvicorn",
+    "jeepney", "llvmlite", "msgspec", "numba", "prometheus_client", "psycopg", "pyarrow",
+    "smartcard", "starlette", "uvicorn",
 }
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
 # Late by nature: nothing else in the package imports them at once, and they are nothing without.
@@ -51,8 +51,8 @@ BY_NATURE = {
     Path("ledger/signing"): {"cryptography"},
     # Services are imported by their commands, when they run.
     Path("services"): {
-        "anyio", "argon2", "cryptography", "h11", "http_message_signatures", "httpx2", "msgspec",
-        "starlette", "uvicorn",
+        "anyio", "argon2", "cryptography", "h11", "http_message_signatures", "httpx2",
+        "jeepney", "msgspec", "starlette", "uvicorn",
     },
 }  # fmt: skip
 

@@ -77,6 +77,10 @@ class ProofError(TollsplitError):
     exit_code = 3
 
 
+class NetworkError(TollsplitError):
+    """The terminal's network cannot be told, joined or left."""
+
+
 class IdentityError(TollsplitError):
     """The books do not balance: octets or money were lost or made up."""
 

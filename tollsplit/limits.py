@@ -187,3 +187,9 @@ SERVICE_HASH_ITERATIONS = 2
 SERVICE_HASHES_AT_ONCE = 4
 # Wrong secrets in a row before none is right any more.
 SERVICE_FAILURES_MAX = 5
+
+# --- a terminal's networks ----------------------------------------------------------------
+# NetworkManager answers in milliseconds; one that hangs must not hang a payment.
+NETWORK_CALL_S = 10.0
+# A modem registers and gets its address in some seconds, seldom in half a minute.
+NETWORK_SWITCH_S = 45.0
