@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tollsplit.services.role import Role
     from tollsplit.services.server import Server
 
+# For tests to which the database makes no difference.
+on_sqlite = pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 NOW_NS = 1_795_000_000_000_000_000  # 2026-11-18
 SECOND_NS = 1_000_000_000
 

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from bookings import MONEY
 from databases import Refused
-from serving import Served
+from serving import Served, on_sqlite
 
 from tollsplit.ledger import Annex, Transfer
 from tollsplit.model import Posting
@@ -184,6 +184,7 @@ def test_services_stored_answer_shows_nothing_to_who_reads_the_database(gifts: S
     assert gift not in rows and "sixteen" not in rows
 
 
+@on_sqlite
 @pytest.mark.parametrize("seconds", [-91, 31])
 def test_services_signature_of_another_time_is_refused(gifts: Served, seconds: int) -> None:
     alice = gifts.device()
@@ -207,6 +208,7 @@ def test_services_signature_is_good_once(gifts: Served) -> None:
     assert balance(gifts) == 98
 
 
+@on_sqlite
 def test_services_altered_request_is_refused(gifts: Served) -> None:
     alice = gifts.device()
     requests = [alice.request(GIVE, Give(1)) for _ in range(6)]
@@ -235,6 +237,7 @@ def test_services_unknown_revoked_or_other_device_is_refused(gifts: Served) -> N
     assert refusal(lambda: alice.call(GIVE, Give(1))).kind.name == "unsigned"
 
 
+@on_sqlite
 def test_services_enrolment_lets_one_device_in(gifts: Served) -> None:
     operator = gifts.device("operator", "operator")
     made = operator.call(device.ENROL, device.Enrol("terminal", "bob"))
@@ -253,6 +256,7 @@ def test_services_enrolment_lets_one_device_in(gifts: Served) -> None:
     assert refusal(lambda: register(second, second)).kind.name == "expired"
 
 
+@on_sqlite
 def test_services_say_what_is_wrong_with_a_request(gifts: Served) -> None:
     alice = gifts.device()
 

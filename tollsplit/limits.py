@@ -187,6 +187,16 @@ SERVICE_HASH_ITERATIONS = 2
 SERVICE_HASHES_AT_ONCE = 4
 # Wrong secrets in a row before none is right any more.
 SERVICE_FAILURES_MAX = 5
+# How long notices wait for a device that does not look: a month's holiday.
+SERVICE_NOTICE_S = 30 * 24 * 3600
+# Notices that are read at a time, for one answer or one turn of a stream.
+SERVICE_NOTICES_AT_ONCE = 100
+# How often a stream looks for what another process has written, and shows that it is alive:
+# gateways on the way forget connections that are silent for half a minute.
+SERVICE_STREAM_LOOK_S = 10
+# Streams of one device: its old connection may not have ended yet when it makes a new one.
+SERVICE_STREAMS_OF_ONE_MAX = 4
+SERVICE_STREAMS_MAX = 1_000
 
 # --- a terminal's networks ----------------------------------------------------------------
 # NetworkManager answers in milliseconds; one that hangs must not hang a payment.

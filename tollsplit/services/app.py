@@ -9,15 +9,27 @@ from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from ..errors import LedgerError
+from ..ledger.store import Row
 from ..limits import SERVICE_BODY_OCTETS_MAX, SERVICE_THREADS
 from . import problem
-from .desk import Asking, Desk, Reply
+from .desk import Asking, Desk, Reply, log
 from .operation import Operation, Service
-from .problem import MALFORMED, MEDIA, METHOD, NOT_FOUND, TOO_LARGE, Kind, Problem
+from .problem import (
+    MALFORMED,
+    MEDIA,
+    METHOD,
+    NOT_FOUND,
+    TOO_LARGE,
+    Kind,
+    Problem,
+    of_ledger,
+)
 from .signature import Message, lines
+from .stream import Streams
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 KINDS: dict[str, Kind] = {
@@ -33,9 +45,11 @@ class App:
     """
 
     def __init__(
-        self, desk: Desk, services: Sequence[Service], origins: Callable[[], Sequence[str]]
-    ) -> None:
+        self, desk: Desk, streams: Streams, services: Sequence[Service],
+        origins: Callable[[], Sequence[str]],
+    ) -> None:  # fmt: skip
         self._desk = desk
+        self._streams = streams
         self._origins = origins
         self._limiter: CapacityLimiter | None = None
         self._kinds = KINDS | {
@@ -48,7 +62,10 @@ class App:
         ]
         pages = [page for service in services for page in service.pages]
         self.asgi = Starlette(
-            routes=[*routes, *pages, Route("/problems/{name}", self._problem)],
+            routes=[
+                *routes, *pages, Route("/notices/stream", self._stream),
+                Route("/problems/{name}", self._problem),
+            ],
             exception_handlers={HTTPException: _refused},
         )
 
@@ -90,6 +107,30 @@ class App:
                 query = request.scope["query_string"].decode("latin-1")
                 return f"{origin}{target}{query and f'?{query}'}"
         raise MALFORMED("this service is not known by that Host")
+
+    async def _stream(self, request: Request) -> Response:
+        """A device's notices as they come."""
+        try:
+            asking = await self._asking(request)
+            last = request.headers.get("last-event-id", "0")
+            if not (last.isascii() and last.isdecimal() and len(last) < 19):
+                raise MALFORMED("Last-Event-ID: expected a notice's number")
+            who = await self._on_a_thread(self._desk.device_of, asking)
+            self._streams.expect_room(who.id)
+        except Problem as refusal:
+            return _response(Reply.refusing(refusal))
+        except LedgerError as error:
+            return _response(Reply.refusing(of_ledger(error)))
+        events = self._streams.events(who.id, int(last), self._look)
+        return StreamingResponse(events, headers=HEADERS, media_type="text/event-stream")
+
+    async def _look(self, device: str, last: int) -> list[Row] | None:
+        try:
+            found: list[Row] | None = await self._on_a_thread(self._desk.told, device, last)
+        except LedgerError as error:
+            log.warning("stream", extra={"what": str(error)})
+            return None  # the device comes again
+        return found
 
     async def _problem(self, request: Request) -> Response:
         """What a problem's type leads to."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..ledger import Annex
-from . import device, idempotency, notice, secret
+from . import device, idempotency, inbox, notice, secret
 from .operation import Service
 
-SERVICES: tuple[Service, ...] = (device.SERVICE,)
+SERVICES: tuple[Service, ...] = (device.SERVICE, inbox.SERVICE)
 
 
 def annexes(services: tuple[Service, ...] = SERVICES) -> list[Annex]:

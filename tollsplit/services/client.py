@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import httpx2
 import msgspec
@@ -20,6 +20,18 @@ from .wire import new_id
 
 class UnreachableError(TollsplitError):
     """The service does not answer; what was asked may have been done: ask again under its key."""
+
+
+class Notice(NamedTuple):
+    """What a device was told."""
+
+    number: int
+    kind: str
+    about: str  # JSON
+
+    def read(self, kind: type[Told]) -> Told:
+        """What it is about, as the service says that gives it."""
+        return msgspec.json.decode(self.about, type=kind)
 
 
 class Client:
@@ -109,6 +121,41 @@ class Client:
         request = self.http.build_request("POST", self.origin + path, content=body, headers=headers)
         self.sign(request, body)
         return request
+
+    def notices(self, after: int = 0) -> Iterator[Notice]:
+        """What the device is told after a notice that it has, and whatever it is told from then
+        on; connects again where the connection is lost. Raises Problem where it is refused.
+        """
+        delay_s = 0.1
+        while True:
+            try:
+                for found in self._stream(after):
+                    yield found
+                    after, delay_s = found.number, 0.1
+            except httpx2.TransportError:
+                pass
+            self._wait(min(delay_s, SERVICE_RETRY_S_MAX) * random.uniform(0.5, 1.0))
+            delay_s *= 2
+
+    def _stream(self, after: int) -> Iterator[Notice]:
+        request = self.http.build_request(
+            "GET", f"{self.origin}/notices/stream",
+            headers={"Accept": "text/event-stream", "Last-Event-ID": str(after)},
+        )  # fmt: skip
+        self.sign(request, b"")
+        response = self.http.send(request, stream=True)
+        try:
+            if response.status_code >= 400:
+                response.read()
+                refusal = _refusal(response)
+                assert refusal is not None
+                if refusal.kind.name in _AGAIN:
+                    return
+                raise refusal
+            for event in httpx2.EventSource(response):
+                yield Notice(int(event.id), event.event, event.data)
+        finally:
+            response.close()
 
     def sign(self, request: httpx2.Request, body: bytes) -> None:
         if self.key is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +14,8 @@ import msgspec
 
 from ..errors import LedgerError
 from ..ledger import Ledger
-from . import device, idempotency, signature
+from ..ledger.store import Row
+from . import device, idempotency, notice, signature
 from .books import Books
 from .idempotency import Kept, Key
 from .operation import Call, Moment, Operation, Service, Settings
@@ -66,9 +67,11 @@ class Desk:
 
     def __init__(
         self, books: Books, services: tuple[Service, ...], settings: Settings,
-        clock_ns: Callable[[], int],
+        clock_ns: Callable[[], int], ring: Callable[[Collection[str]], None] = lambda devices: None,
     ) -> None:  # fmt: skip
+        """ring  told of devices that have a new notice, once it is booked"""
         self._books = books
+        self._ring = ring
         self._services = services
         self._settings = settings
         self._clock_ns = clock_ns
@@ -89,7 +92,8 @@ class Desk:
             _admit(operation, who)
             if asked is None:
                 asked = operation.decode(asking.path, asking.query, asking.body)
-            call = Call(_NOWHERE, asked, who, now_ns, self._settings)
+            call = Call(ledger=_NOWHERE, now_ns=now_ns, settings=self._settings, asked=asked,
+                        caller=who)  # fmt: skip
             if not operation.changes:
                 return self._reading(operation, call, signed)
             key = idempotency.key_of(caller, operation.name, asking.key,
@@ -155,6 +159,15 @@ class Desk:
                 raise UNSIGNED("this signature was used before")
             self._read[signed.device, signed.nonce] = signed.expires_at_ns
 
+    def told(self, name: str, last: int) -> list[Row] | None:
+        """Notices of a device after a number; None: there is no such device."""
+
+        def work(ledger: Ledger) -> list[Row] | None:
+            known = device.find(ledger.store, name)
+            return notice.since(ledger.store, name, last) if known else None
+
+        return self._books.read(work)
+
     # --- what is done -------------------------------------------------------------------
 
     def _reading(
@@ -192,6 +205,7 @@ class Desk:
         found = self._books.write(work)
         if not isinstance(found, Kept):
             raise found
+        self._ring(call.told)
         for after in call.after:
             try:
                 after()
@@ -217,16 +231,23 @@ class Desk:
     def sweep(self) -> None:
         """Let happen what has to happen by itself; each service in a transaction of its own."""
         for service in self._services:
-            self._books.write(partial(self._sweep, service))
-        self._books.write(lambda ledger: idempotency.forget(ledger.store, self._clock_ns()))
-        self._books.write(lambda ledger: ledger.expire_holds())
+            if service.sweep is not None or service.machines:
+                self._ring(self._books.write(partial(self._sweep, service)))
+        self._books.write(self._forget)
 
-    def _sweep(self, service: Service, ledger: Ledger) -> None:
-        moment = Moment(ledger, self._clock_ns(), self._settings)
+    def _forget(self, ledger: Ledger) -> None:
+        now_ns = self._clock_ns()
+        idempotency.forget(ledger.store, now_ns)
+        notice.forget(ledger.store, now_ns)
+        ledger.expire_holds()
+
+    def _sweep(self, service: Service, ledger: Ledger) -> set[str]:
+        moment = Moment(ledger=ledger, now_ns=self._clock_ns(), settings=self._settings)
         if service.sweep is not None:
             service.sweep(moment)
         for machine in service.machines:
             machine.expire(ledger.store, moment.now_ns)
+        return moment.told
 
 
 def _admit(operation: Operation[Any, Any], who: device.Device | None) -> None:

@@ -43,30 +43,21 @@ Setting = TypeVar("Setting", bound=msgspec.Struct)
 Settings = Mapping[type[msgspec.Struct], msgspec.Struct]
 
 
-@dataclass(slots=True)
-class Call(Generic[Asked]):
-    """One call of an operation: what a handler has to work with.
+@dataclass(slots=True, kw_only=True)
+class Moment:
+    """What has to be done at one moment, in one transaction, and what it is done with.
 
-    All that it does with `ledger` and `store` is one transaction, undone where it raises.
+    All that is done with `ledger` and `store` is undone where something is raised.
     """
 
     ledger: Ledger
-    asked: Asked
-    caller: Device | None
     now_ns: int  # the server's UTC clock; decides what has expired
     settings: Settings
-    prepared: Any = None  # what the operation's `before` found
-    after: list[Callable[[], None]] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)  # devices that have a new notice
 
     @property
     def store(self) -> Store:
         return self.ledger.store
-
-    @property
-    def device(self) -> Device:
-        """Who calls."""
-        assert self.caller is not None, "an operation for anybody has no device"
-        return self.caller
 
     def setting(self, kind: type[Setting]) -> Setting:
         """What the operator set for a service (see Service.settings)."""
@@ -75,8 +66,25 @@ class Call(Generic[Asked]):
         return found
 
     def notify(self, device: str, kind: str, about: Answer) -> None:
-        """Tell a device, by its id, once this call is booked: it finds it when it next looks."""
+        """Tell a device, by its id, once this is booked: at once, or when it next looks."""
         notice.put(self.store, device, kind, msgspec.json.encode(about).decode(), self.now_ns)
+        self.told.add(device)
+
+
+@dataclass(slots=True, kw_only=True)
+class Call(Moment, Generic[Asked]):
+    """One call of an operation: what a handler has to work with."""
+
+    asked: Asked
+    caller: Device | None
+    prepared: Any = None  # what the operation's `before` found
+    after: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def device(self) -> Device:
+        """Who calls."""
+        assert self.caller is not None, "an operation for anybody has no device"
+        return self.caller
 
     def afterwards(self, work: Callable[[], None]) -> None:
         """Do something outside the ledger once this call is booked. It may be lost in a crash, so
@@ -151,28 +159,6 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise INVALID("expected an object", at="$")
     return found
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What a sweep has to work with, in one transaction."""
-
-    ledger: Ledger
-    now_ns: int
-    settings: Settings
-
-    @property
-    def store(self) -> Store:
-        return self.ledger.store
-
-    def setting(self, kind: type[Setting]) -> Setting:
-        found = self.settings[kind]
-        assert isinstance(found, kind)
-        return found
-
-    def notify(self, device: str, kind: str, about: Answer) -> None:
-        """As Call.notify."""
-        notice.put(self.store, device, kind, msgspec.json.encode(about).decode(), self.now_ns)
 
 
 @dataclass(frozen=True)

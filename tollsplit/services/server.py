@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from .books import Books
 from .catalog import SERVICES, annexes
 from .desk import Desk, log
 from .operation import Service, Settings
+from .stream import Streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,11 @@ class Server:
             self.books.close()
             raise
         settings = {**defaults(options.services), **options.settings}
-        self.desk = Desk(self.books, options.services, settings, options.clock_ns)
-        self.app = App(self.desk, options.services, lambda: self.origins)
-        self._uvicorn = uvicorn.Server(uvicorn.Config(
+        self._streams = Streams()
+        self.desk = Desk(
+            self.books, options.services, settings, options.clock_ns, self._streams.ring)
+        self.app = App(self.desk, self._streams, options.services, lambda: self.origins)
+        self._uvicorn = _Uvicorn(uvicorn.Config(
             self.app.asgi, log_config=None, access_log=False, server_header=False, lifespan="off",
             proxy_headers=False, timeout_graceful_shutdown=10, ws="none",
             ssl_certfile=options.tls_certificate, ssl_keyfile=options.tls_key,
@@ -99,6 +103,7 @@ class Server:
     def stop(self) -> None:
         """Take no more calls and end; may be called from a signal's handler, or another thread."""
         self._over.set()
+        self._streams.close()
         self._uvicorn.should_exit = True
 
     def _sweep(self) -> None:
@@ -109,6 +114,13 @@ class Server:
                 log.warning("sweep", extra={"what": str(error)})
             if self._over.wait(SERVICE_SWEEP_S):
                 return
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals are its caller's."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
 
 
 def _open(options: Options) -> Ledger:
