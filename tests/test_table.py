@@ -55,16 +55,19 @@ def capture(packets: Iterable[tuple[int, int]], subscriber: int = 7) -> bytes:
     )
 
 
-def count(octets: bytes, layer: str = "frame", window_s: int | None = None) -> Tally:
+def count(
+    octets: bytes, layer: str = "frame", window_s: int | None = None, workers: int = 3
+) -> Tally:
     rules = RuleSet(
         "rules", "sha256:0", Meter(window_s=window_s),
         (Pool((Prefix(4, 0x0A000000, 8),)),),
     )  # fmt: skip
     tally = meter([Region(octets)], rules, layer=layer)
     assert tally.identity_holds
-    several = meter([Region(octets)], rules, layer=layer, workers=3)
-    assert several.identity_holds
-    assert list(several.usage) == list(tally.usage)
+    if workers > 1:
+        several = meter([Region(octets)], rules, layer=layer, workers=workers)
+        assert several.identity_holds
+        assert list(several.usage) == list(tally.usage)
     return tally
 
 
@@ -92,9 +95,10 @@ def test_table_counts_times_beyond_its_epoch() -> None:
 
 def test_table_counts_cells_beyond_sixteen_bits() -> None:
     """Windows whose numbers agree in their low 16 bits stay apart."""
-    windows = 70_000
+    windows = 66_000
     times = [START_NS + i * 10**9 for i in range(windows)]
-    tally = count(capture((at, 60) for at in [*times, *times[::7], *reversed(times)]), window_s=1)
+    tally = count(capture((at, 60) for at in [*times, *times[::7], *reversed(times)]), window_s=1,
+                  workers=1)  # fmt: skip
     assert len(tally.usage) == windows
     for i, record in enumerate(tally.usage):
         assert record.first_packet_ns == times[i] == record.last_packet_ns
