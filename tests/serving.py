@@ -81,6 +81,12 @@ class Served:
         """Let happen what happens by itself every few seconds."""
         self.server.desk.sweep()
 
+    def run_errands(self) -> None:
+        """Have done what services do outside the ledger."""
+        for service in self.server.options.services:
+            if service.errand:
+                self.server.desk.run_errand(service)
+
     def notices(self, client: Client) -> list[tuple[str, dict[str, Any]]]:
         """Kind and content of all that a device was told."""
         import json

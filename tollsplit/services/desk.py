@@ -7,18 +7,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import msgspec
 
-from ..errors import LedgerError
+from ..errors import LedgerError, TollsplitError
 from ..ledger import Ledger
 from ..ledger.store import Row
 from . import device, idempotency, notice, signature
 from .books import Books
 from .idempotency import Kept, Key
-from .operation import Call, Moment, Operation, Service, Settings
+from .operation import Call, Errand, Moment, Operation, Service, Settings
 from .problem import (
     FORBIDDEN,
     INTERNAL,
@@ -75,6 +75,10 @@ class Desk:
         self._services = services
         self._settings = settings
         self._clock_ns = clock_ns
+        # Set when an errand of the service may have something to do.
+        self.due = {service.name: Event() for service in services if service.errand}
+        self._due_by = {operation.name: self.due[service.name] for service in services
+                        if service.errand for operation in service.operations}  # fmt: skip
         self._lock = Lock()
         self._under_way: set[tuple[str, str, str]] = set()
         self._read: dict[tuple[str, str], int] = {}  # signatures of reads → until when
@@ -206,6 +210,8 @@ class Desk:
         if not isinstance(found, Kept):
             raise found
         self._ring(call.told)
+        if operation.name in self._due_by:
+            self._due_by[operation.name].set()
         for after in call.after:
             try:
                 after()
@@ -248,6 +254,16 @@ class Desk:
         for machine in service.machines:
             machine.expire(ledger.store, moment.now_ns)
         return moment.told
+
+    def run_errand(self, service: Service) -> None:
+        """Do what a service has to do outside the ledger; what fails is in the log, and due."""
+        assert service.errand is not None
+        try:
+            service.errand(Errand(self._books, self._clock_ns, self._settings, self._ring))
+        except TollsplitError as error:
+            log.warning("errand", extra={"service": service.name, "what": str(error)})
+        except Exception:
+            log.exception("errand", extra={"service": service.name})
 
 
 def _admit(operation: Operation[Any, Any], who: device.Device | None) -> None:

@@ -35,10 +35,12 @@ from .wire import Answer, Request
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
+    from .books import Books
     from .device import Device
 
 Asked = TypeVar("Asked", bound=Request)
 Told = TypeVar("Told", bound=Answer)
+Item = TypeVar("Item")
 Setting = TypeVar("Setting", bound=msgspec.Struct)
 Settings = Mapping[type[msgspec.Struct], msgspec.Struct]
 
@@ -162,6 +164,36 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Errand:
+    """What an errand has to work with. Each read and each write is a transaction of its own."""
+
+    books: Books
+    clock_ns: Callable[[], int]
+    settings: Settings
+    ring: Callable[[set[str]], None]  # told of devices that have a new notice
+
+    def setting(self, kind: type[Setting]) -> Setting:
+        return self._moment(_NOWHERE).setting(kind)
+
+    def read(self, work: Callable[[Moment], Item]) -> Item:
+        return self.books.read(lambda ledger: work(self._moment(ledger)))
+
+    def write(self, work: Callable[[Moment], Item]) -> Item:
+        moments: list[Moment] = []
+
+        def book(ledger: Ledger) -> Item:
+            moments.append(self._moment(ledger))
+            return work(moments[-1])
+
+        found = self.books.write(book)
+        self.ring(moments[-1].told)
+        return found
+
+    def _moment(self, ledger: Ledger) -> Moment:
+        return Moment(ledger=ledger, now_ns=self.clock_ns(), settings=self.settings)
+
+
+@dataclass(frozen=True)
 class Service:
     """All that one service is."""
 
@@ -172,7 +204,15 @@ class Service:
     # Called every few seconds and after a start: whatever has to happen by itself. It comes before
     # its machines' waits are expired, so it may resolve what belongs to them.
     sweep: Callable[[Moment], None] | None = None
+    # What is done outside the ledger, in files or with other programs: on a thread of its own,
+    # after a start, after each call that changed something, and every few seconds. It finds in the
+    # tables what is to be done, and writes there what was. May raise TollsplitError: it is tried
+    # again.
+    errand: Callable[[Errand], None] | None = None
     # What the operator may set for it in a file: the table [name], every field with a default.
     settings: type[msgspec.Struct] | None = None
     # Pages for people, which are no operations.
     pages: tuple[BaseRoute, ...] = ()
+
+
+_NOWHERE: Any = None  # settings need no ledger

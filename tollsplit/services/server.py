@@ -41,7 +41,7 @@ class Options:
     settings: Settings = field(default_factory=dict)
     services: tuple[Service, ...] = SERVICES
     clock_ns: Callable[[], int] = time.time_ns
-    sweeps: bool = True  # False: whoever made it calls `sweep`
+    sweeps: bool = True  # False: whoever made it sweeps and runs errands
 
 
 class Server:
@@ -88,15 +88,21 @@ class Server:
 
     def run(self) -> None:
         """Serve until stopped, then finish what was begun."""
-        sweeper = Thread(target=self._sweep, name="sweeper", daemon=True)
-        if self.options.sweeps:
-            sweeper.start()
+        others = [Thread(target=self._sweep, name="sweeper", daemon=True)]
+        others += [Thread(target=self._run_errands, args=(service,), name=service.name, daemon=True)
+                   for service in self.options.services if service.errand]
+        if not self.options.sweeps:
+            others = []
+        for thread in others:
+            thread.start()
         try:
             self._uvicorn.run([self._socket])
         finally:
             self._over.set()
-            if self.options.sweeps:
-                sweeper.join()
+            for due in self.desk.due.values():
+                due.set()
+            for thread in others:
+                thread.join()
             self._socket.close()
             self.books.close()
 
@@ -105,6 +111,13 @@ class Server:
         self._over.set()
         self._streams.close()
         self._uvicorn.should_exit = True
+
+    def _run_errands(self, service: Service) -> None:
+        due = self.desk.due[service.name]
+        while not self._over.is_set():
+            due.clear()
+            self.desk.run_errand(service)
+            due.wait(SERVICE_SWEEP_S)
 
     def _sweep(self) -> None:
         while True:
