@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "rules": WORDS | {"cext"},
     "engine": WORDS | {"cext", "rules"},  # any source will do, so not capture
     "ledger": WORDS,  # money knows no packets
-    "services": WORDS | {"ledger", "rules"},
+    "services": WORDS | {"__init__", "ledger", "rules"},
     "snapshot": WORDS,
     "reconcile": WORDS | {"ledger", "rules"},
     "export": WORDS | {"ledger", "report"},

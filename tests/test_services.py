@@ -81,7 +81,7 @@ def look(call: Call[Look]) -> Gift:
 
 TERMINALS = only("terminal")
 GIVE = Operation(
-    "gift.give", "POST", "/gifts", "Give", Give, Gift, give, TERMINALS, (OVERDRAFT,), 201,
+    "gift.give", "POST", "/gifts", "Give", Give, Gift, give, TERMINALS, (OVERDRAFT, NOT_FOUND), 201,
 )  # fmt: skip
 TAKE = Operation(
     "gift.take", "POST", "/gifts/{gift}/taking", "Take", Take, Gift, take, TERMINALS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..ledger.store import Row
 from ..limits import SERVICE_BODY_OCTETS_MAX, SERVICE_THREADS
 from . import problem
 from .desk import Asking, Desk, Reply, log
+from .openapi import document
 from .operation import Operation, Service
 from .problem import (
     MALFORMED,
@@ -56,6 +58,7 @@ class App:
             kind.name: kind for service in services for operation in service.operations
             for kind in operation.all_refusals
         }  # fmt: skip
+        self._description = json.dumps(document(services)).encode()
         routes = [
             Route(operation.path, self._endpoint(operation), methods=[operation.method])
             for service in services for operation in service.operations
@@ -64,7 +67,7 @@ class App:
         self.asgi = Starlette(
             routes=[
                 *routes, *pages, Route("/notices/stream", self._stream),
-                Route("/problems/{name}", self._problem),
+                Route("/problems/{name}", self._problem), Route("/openapi.json", self._described),
             ],
             exception_handlers={HTTPException: _refused},
         )
@@ -131,6 +134,9 @@ class App:
             log.warning("stream", extra={"what": str(error)})
             return None  # the device comes again
         return found
+
+    async def _described(self, request: Request) -> Response:
+        return Response(self._description, headers=HEADERS, media_type="application/json")
 
     async def _problem(self, request: Request) -> Response:
         """What a problem's type leads to."""

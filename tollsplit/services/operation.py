@@ -153,9 +153,18 @@ class Operation(Generic[Asked, Told]):
             raise INVALID(str(error), at=place) from error
 
 
+def _number(text: str) -> int | float:
+    """JSON knows one kind of number: 5.0 is a whole one."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+_JSON = msgspec.json.Decoder(float_hook=_number)
+
+
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        found = msgspec.json.decode(body or b"{}")
+        found = _JSON.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MALFORMED(f"expected JSON: {error}") from error
     if not isinstance(found, dict):
