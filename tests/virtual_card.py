@@ -44,6 +44,14 @@ def pan(number: str = NUMBER) -> bytes:
     return tlv(0x5A, digits(number))
 
 
+def number_of(index: int) -> str:
+    """A card number of its own for each index, with its check digit (Luhn)."""
+    body = f"622202{index:09}"
+    doubled = [int(digit) * 2 for digit in body[::-2]]
+    total = sum(d // 10 + d % 10 for d in doubled) + sum(map(int, body[-2::-2]))
+    return f"{body}{-total % 10}"
+
+
 def track_2(number: str = NUMBER) -> bytes:
     return tlv(0x57, digits(f"{number}D31122010000012345678"))
 

@@ -203,3 +203,7 @@ SERVICE_STREAMS_MAX = 1_000
 NETWORK_CALL_S = 10.0
 # A modem registers and gets its address in some seconds, seldom in half a minute.
 NETWORK_SWITCH_S = 45.0
+
+# --- transfers by smart card -------------------------------------------------------------
+# How long each prompt of a transfer waits for a person.
+TRANSFER_WAIT_S = 120

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ..ledger import Annex
-from . import device, idempotency, inbox, notice, secret
+from . import card_register, device, idempotency, inbox, notice, secret, transfer
 from .operation import Service
 
-SERVICES: tuple[Service, ...] = (device.SERVICE, inbox.SERVICE)
+SERVICES: tuple[Service, ...] = (
+    device.SERVICE, inbox.SERVICE, card_register.SERVICE, transfer.SERVICE,
+)
 
 
 def annexes(services: tuple[Service, ...] = SERVICES) -> list[Annex]:
