@@ -34,6 +34,7 @@ class Commands(click.Group):
         "rules": "rules:rules",
         "serve": "serve:serve",
         "statement": "statement:statement",
+        "transfer": "transfer:transfer",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
