@@ -95,7 +95,7 @@ def test_ledger_of_a_newer_schema_is_refused(path: Path) -> None:
     open_ledger(f"sqlite:///{path}").close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(LedgerError, match="schema version 99, this one knows 4; upgrade"):
+    with pytest.raises(LedgerError, match="schema version 99, this one knows 5; upgrade"):
         open_ledger(f"sqlite:///{path}")
 
 

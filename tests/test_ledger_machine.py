@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -110,6 +111,7 @@ class Machine(RuleBasedStateMachine):
 
     def both(self, real: Callable[[], object], model: Callable[[], object]) -> tuple[object, ...]:
         """What the ledger and the model answer; they refuse with the same error."""
+        self.sweep()
         try:
             expected = model()
         except LedgerError as error:
@@ -286,20 +288,30 @@ class Machine(RuleBasedStateMachine):
     def step_the_clock(self, seconds: int) -> None:
         self.now_ns += seconds * SECOND_NS
 
-    @rule()
-    def expire(self) -> None:
-        over = [a for a in self.model.holds.values()
+    def over(self) -> list[Aside]:
+        return [a for a in self.model.holds.values()
                 if a.state == "held" and a.expires_ns <= self.now_ns]  # fmt: skip
+
+    def sweep(self) -> int:
+        """Whoever writes releases what is over."""
+        over = self.over()
         for aside in over:
             self.release(aside, "expired")
-        assert self.ledger.expire_holds() == len(over)
+        return len(over)
+
+    @rule()
+    def expire(self) -> None:
+        assert self.ledger.expire_holds() == self.sweep()
 
     # --- what always holds --------------------------------------------------------------
 
     @invariant()
     def balances_are_the_model_s(self) -> None:
+        over: dict[str, int] = defaultdict(int)  # is held by nobody, whoever has swept or not
+        for aside in self.over():
+            over[aside.asked.account] += aside.asked.amount
         assert self.ledger.balances() == [
-            Balance(name, "settlement", MONEY, a.balance, a.held, a.floor, a.state)
+            Balance(name, "settlement", MONEY, a.balance, a.held - over[name], a.floor, a.state)
             for name, a in sorted(self.model.accounts.items())
         ]
 

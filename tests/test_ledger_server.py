@@ -87,7 +87,7 @@ def test_server_schema_that_is_not_ours_is_left_alone(database: PostgresDatabase
 def test_server_with_a_newer_schema_is_refused(database: PostgresDatabase) -> None:
     open_ledger(database.url).close()
     database.rows("UPDATE ledger SET version = 99")
-    with pytest.raises(LedgerError, match="schema version 99, this one knows 4; upgrade"):
+    with pytest.raises(LedgerError, match="schema version 99, this one knows 5; upgrade"):
         open_ledger(database.url)
 
 

@@ -110,6 +110,9 @@ LEDGER_WAIT_S = 60
 LEDGER_CACHE_OCTETS = 8 * 1024 * 1024
 # SQLite's log is written back into the file beyond this: seldom, yet read quickly after a crash.
 LEDGER_LOG_OCTETS = 32 * 1024 * 1024
+# How long what an open batch used is held, should nobody book it: it is owed, so a machine that is
+# back within the hour finds the balance as it was.
+RESERVE_LIFETIME_S = 3600
 # Findings that verify names before it only counts; a lost table would name a million.
 VERIFY_FINDINGS_MAX = 100
 

@@ -71,7 +71,9 @@ class UsageRecord:
         return self.uplink_octets + self.downlink_octets
 
 
-EventKind = Literal["threshold", "quota_end", "budget_end", "clock_step", "lost"]
+EventKind = Literal[
+    "threshold", "quota_end", "budget_end", "balance_end", "clock_step", "lost"
+]
 # These come once in a period, whenever they are noticed; the others each time they happen.
 ONCE_PER_PERIOD: frozenset[EventKind] = frozenset({"threshold", "quota_end", "budget_end"})
 
@@ -94,6 +96,7 @@ class Event:
     period_start_ns: int | None = None  # of the quota's, budget's or threshold's period
     octets: int | None = None  # that the sponsor has paid for; of `lost`, the packets
     threshold_octets: int | None = None
+    unit: str | None = None  # of the account whose balance came to its end
 
     @property
     def identity(self) -> tuple[str | int | None, ...]:
@@ -102,6 +105,7 @@ class Event:
             self.kind, self.source, self.epoch, self.subscriber, self.account, self.rule,
             self.sponsor, self.period_start_ns, self.threshold_octets,
             None if self.kind in ONCE_PER_PERIOD else self.at_ns,
+            *(() if self.unit is None else (self.unit,)),
         )  # fmt: skip
 
 

@@ -37,6 +37,14 @@ class Account:
             return 0
         return None if self.floor is None else max(0, self.balance - self.held - self.floor)
 
+    @property
+    def ends(self) -> bool:
+        """Whether what is added leaves nothing to take from it, of which there was something."""
+        if self.floor is None:
+            return False
+        left = self.balance - self.held - self.floor
+        return left > 0 and left + self.gained - self.set_aside <= 0
+
     def change(self, gained: int, set_aside: int) -> None:
         """Gain (or lose) an amount and set one aside (or release it). Raises StateError,
         OverdraftError.
@@ -76,12 +84,20 @@ def lock(store: Store, names: Iterable[Key]) -> dict[Key, Account]:
     return known
 
 
-def apply(store: Store, accounts: Iterable[Account]) -> None:
-    """Write down what was added to locked accounts; their floors are held by the update itself."""
+def apply(store: Store, accounts: Iterable[Account]) -> list[Key]:
+    """Write down what was added to locked accounts; their floors are held by the update itself.
+    Returns those whose balance came to its end by it.
+    """
     changed = [a for a in accounts if a.gained or a.set_aside]
     rows = sorted((a.number, a.gained, a.set_aside) for a in changed)
     if store.write(_APPLY, rows) != len(rows):
         raise OverdraftError(f"{store.url}: an account is closed or would be below its floor")
+    return [(a.name, a.unit) for a in changed if a.ends]
+
+
+def bounded(store: Store) -> set[Key]:
+    """Open accounts that have a floor."""
+    return set(store.rows(_BOUNDED))
 
 
 def open_account(store: Store, name: str, unit: str, kind: AccountKind, floor: int | None) -> None:
@@ -102,6 +118,7 @@ def open_account(store: Store, name: str, unit: str, kind: AccountKind, floor: i
 
 
 def balance(store: Store, name: str, unit: str) -> Balance:
+    """An account as it is written down: what is held may be over."""
     for row in store.rows(_BALANCE, name, unit):
         return Balance(*row)
     raise MissingError(f'{store.url}: no account "{name}" ({unit})')
@@ -149,6 +166,7 @@ _APPLY = """
     UPDATE accounts SET balance = balance + ?2, held = held + ?3
     WHERE id = ?1 AND state = 'open'
         AND (floor IS NULL OR balance + ?2 - held - ?3 >= floor)"""
+_BOUNDED = "SELECT name, unit FROM accounts WHERE floor IS NOT NULL AND state = 'open'"
 _OPEN = """
     INSERT INTO accounts (name, unit, kind, floor) VALUES (?, ?, ?, ?)
     ON CONFLICT (name, unit) DO NOTHING"""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 
 from ..errors import LedgerError
+from ..limits import RESERVE_LIFETIME_S
 from ..model import Charge, Event, Posting, UsageRecord
 from . import account as accounts
-from . import event, hold, proof, transfer
+from . import event, hold, proof, reserve, transfer
 from . import period as periods
-from .account import AccountKind
+from .account import AccountKind, Key
 from .annex import Annex
 from .booking import Booking, booked
 from .chain import Chain
@@ -75,8 +77,11 @@ class Ledger:
         self._store.define(annexes)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """A transaction; what is written in it is chained when the outermost one ends."""
+    def _writing(self, *, sweeps: bool = True) -> Iterator[None]:
+        """A transaction; what is written in it is chained when the outermost one ends.
+
+        sweeps  holds whose time is over are released before it, so that they stand in nobody's way
+        """
         if self._is_writing:
             mark = self._chain.mark()
             try:
@@ -86,6 +91,10 @@ class Ledger:
                 self._chain.undo(mark)
                 raise
             return
+        if sweeps and hold.any_over(self._store, self._clock_ns()):
+            # Apart from what follows, which may lock other accounts, in their order.
+            with self._writing(sweeps=False):
+                hold.expire(self._store, self._chain, self._clock_ns())
         with self._store.writing():
             self._is_writing = True
             try:
@@ -155,7 +164,7 @@ class Ledger:
         with self._writing():
             self._store.serialise()
             known = booked(self._store, run)
-            booking = Booking(self._store, run)
+            booking = Booking(self._store, self._chain, run)
             if known is None:
                 self._expect_new_captures(run)
                 self._earlier.expect_same()
@@ -169,6 +178,32 @@ class Ledger:
                 self._expect_same(run, receipt, fingerprint == booking.fingerprint.digest())
         self._earlier.forget()
         return receipt
+
+    def bounded(self) -> set[Key]:
+        """Open accounts that have a floor: name and unit. For their sake `reserve` is there."""
+        with self._store.reading():
+            return accounts.bounded(self._store)
+
+    def reserve(
+        self, run: Run, used: Mapping[Key, int], lifetime_s: int = RESERVE_LIFETIME_S
+    ) -> tuple[Event, ...]:
+        """Hold what a batch that is still open has used so far; what was held for it before is
+        released, so each account has one such hold. Booking the batch releases it.
+
+        used        what the batch would be posted with: octets or micro-units of each account
+        lifetime_s  after that it expires, should the batch never be booked
+
+        No more is held than there is, and nothing where an account has no floor or the batch is
+        booked. Small changes are left for later. Returns whose balance came to its end by it.
+        """
+        with self._writing():
+            self._store.serialise()
+            self._earlier.forget()  # nothing is posted on what was asked for this
+            if booked(self._store, run) is not None:
+                return ()
+            return reserve.place(
+                self._store, self._chain, run, used, lifetime_s, self._clock_ns()
+            )
 
     def _expect_new_captures(self, run: Run) -> None:
         """The same capture in two runs would be billed twice."""
@@ -275,6 +310,7 @@ class Ledger:
 
         Raises as `transfer`.
         """
+        reserve.expect_other(asked.key)
         with self._writing():
             return hold.place(self._store, self._chain, asked, self._clock_ns())
 
@@ -289,6 +325,7 @@ class Ledger:
         The same again changes nothing. Raises StateError where the hold was voided or has expired,
         and as `transfer`.
         """
+        reserve.expect_other(key)
         with self._writing():
             return hold.capture(
                 self._store, self._chain, key, tuple(postings), kind, description, provenance,
@@ -297,16 +334,18 @@ class Ledger:
 
     def void(self, key: str) -> Held:
         """Release a hold, unless it was captured: StateError."""
+        reserve.expect_other(key)
         with self._writing():
             return hold.void(self._store, self._chain, key, self._clock_ns())
 
     def expire_holds(self) -> int:
-        """Release holds whose time is over; says how many. What has expired is never captured,
-        whether this was called or not.
+        """Release holds whose time is over; says how many. Whoever writes does so first, some
+        thousands at a time, and what is over is never captured nor shown as held: this is for who
+        wants to be through with it.
         """
         expired = 0
         while True:
-            with self._writing():
+            with self._writing(sweeps=False):
                 count = hold.expire(self._store, self._chain, self._clock_ns())
             expired += count
             if not count:
@@ -317,12 +356,15 @@ class Ledger:
     def balances(self) -> list[Balance]:
         """Every account with what it holds, by name and unit."""
         with self._store.reading():
-            return [Balance(*row) for row in self._store.rows(_BALANCES)]
+            over = hold.over(self._store, self._clock_ns())
+            found = [Balance(*row) for row in self._store.rows(_BALANCES)]
+        return [_without(over, one) for one in found] if over else found
 
     def balance(self, account: str, unit: str) -> Balance:
         """Raises MissingError."""
         with self._store.reading():
-            return accounts.balance(self._store, account, unit)
+            over = hold.over(self._store, self._clock_ns())
+            return _without(over, accounts.balance(self._store, account, unit))
 
     def held(self, key: str) -> Held:
         """What became of a hold. Raises MissingError."""
@@ -402,6 +444,11 @@ class Ledger:
         """
         with self._store.reading():
             return verify(self._store, kept, public_key, annexes)
+
+
+def _without(over: Mapping[Key, int], balance: Balance) -> Balance:
+    """The balance without holds whose time is over."""
+    return replace(balance, held=balance.held - over.get((balance.account, balance.unit), 0))
 
 
 _CAPTURE_BOOKED = """

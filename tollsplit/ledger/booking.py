@@ -13,9 +13,9 @@ from typing import TypeVar
 from ..errors import IdentityError, LedgerError, OverdraftError
 from ..limits import LEDGER_BATCH_RECORDS
 from ..model import Charge, UsageRecord
-from . import account
+from . import account, event, reserve
 from .account import Account, Key
-from .chain import POSTINGS, booked_digest, transaction_content
+from .chain import POSTINGS, Chain, booked_digest, transaction_content
 from .store import (
     OCTET,
     REVENUE,
@@ -27,6 +27,7 @@ from .store import (
     Row,
     Run,
     Store,
+    among,
     instant_at,
     instant_ns,
     is_own,
@@ -40,11 +41,12 @@ _Item = TypeVar("_Item")
 class Booking:
     """One run on its way into the book."""
 
-    def __init__(self, store: Store, run: Run) -> None:
+    def __init__(self, store: Store, chain: Chain, run: Run) -> None:
         self.fingerprint = Fingerprint(run)
         self.opened: list[int] = []  # accounts that the run may have made
         self.content = ""  # what its transaction's link covers
         self._store = store
+        self._chain = chain
         self._run = run
         # Without gaps, in the order of booking: what came before a run is told by its number.
         ((self._number,),) = store.rows("SELECT coalesce(max(id), 0) + 1 FROM runs")
@@ -60,6 +62,7 @@ class Booking:
         self._postings: list[Row] = []
         self._carried: list[Row] = []
         self._missing: list[Row] = []
+        self._ended: list[Key] = []  # whose balance is at its end
         self._ns = cache(instant_ns)  # windows and days are few
 
     def read(self, records: Iterable[UsageRecord], charges: Iterable[Charge]) -> None:
@@ -76,11 +79,13 @@ class Booking:
             self._write_usage(*self._usage(usage))
         for money in _batches(charges):
             self._write_money(*self._money(money))
-        self._settle()
+        self._settle(now_ns)
         self._write_run(now_ns)
+        noticed = self._run.source, self._run.epoch
         return Receipt(
-            True, self._number, self._transaction, instant_at(now_ns), self._records, self._charges
-        )
+            True, self._number, self._transaction, instant_at(now_ns), self._records, self._charges,
+            event.record_ends(self._store, self._chain, self._ended, noticed, now_ns),
+        )  # fmt: skip
 
     # --- nouns to rows ------------------------------------------------------------------
 
@@ -232,7 +237,7 @@ class Booking:
                 (number, *tax[:2], accounts[tax[2], units[tax[0]]], *tax[3:]) for tax in taxes
             ))  # fmt: skip
 
-    def _settle(self) -> None:
+    def _settle(self, now_ns: int) -> None:
         """Post what was booked: payers by the rows, the operator by what was counted on the way."""
         store, transaction = self._store, self._transaction
         owed: dict[Key, int] = {}
@@ -245,7 +250,7 @@ class Booking:
                 whole = self._carry((name, unit), its)
                 owed[its] = -whole
             owed[name, unit] = total + whole
-        for unit, amount in self._uncollected().items():
+        for unit, amount in self._uncollected(now_ns).items():
             self._open(_ACCOUNT, [(UNCOLLECTED, unit)], "operator")
             owed[UNCOLLECTED, unit] = -amount
         store.write(_PAYERS, [(transaction, self._number)])
@@ -264,30 +269,52 @@ class Booking:
         if store.write(_APPLY, [(transaction,)]) != len(self._postings):
             raise OverdraftError(f"{store.url}: an account is closed or would be below its floor")
 
-    def _uncollected(self) -> dict[str, int]:
+    def _uncollected(self, now_ns: int) -> dict[str, int]:
         """Note what payers owe and cannot pay: beyond a floor, or of a closed account. By unit.
 
         Usage has been used, so it is booked, whoever cannot pay for it; and a floor is a floor.
-        Accounts are locked from here on, in the order of their names, as everywhere.
         """
         store = self._store
-        if store.locking("a"):  # elsewhere who writes has all of it
-            known = account.numbers(store, [(UNCOLLECTED, unit) for _, unit in self._gains])
-            account.lock(store, [*self._accounts, *known])
-        bounded = {row[0]: Account(*row) for row in store.rows(_BOUNDED, self._number)}
+        reserved = self._released(now_ns)
+        bounded = self._bounded()
         rows: list[Row] = []
         sums: dict[str, int] = defaultdict(int)
         for number, due in store.rows(_DUE, self._number) if bounded else ():
             if (its := bounded.get(number)) is None:
                 continue
-            missing = due - (its.available or 0)
+            left = its.available or 0
+            missing = due - left
             # What is given back goes to an open account, and not to a closed one.
             if missing > 0 or (missing and its.state != "open"):
                 rows.append((self._number, number, missing))
                 sums[its.unit] += missing
                 self._missing.append((its.name, its.unit, missing))
+            # Where all that was left was reserved, it was told when it was.
+            if missing >= 0 and left > reserved.get((its.name, its.unit), 0):
+                self._ended.append((its.name, its.unit))
         store.copy("uncollected", "run_id, account_id, amount", rows)
         return sums
+
+    def _released(self, now_ns: int) -> dict[Key, int]:
+        """Release what was reserved for this run while it was open, by account.
+
+        Accounts are locked from here on, in the order of their names, as everywhere.
+        """
+        store = self._store
+        held = reserve.of_run(store, self._run)
+        if store.locking("a"):  # elsewhere who writes has all of it
+            known = account.numbers(store, [(UNCOLLECTED, unit) for _, unit in self._gains])
+            account.lock(store, [*self._accounts, *known, *(one.name for one in held)])
+        if held:
+            reserve.release(store, self._chain, held, now_ns)
+        return {one.name: one.amount for one in held}
+
+    def _bounded(self) -> dict[int, Account]:
+        """Those of the run's accounts that may refuse."""
+        store = self._store
+        if not list(store.rows(_ANY_BOUNDED)):  # mostly there is none in all the ledger
+            return {}
+        return {row[0]: Account(*row) for row in among(store, _BOUNDED, self._accounts.values())}
 
     def _carry(self, gains: Key, remainder: Key) -> int:
         """Whole micro-units that the remainders of this run and earlier ones make up."""
@@ -385,10 +412,10 @@ _DUES = """
         JOIN charges c ON c.run_id = x.run_id AND c.ordinal = x.ordinal WHERE x.run_id = ?{run}"""
 _DUE = f"""
     SELECT account_id, sum(amount) FROM ({_DUES.format(run=1)}) x GROUP BY account_id"""
-_BOUNDED = f"""
-    SELECT a.id, a.name, a.unit, a.state, a.balance, a.held, a.floor FROM accounts a
-    WHERE (a.floor IS NOT NULL OR a.state <> 'open')
-        AND a.id IN (SELECT account_id FROM ({_DUES.format(run=1)}) x)"""
+_ANY_BOUNDED = "SELECT 1 FROM accounts WHERE floor IS NOT NULL OR state <> 'open' LIMIT 1"
+_BOUNDED = """
+    SELECT id, name, unit, state, balance, held, floor FROM accounts
+    WHERE id IN ({}) AND (floor IS NOT NULL OR state <> 'open')"""
 _PAYERS = f"""
     INSERT INTO postings (transaction_id, account_id, amount)
     SELECT ?1, account_id, -sum(amount) FROM ({_DUES.format(run=2)}

@@ -94,7 +94,7 @@ class Chain:
         ]  # fmt: skip
         due += self._due
         due += [
-            ("event", number, self._events[identity], compact((identity, *row)))
+            ("event", number, self._events[identity], event_content((identity, *row)))
             for number, identity, *row in among(store, _NEW_EVENTS, sorted(self._events))
         ]
         append(store, due)
@@ -182,7 +182,7 @@ def _found(store: Store, now_ns: int) -> Iterator[Due]:
     for number, *resolution in store.rows(_RESOLVED):
         yield "resolution", number, resolution[-1], compact(resolution)
     for number, at_ns, *row in store.rows(_EVENTS):
-        yield "event", number, at_ns, compact(row)
+        yield "event", number, at_ns, event_content(row)
 
 
 # --- what rows say ----------------------------------------------------------------------
@@ -197,6 +197,11 @@ def transaction_content(
     """
     made = "null" if booked is None else f'"{booked}"'
     return f"[{quoted(key)},{quoted(fingerprint)},{created_at_ns},{made}]"
+
+
+def event_content(row: Sequence[object]) -> str:
+    """An event's identity and fields; the unit, which came last, only where there is one."""
+    return compact(row if row[-1] is not None else row[:-1])
 
 
 def _transaction(
@@ -297,9 +302,10 @@ def _content(store: Store, link: Link, columns: Row) -> str | None:
     if link.kind == "transaction" and transaction[0] is not None:
         kind, key, fingerprint, created_at_ns = transaction
         return _transaction(store, link.subject, kind, key, fingerprint, created_at_ns)
+    if link.kind == "event" and event[0] is not None:
+        return event_content(event)
     found: Row | None = {
-        "hold": hold, "resolution": resolution, "event": event,
-        "period": period,
+        "hold": hold, "resolution": resolution, "period": period,
     }.get(link.kind)  # fmt: skip
     return None if found is None or found[0] is None else compact(found)
 

@@ -7,20 +7,39 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, fields
 
 from ..model import Event
+from .account import Key
 from .chain import Chain
 from .store import Store
+
+# Who noticed what no run did, as a source and an epoch.
+LEDGER = "ledger", ""
 
 _COLUMNS = ", ".join(field.name for field in fields(Event))
 
 
 def record(store: Store, chain: Chain, events: Iterable[Event], now_ns: int) -> int:
     """Keep those that are new; says how many."""
-    ((before,),) = store.rows(_COUNT)
     rows = [(_text(event), *astuple(event)) for event in events]
-    store.write(_EVENT, rows)
+    new = store.write(_EVENT, rows)
     chain.events((row[0] for row in rows), now_ns)
-    ((after,),) = store.rows(_COUNT)
-    return int(after) - int(before)
+    return new
+
+
+def record_ends(
+    store: Store, chain: Chain, ended: Iterable[Key], noticed: tuple[str, str], now_ns: int
+) -> tuple[Event, ...]:
+    """Keep that balances have come to their end.
+
+    ended     accounts that something could be taken from before the transaction, and nothing after
+    noticed   source and epoch of the run that did it, or LEDGER
+    """
+    events = tuple(
+        Event("balance_end", now_ns, *noticed, account=name, unit=unit)
+        for name, unit in sorted(ended)
+    )
+    if events:
+        record(store, chain, events, now_ns)
+    return events
 
 
 def read(store: Store) -> Iterator[Event]:
@@ -40,7 +59,6 @@ def _text(event: Event) -> str:
     return json.dumps(event.identity, ensure_ascii=False)
 
 
-_COUNT = "SELECT count(*) FROM events"
 _EVENT = f"""
     INSERT INTO events (identity, {_COLUMNS}) VALUES (?, {", ".join("?" for _ in fields(Event))})
     ON CONFLICT (identity) DO NOTHING"""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
 from ..errors import IdempotencyError, LedgerError, MissingError, OverdraftError, StateError
 from ..limits import LEDGER_BATCH_RECORDS
 from ..model import Posting
-from . import account, transfer
+from . import account, event, transfer
 from .chain import Chain
 from .store import Row, Store, compact, digest_of, instant_at
 from .transfer import NO_PROVENANCE, Entry, Provenance, Transfer
@@ -79,7 +79,8 @@ def place(store: Store, chain: Chain, hold: Hold, now_ns: int) -> Held:
     )])  # fmt: skip
     ((number, noted, at),) = store.rows(_FINGERPRINT, hold.key)
     if new:
-        _set_aside(store, hold, where)
+        ended = _set_aside(store, hold, where)
+        event.record_ends(store, chain, [name] if ended else [], event.LEDGER, now_ns)
         chain.add("hold", number, now_ns, compact((hold.key, fingerprint, now_ns, expires_ns)))
     elif noted != fingerprint:
         raise IdempotencyError(
@@ -88,9 +89,10 @@ def place(store: Store, chain: Chain, hold: Hold, now_ns: int) -> Held:
     return read(store, hold.key)
 
 
-def _set_aside(store: Store, hold: Hold, where: str) -> None:
-    if store.write(_SET_ASIDE, [(hold.amount, hold.account, hold.unit)]):
-        return
+def _set_aside(store: Store, hold: Hold, where: str) -> bool:
+    """Returns whether nothing is left after it."""
+    for (left,) in list(store.rows(_SET_ASIDE, hold.amount, hold.account, hold.unit)):
+        return left is not None and left <= 0
     found = account.balance(store, hold.account, hold.unit)
     if found.state != "open":
         raise StateError(f'{where}: account "{hold.account}" ({hold.unit}): it is closed')
@@ -105,7 +107,7 @@ def capture(
     description: str, provenance: Provenance, now_ns: int,
 ) -> Held:  # fmt: skip
     """Post what a hold was for and release all of it. See Ledger.capture."""
-    hold = read(store, key, store.locking("h"))
+    number, hold = _found(store, key, store.locking("h"))
     where = f'{store.url}: hold "{key}"'
     name = hold.account, hold.unit
     amount = -sum(p.amount for p in postings if (p.account, p.unit) == name)
@@ -118,46 +120,66 @@ def capture(
         Transfer(key, kind, tuple(postings), description, provenance),
         _key_of(key), released={name: hold.amount},
     )  # fmt: skip
-    if hold.state in ("voided", "expired"):
-        raise StateError(f"{where}: it was {hold.state} already; nothing was captured")
+    if hold.state == "voided":
+        raise StateError(f"{where}: it was voided already; nothing was captured")
+    expired = f"{where}: it expired at {hold.expires_at:%Y-%m-%dT%H:%M:%SZ}; nothing was captured"
+    if hold.state == "expired":
+        raise StateError(expired)
     # A hold that was captured is told, or refused where something else was.
     [posted] = transfer.book(store, chain, [wanted], now_ns)
-    if posted.booked:
-        if not store.write(_CAPTURED, [(amount, posted.transaction, now_ns, key, now_ns)]):
-            raise StateError(f"{where}: it expired at {hold.expires_at:%Y-%m-%dT%H:%M:%SZ}")
-        resolution = ("captured", amount, posted.transaction, now_ns)
-        chain.add("resolution", _number(store, key), now_ns, compact(resolution))
-    return read(store, key)
+    if not posted.booked:
+        return hold
+    if not store.write(_CAPTURED, [(amount, posted.transaction, now_ns, number, now_ns)]):
+        raise StateError(expired)
+    resolution = ("captured", amount, posted.transaction, now_ns)
+    chain.add("resolution", number, now_ns, compact(resolution))
+    return replace(hold, state="captured", captured=amount, transaction=posted.transaction)
 
 
 def void(store: Store, chain: Chain, key: str, now_ns: int) -> Held:
     """Release a hold. See Ledger.void."""
-    hold = read(store, key, store.locking("h"))
+    number, hold = _found(store, key, store.locking("h"))
     if hold.state == "captured":
         raise StateError(f'{store.url}: hold "{key}": it was captured already')
-    if hold.state == "held":
-        _release(store, _VOIDED, [(now_ns, key)], [(hold.account, hold.unit, hold.amount)])
-        chain.add("resolution", _number(store, key), now_ns, compact(("voided", 0, None, now_ns)))
-    return read(store, key)
+    if hold.state != "held":
+        return hold
+    resolve(store, chain, [number], "voided", now_ns)
+    release(store, [(hold.account, hold.unit, hold.amount)])
+    return replace(hold, state="voided")
 
 
 def expire(store: Store, chain: Chain, now_ns: int) -> int:
     """Release holds whose time is over, some thousands at a time; says how many."""
     store.serialise()
     found = list(store.rows(_OVER + store.locking("h"), now_ns, LEDGER_BATCH_RECORDS))
-    _release(store, _EXPIRED, [(now_ns, number) for number, *_ in found],
-             [tuple(row[1:]) for row in found])  # fmt: skip
-    for number, *_ in found:
-        chain.add("resolution", number, now_ns, compact(("expired", 0, None, now_ns)))
+    resolve(store, chain, [number for number, *_ in found], "expired", now_ns)
+    release(store, [tuple(row[1:]) for row in found])
     return len(found)
 
 
-def _release(store: Store, sql: str, holds: list[Row], amounts: list[Row]) -> None:
-    """Resolve holds that are locked. amounts: account, unit and amount of each."""
-    if not holds:
-        return
-    if store.write(sql, holds) != len(holds):
+def any_over(store: Store, now_ns: int) -> bool:
+    """Whether a hold is there that nobody released though its time is over."""
+    return bool(list(store.rows(_ANY_OVER, now_ns)))
+
+
+def over(store: Store, now_ns: int) -> dict[account.Key, int]:
+    """What accounts hold of that kind."""
+    return {(name, unit): amount for name, unit, amount in store.rows(_OVER_AMOUNTS, now_ns)}
+
+
+def resolve(
+    store: Store, chain: Chain, numbers: Sequence[int], state: Literal["voided", "expired"],
+    now_ns: int,
+) -> None:  # fmt: skip
+    """Write down that holds, which are locked, are over. What they held is released apart."""
+    if store.write(_RESOLVED, [(state, now_ns, number) for number in numbers]) != len(numbers):
         raise StateError(f"{store.url}: a hold was resolved meanwhile")
+    for number in numbers:
+        chain.add("resolution", number, now_ns, compact((state, 0, None, now_ns)))
+
+
+def release(store: Store, amounts: Sequence[Row]) -> None:
+    """Release what was held. amounts: account, unit and amount of each hold."""
     sums: dict[account.Key, int] = defaultdict(int)
     for name, unit, amount in amounts:
         sums[name, unit] += amount
@@ -167,14 +189,16 @@ def _release(store: Store, sql: str, holds: list[Row], amounts: list[Row]) -> No
     account.apply(store, accounts.values())
 
 
-def _number(store: Store, key: str) -> int:
-    ((number, _, _),) = store.rows(_FINGERPRINT, key)
-    return int(number)
+def read(store: Store, key: str) -> Held:
+    return _found(store, key)[1]
 
 
-def read(store: Store, key: str, locking: str = "") -> Held:
-    for _, name, unit, amount, state, captured, at, transaction in store.rows(_READ + locking, key):
-        return Held(key, name, unit, amount, state, captured, instant_at(at), transaction)
+def _found(store: Store, key: str, locking: str = "") -> tuple[int, Held]:
+    """A hold with its number."""
+    for number, name, unit, amount, state, captured, at, transaction in list(
+        store.rows(_READ + locking, key)
+    ):
+        return number, Held(key, name, unit, amount, state, captured, instant_at(at), transaction)
     raise MissingError(f'{store.url}: no hold "{key}"')
 
 
@@ -208,22 +232,24 @@ _FINGERPRINT = "SELECT id, fingerprint, created_at_ns FROM holds WHERE idempoten
 _SET_ASIDE = """
     UPDATE accounts SET held = held + ?1
     WHERE name = ?2 AND unit = ?3 AND state = 'open'
-        AND (floor IS NULL OR balance - held - ?1 >= floor)"""
+        AND (floor IS NULL OR balance - held - ?1 >= floor)
+    RETURNING balance - held - floor"""
 _CAPTURED = """
     UPDATE holds SET state = 'captured', captured = ?, transaction_id = ?, resolved_at_ns = ?
-    WHERE idempotency_key = ? AND state = 'held' AND expires_at_ns > ?"""
-_VOIDED = """
-    UPDATE holds SET state = 'voided', resolved_at_ns = ?
-    WHERE idempotency_key = ? AND state = 'held'"""
-_EXPIRED = """
-    UPDATE holds SET state = 'expired', resolved_at_ns = ? WHERE id = ? AND state = 'held'"""
+    WHERE id = ? AND state = 'held' AND expires_at_ns > ?"""
+_RESOLVED = """
+    UPDATE holds SET state = ?, resolved_at_ns = ? WHERE id = ? AND state = 'held'"""
 _READ = """
-    SELECT h.idempotency_key, a.name, a.unit, h.amount, h.state, h.captured, h.expires_at_ns,
+    SELECT h.id, a.name, a.unit, h.amount, h.state, h.captured, h.expires_at_ns,
         h.transaction_id
     FROM holds h JOIN accounts a ON a.id = h.account_id WHERE h.idempotency_key = ?"""
+_ANY_OVER = "SELECT 1 FROM holds WHERE state = 'held' AND expires_at_ns <= ? LIMIT 1"
 _OVER = """
     SELECT h.id, a.name, a.unit, h.amount FROM holds h JOIN accounts a ON a.id = h.account_id
     WHERE h.state = 'held' AND h.expires_at_ns <= ? ORDER BY h.id LIMIT ?"""
+_OVER_AMOUNTS = """
+    SELECT a.name, a.unit, sum(h.amount) FROM holds h JOIN accounts a ON a.id = h.account_id
+    WHERE h.state = 'held' AND h.expires_at_ns <= ? GROUP BY a.name, a.unit"""
 _ASKED = """
     SELECT h.idempotency_key, h.fingerprint, h.created_at_ns, h.expires_at_ns, a.name, a.unit,
         h.amount, h.description, h.service_request, h.run_id, h.tariff, h.rules_version

@@ -308,3 +308,8 @@ CREATE TRIGGER periods_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON periods
 EXECUTE FUNCTION refuse('closed periods are append-only');
 CREATE TRIGGER leaves_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON leaves
 EXECUTE FUNCTION refuse('leaves are append-only');
+
+-- version 5
+
+-- Of the account whose balance came to its end.
+ALTER TABLE events ADD COLUMN unit TEXT COLLATE "C";

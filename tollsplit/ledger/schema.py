@@ -6,7 +6,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _MARK = re.compile(r"^-- version (\d+)$", re.MULTILINE)
 

@@ -336,3 +336,7 @@ CREATE TRIGGER leaves_no_update BEFORE UPDATE ON leaves
 BEGIN SELECT RAISE(ABORT, 'leaves are append-only'); END;
 CREATE TRIGGER leaves_no_delete BEFORE DELETE ON leaves
 BEGIN SELECT RAISE(ABORT, 'leaves are append-only'); END;
+
+-- version 5
+
+ALTER TABLE events ADD COLUMN unit TEXT;  -- of the account whose balance came to its end

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Literal, Protocol
 
+from ..model import Event
 from .annex import Annex
 
 Row = tuple[Any, ...]
@@ -144,6 +145,7 @@ class Receipt:
     booked_at: datetime  # UTC; of the first booking
     records: int
     charges: int
+    events: tuple[Event, ...] = ()  # balances that came to their end by it
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 from ..errors import IdempotencyError, IdentityError, LedgerError, MissingError, StateError
 from ..model import Posting
-from . import account
+from . import account, event
 from .account import Key
 from .chain import Chain, transaction_content
 from .store import Row, Store, among, digest_of, instant_at
@@ -125,7 +125,7 @@ def book(store: Store, chain: Chain, entries: Sequence[Entry], now_ns: int) -> l
             new.append((number, entry))
             chain.add("transaction", number, now_ns, transaction_content(key, fingerprint, now_ns))
         posted.append(Posted(booked == number, booked, instant(at)))
-    _post(store, new)
+    event.record_ends(store, chain, _post(store, new), event.LEDGER, now_ns)
     return posted
 
 
@@ -146,8 +146,8 @@ def _check(entry: Entry) -> None:
         raise LedgerError(f"{entry.place}: expected postings to two or more accounts, one to each")
 
 
-def _post(store: Store, entries: Sequence[tuple[int, Entry]]) -> None:
-    """Postings and balances of new transactions."""
+def _post(store: Store, entries: Sequence[tuple[int, Entry]]) -> list[Key]:
+    """Postings and balances of new transactions. Returns whose balance came to its end."""
     accounts = account.lock(
         store, ((p.account, p.unit) for _, entry in entries for p in entry.transfer.postings)
     )
@@ -162,7 +162,7 @@ def _post(store: Store, entries: Sequence[tuple[int, Entry]]) -> None:
         except LedgerError as error:
             raise type(error)(f"{store.url}: {entry.place}: {error}") from None
     store.copy("postings", "transaction_id, account_id, amount", rows)
-    account.apply(store, accounts.values())
+    return account.apply(store, accounts.values())
 
 
 def reversal(

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 
 from ..limits import LEDGER_BATCH_RECORDS, VERIFY_FINDINGS_MAX
-from . import chain, event, hold, period, proof, transfer
+from . import chain, event, hold, period, proof, reserve, transfer
 from .annex import Annex
 from .chain import missing
 from .period import SignedHead
@@ -62,6 +62,7 @@ def verify(
         ("runs are as they were booked", "runs", _as_booked),
         ("transfers are as they were asked for", "transactions", transfer.astray),
         ("holds are as they were asked for and resolved", "holds", hold.astray),
+        ("what open batches use is held once, until they are booked", "holds", reserve.astray),
         ("events are those that were recorded", "events", event.astray),
         (f"rows are those that were chained, in order{_since(store)}", "chain",
          chain.astray),
