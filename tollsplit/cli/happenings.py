@@ -100,6 +100,8 @@ def _text(happened: Event | Notice) -> str:
         return f"{happened.octets:,} packets were lost"
     if happened.kind == "clock_step":
         return "the clock was set; packets count in the windows that their timestamps name"
+    if happened.kind == "balance_end":
+        return f"{happened.account}: the balance has come to its end ({happened.unit})"
     since = "" if happened.period_start_ns is None else (
         f" since {instant_text(happened.period_start_ns)[:19]}Z")
     paid = f"{happened.octets:,} of {happened.threshold_octets:,} octets{since}"

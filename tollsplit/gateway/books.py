@@ -12,11 +12,13 @@ from pathlib import Path
 from ..cext.meter import Meter
 from ..engine.journal import Head, Journal, Segment
 from ..engine.live import Generation
-from ..engine.usage import Prior, Spent
+from ..engine.usage import Prior, Spent, Usage
 from ..errors import JournalError
 from ..limits import JOURNAL_OCTETS_MAX
+from ..model import Event
 from ..snapshot import Notice
 from .delivery import Delivery
+from .reserves import Reserves
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class Books:
     head    the first batch's: where its records' keys begin
     known   is told once what earlier runs used up; noticed is told what happens to the journal and
             the ledger; both from the delivering thread too
+    reserve_s   how often, at most, what the open window uses is reserved in the ledger
 
     A journal that cannot be written (a full disk) does not stop counting: what it lacks is kept in
     memory, and generations are not closed until it has it.
@@ -50,7 +53,8 @@ class Books:
         interfaces: Sequence[str],
         head: Head,
         known: Callable[[Prior, Spent], None],
-        noticed: Callable[[Notice], None],
+        noticed: Callable[[Event | Notice], None],
+        reserve_s: float,
     ) -> None:
         self.head = head
         self.error: str | None = None  # why the journal cannot be written
@@ -62,7 +66,9 @@ class Books:
         with ExitStack() as begun:
             begun.callback(self._leave_journal)
             self._segment = self._journal.create(head)
-            self.delivery = Delivery(url, self._journal.leftovers(), head.rules, known, noticed)
+            self.reserves = Reserves(url, reserve_s)
+            self.delivery = Delivery(url, self._journal.leftovers(), head.rules, known, noticed,
+                                     self.reserves)
             begun.pop_all()
 
     @property
@@ -109,6 +115,11 @@ class Books:
                 self._segment.compact(generation, whole)
             except JournalError as error:  # what was counted is in it all the same
                 self._notice(f"{error}; it stays as large as it is")
+
+    def look(self, usage: Usage) -> None:
+        """Have what the generation in force comes to so far reserved, where that is asked for."""
+        if self.reserves.asks:
+            self.delivery.offer(self.head, usage)
 
     def close(self, records: int, generation: Generation, following: Generation) -> None:
         """Hand a generation that is complete to the ledger, and begin the batch of the next."""

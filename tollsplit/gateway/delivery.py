@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from ..carryover import carryover
 from ..engine.cells import Cells
-from ..engine.journal import Contents, read
-from ..engine.usage import Prior, Provenance, Spent
+from ..engine.journal import Contents, Head, read
+from ..engine.usage import Prior, Provenance, Spent, Usage
 from ..errors import IdentityError, JournalError, LedgerError, RulesError, StaleError
-from ..ledger import Run, open_ledger, rate
+from ..ledger import open_ledger, rate
 from ..model import Event
 from ..rules import RuleSet
 from ..snapshot import Notice, NoticeKind
+from .reserves import Reserves, run_of
 
 RETRY_S = 1.0
 RETRY_MAX_S = 30.0
@@ -33,7 +34,8 @@ class Delivery(threading.Thread):
     leftovers    segments of earlier runs; they come first
     rules        for whose periods the ledger is asked what earlier runs used up, after those
     known        is told the answer once; nothing is known where the ledger cannot be reached
-    noticed      is told what happens
+    noticed      is told what happens, also of balances that came to their end
+    reserves     of the open window; they are seen to where nothing waits
 
     Its shares and charges are worked out here, from what was booked before. A segment's records
     have a key of their own (source, epoch, sequence), so one that was booked when the power went
@@ -46,7 +48,8 @@ class Delivery(threading.Thread):
         leftovers: list[Path],
         rules: RuleSet,
         known: Callable[[Prior, Spent], None],
-        noticed: Callable[[Notice], None],
+        noticed: Callable[[Event | Notice], None],
+        reserves: Reserves,
     ) -> None:
         super().__init__(name="delivery", daemon=True)
         self.error: str | None = None
@@ -56,6 +59,7 @@ class Delivery(threading.Thread):
         self._rules = rules
         self._known = known
         self._noticed = noticed
+        self._reserves = reserves
         self._leftovers = len(leftovers)
         self._waiting = deque(leftovers)
         self._events: list[Event] = []
@@ -76,6 +80,12 @@ class Delivery(threading.Thread):
         """Have an event kept in the ledger."""
         with self._changed:
             self._events.append(event)
+            self._changed.notify()
+
+    def offer(self, head: Head, usage: Usage) -> None:
+        """Have what the open window has used so far reserved; see Reserves.asks."""
+        with self._changed:
+            self._reserves.offer(head, usage)
             self._changed.notify()
 
     def end(self) -> None:
@@ -112,7 +122,10 @@ class Delivery(threading.Thread):
                 while not (self._waiting or self._events):
                     if self._ending:
                         return
-                    self._changed.wait()
+                    pause = self._reserves.next_s - time.monotonic()
+                    if pause <= 0:
+                        break
+                    self._changed.wait(min(pause, threading.TIMEOUT_MAX))
                 path = self._waiting[0] if self._waiting else None
                 events = tuple(self._events)
             try:
@@ -122,6 +135,8 @@ class Delivery(threading.Thread):
                     del self._events[: len(events)]
                 if path is not None:
                     self._deliver(path)
+                elif not events:
+                    self._raise(self._reserves.turn())
             except StaleError:  # it is worked out anew, from what was booked meanwhile
                 continue
             except (LedgerError, OSError) as error:  # or what is booked cannot be taken away
@@ -183,12 +198,7 @@ class Delivery(threading.Thread):
 
     def _book(self, contents: Contents) -> int:
         head, generation = contents.head, contents.generation
-        rules = head.rules
-        run = Run(
-            source=head.source, epoch=head.epoch, rules_version=rules.version,
-            layer=rules.meter.layer, at=rules.meter.at, program=head.program,
-            sponsor_accounts={name: s.account for name, s in rules.sponsors.items()},
-            first_sequence=head.first_sequence)
+        rules, run = head.rules, run_of(head)
         with open_ledger(self._url) as book:
             prior, spent = carryover(book, run, rules)(generation.cells)
             tally = generation.tally(
@@ -200,7 +210,13 @@ class Delivery(threading.Thread):
                 return 0
             charges = rate(tally.usage.quantities(), rules.tariffs, rules.meter.zone,
                            book.earlier(run)) if rules.tariffs else ()
-            return book.post(run, tally.usage, charges).records
+            receipt = book.post(run, tally.usage, charges)
+        self._raise(receipt.events)
+        return receipt.records
+
+    def _raise(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._noticed(event)
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         """A segment that no trying makes readable must not stop those behind it."""

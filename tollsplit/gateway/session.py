@@ -44,6 +44,8 @@ LEAD_NS = 50_000_000
 NOTICE_NS = 20_000_000
 # A picture of everything may take this part of the time; then it is made less often.
 LOOK_SHARE = 0.1
+# What the open window uses is reserved in the ledger once in so many flushes, at most.
+RESERVE_FLUSHES = 5
 # Clocks that differ by more than this from what has passed were set, not disciplined.
 STEP_NS = 250_000_000
 # What is left for workers to end.
@@ -71,7 +73,7 @@ class Options:
     document          keep all usage of the run in memory, for reports at its end
     top               how many subscribers a snapshot names
     watched           somebody looks meanwhile; if not, snapshots are made at the end, and where
-                      budgets have to be seen to
+                      budgets or balances have to be seen to
     """
 
     interfaces: tuple[str, ...]
@@ -156,7 +158,8 @@ class Gateway:
         head = Head(self._source, self._epoch, 0, f"tollsplit {__version__}", rules,
                     options.trust_ip_length)
         return Books(options.journal, options.ledger, options.interfaces, head,
-                     lambda prior, spent: self._known.put((prior, spent)), self._happening.put)
+                     lambda prior, spent: self._known.put((prior, spent)), self._happening.put,
+                     RESERVE_FLUSHES * options.flush_s)
 
     # --- from outside -------------------------------------------------------------------
 
@@ -263,6 +266,7 @@ class Gateway:
         self._close(generation, None)
         if self._books is not None:
             self._books.finish(lambda: self._hurry)
+            self._tell_events()
             if self._latest is not None:
                 self._latest = replace(self._latest, **self._booked())
                 self._show(self._latest)
@@ -418,7 +422,9 @@ class Gateway:
             happened = self._happening.get()
             self._happened[happened.kind] = self._happened.get(happened.kind, 0) + 1
             self._tell(happened)
-            if self._books is not None and isinstance(happened, Event):
+            # That of a balance is the ledger's own, and kept.
+            if (self._books is not None and isinstance(happened, Event)
+                    and happened.kind != "balance_end"):
                 self._books.delivery.tell(happened)
 
     def _tell_loss(self) -> None:
@@ -429,7 +435,8 @@ class Gateway:
 
     def _is_to_look(self) -> bool:
         sponsors = self._counting.generation.rules.sponsors.values()
-        return self._options.watched or any(sponsor.budget for sponsor in sponsors)
+        asked = self._books is not None and self._books.reserves.asks
+        return self._options.watched or asked or any(sponsor.budget for sponsor in sponsors)
 
     def _look(self) -> None:
         """Make a snapshot; it may take a tenth of the time, so on many subscribers less often."""
@@ -437,6 +444,8 @@ class Gateway:
         generation = self._counting.generation
         tally, sums = self._figures.look(generation)
         self._raise(self._figures.budgets(generation, tally))
+        if self._books is not None:
+            self._books.look(tally.usage)
         # Each kind of fault and event is there from the start: who counts them sees the first one.
         sums += Sums(faults=dict.fromkeys(FAULT_NAMES[1:], NOTHING))
         kernel, interface = self._lost()
