@@ -123,8 +123,8 @@ class Sqlite:
         """The schema's version, 0 of an empty database; raises LedgerError when it holds
         something else, or what only a newer tollsplit knows.
         """
-        application, version = self._pragma("application_id"), self._pragma("user_version")
-        tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        # In one statement: another process may be about to commit all three.
+        application, version, tables = self._connection.execute(_STAMPS).fetchone()
         if not (application or version or tables):
             return 0
         if application != APPLICATION_ID:
@@ -136,7 +136,7 @@ class Sqlite:
                 f"{self._path}: written by a newer tollsplit: schema version {version}, "
                 f"this one knows {SCHEMA_VERSION}; upgrade tollsplit"
             )
-        return version
+        return int(version)
 
     def _switch_to_wal(self) -> None:
         """Readers and the writer then don't wait for each other. The file remembers it."""
@@ -270,6 +270,9 @@ class Sqlite:
         self._connection.close()
 
 
+_STAMPS = """
+    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
+    FROM pragma_application_id, pragma_user_version"""
 _NAMES = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
 
 
