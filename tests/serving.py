@@ -123,12 +123,15 @@ def serving(
     from tollsplit.ledger import open_ledger
     from tollsplit.services import secret
     from tollsplit.services.catalog import SERVICES
+    from tollsplit.services.rate import Rates
     from tollsplit.services.server import Options, Server
 
     clock = Clock()
     # What makes guessing slow would make tests slow.
     slow, secret.HASHER = secret.HASHER, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     open_ledger(database.url, clock_ns=clock).close()
+    unlimited = Rates(device_per_s=0, address_per_s=0)
+    options["settings"] = {Rates: unlimited, **options.get("settings", {})}
     server = Server(Options(
         database.url, port=0, services=SERVICES if services is None else services,
         clock_ns=clock, sweeps=False, **options,

@@ -52,7 +52,7 @@ BY_NATURE = {
     # Services are imported by their commands, when they run.
     Path("services"): {
         "anyio", "argon2", "cryptography", "h11", "http_message_signatures", "httpx2",
-        "jeepney", "msgspec", "starlette", "uvicorn",
+        "jeepney", "msgspec", "prometheus_client", "starlette", "uvicorn",
     },
 }  # fmt: skip
 

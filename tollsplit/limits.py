@@ -190,6 +190,10 @@ SERVICE_HASH_ITERATIONS = 2
 SERVICE_HASHES_AT_ONCE = 4
 # Wrong secrets in a row before none is right any more.
 SERVICE_FAILURES_MAX = 5
+# Names whose calls are counted at a time: a hundred octets each.
+SERVICE_BUCKETS_MAX = 100_000
+# How long calls that have begun may take once the service is told to stop.
+SERVICE_STOP_S = 10
 # How long notices wait for a device that does not look: a month's holiday.
 SERVICE_NOTICE_S = 30 * 24 * 3600
 # Notices that are read at a time, for one answer or one turn of a stream.

@@ -45,6 +45,13 @@ def serve(address: str, latest: Callable[[], Snapshot | None]) -> Iterator[str]:
     Raises UsageError for an address that is none, or without prometheus_client; TollsplitError
     where the address cannot be listened on.
     """
+    with serve_registry(address, lambda: registry(latest)) as bound:
+        yield bound
+
+
+@contextmanager
+def serve_registry(address: str, make: Callable[[], CollectorRegistry]) -> Iterator[str]:
+    """Answer scrapes from a registry; the rest as `serve`."""
     host, port = parse_address(address)
     try:
         from prometheus_client import start_http_server
@@ -52,7 +59,7 @@ def serve(address: str, latest: Callable[[], Snapshot | None]) -> Iterator[str]:
         raise UsageError("metrics: prometheus_client is not installed; "
                          "pip install tollsplit[metrics]") from error
     try:
-        server, thread = start_http_server(port, host, registry(latest))
+        server, thread = start_http_server(port, host, make())
     except (socket.gaierror, UnicodeError) as error:
         raise UsageError(f'metrics address "{address}": no such host: {EXPECTED}') from error
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -17,9 +18,11 @@ from ..errors import LedgerError
 from ..ledger.store import Row
 from ..limits import SERVICE_BODY_OCTETS_MAX, SERVICE_THREADS
 from . import problem
-from .desk import Asking, Desk, Reply, log
+from .call_log import log
+from .desk import Asking, Desk, Reply
+from .figures import Figures
 from .openapi import document
-from .operation import Operation, Service
+from .operation import Operation, Service, Settings
 from .problem import (
     MALFORMED,
     MEDIA,
@@ -30,6 +33,7 @@ from .problem import (
     Problem,
     of_ledger,
 )
+from .rate import Buckets, Rates, network_of
 from .signature import Message, lines
 from .stream import Streams
 
@@ -47,11 +51,15 @@ class App:
     """
 
     def __init__(
-        self, desk: Desk, streams: Streams, services: Sequence[Service],
-        origins: Callable[[], Sequence[str]],
+        self, desk: Desk, streams: Streams, figures: Figures, services: Sequence[Service],
+        origins: Callable[[], Sequence[str]], settings: Settings,
     ) -> None:  # fmt: skip
         self._desk = desk
         self._streams = streams
+        self._figures = figures
+        rates = settings[Rates]
+        assert isinstance(rates, Rates)
+        self._buckets = Buckets(rates.address_per_s, rates.address_burst)
         self._origins = origins
         self._limiter: CapacityLimiter | None = None
         self._kinds = KINDS | {
@@ -68,19 +76,30 @@ class App:
             routes=[
                 *routes, *pages, Route("/notices/stream", self._stream),
                 Route("/problems/{name}", self._problem), Route("/openapi.json", self._described),
+                Route("/health", self._healthy),
             ],
             exception_handlers={HTTPException: _refused},
         )
 
     def _endpoint(self, operation: Operation[Any, Any]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
+            begun_s = time.monotonic()
             try:
                 asking = await self._asking(request)
+                reply: Reply = await self._on_a_thread(self._desk.answer, operation, asking)
             except Problem as refusal:
-                return _response(Reply.refusing(refusal))
-            return _response(await self._on_a_thread(self._desk.answer, operation, asking))
+                reply = Reply.refusing(refusal)
+            self._note(operation.name, reply, time.monotonic() - begun_s)
+            return _response(reply)
 
         return endpoint
+
+    def _note(self, operation: str, reply: Reply, took_s: float) -> None:
+        self._figures.count(operation, reply.status, reply.refusal, took_s)
+        log.info("call", extra={
+            "operation": operation, "status": reply.status, "refusal": reply.refusal,
+            "device": reply.device, "took_ms": round(took_s * 1000, 1),
+        })  # fmt: skip
 
     async def _on_a_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         if self._limiter is None:
@@ -88,6 +107,8 @@ class App:
         return await to_thread.run_sync(work, *arguments, limiter=self._limiter)
 
     async def _asking(self, request: Request) -> Asking:
+        if request.client is not None:
+            self._buckets.take(network_of(request.client.host))
         body = await _body(request)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if body and media_type != "application/json":
@@ -134,6 +155,15 @@ class App:
             log.warning("stream", extra={"what": str(error)})
             return None  # the device comes again
         return found
+
+    async def _healthy(self, request: Request) -> Response:
+        """Whether calls can be answered: the ledger is there, and takes what is written."""
+        try:
+            await self._asking(request)
+            await self._on_a_thread(self._desk.expect_ledger)
+        except Problem as refusal:
+            return _response(Reply.refusing(refusal))
+        return _response(Reply(200, "application/json", b'{"status":"up"}'))
 
     async def _described(self, request: Request) -> Response:
         return Response(self._description, headers=HEADERS, media_type="application/json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from ..ledger import Ledger
 from ..ledger.store import Row
 from . import device, idempotency, notice, signature
 from .books import Books
+from .call_log import log
 from .idempotency import Kept, Key
 from .operation import Call, Errand, Moment, Operation, Service, Settings
 from .problem import (
@@ -29,9 +29,8 @@ from .problem import (
     Problem,
     of_ledger,
 )
+from .rate import Buckets, Rates
 from .signature import Message, Signed
-
-log = logging.getLogger("tollsplit.services")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,9 @@ class Desk:
         self.due = {service.name: Event() for service in services if service.errand}
         self._due_by = {operation.name: self.due[service.name] for service in services
                         if service.errand for operation in service.operations}  # fmt: skip
+        rates = settings.get(Rates)
+        assert isinstance(rates, Rates)
+        self._buckets = Buckets(rates.device_per_s, rates.device_burst)
         self._lock = Lock()
         self._under_way: set[tuple[str, str, str]] = set()
         self._read: dict[tuple[str, str], int] = {}  # signatures of reads → until when
@@ -93,6 +95,8 @@ class Desk:
                 asked = operation.decode(asking.path, asking.query, asking.body)
             signed, who = self._identified(operation, asked, asking, now_ns)
             caller = signed.device if signed else ""
+            if signed:
+                self._buckets.take(caller)
             _admit(operation, who)
             if asked is None:
                 asked = operation.decode(asking.path, asking.query, asking.body)
@@ -151,6 +155,7 @@ class Desk:
         """Who signed a request that reads, and that no operation is asked by. Raises Problem."""
         now_ns = self._clock_ns()
         signed, who = self._registered(asking, now_ns, has_key=False)
+        self._buckets.take(who.id)
         self._spend_read(signed, now_ns)
         return who
 
@@ -162,6 +167,15 @@ class Desk:
             if (signed.device, signed.nonce) in self._read:
                 raise UNSIGNED("this signature was used before")
             self._read[signed.device, signed.nonce] = signed.expires_at_ns
+
+    def expect_ledger(self) -> None:
+        """Raises Problem where the ledger can't be written to or read."""
+        try:
+            self._books.write(lambda ledger: None)
+            self._books.read(lambda ledger: None)
+        except LedgerError as error:
+            log.warning("ledger", extra={"what": str(error)})
+            raise of_ledger(error) from error
 
     def told(self, name: str, last: int) -> list[Row] | None:
         """Notices of a device after a number; None: there is no such device."""

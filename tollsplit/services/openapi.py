@@ -146,6 +146,12 @@ def _others() -> dict[str, Any]:
             "responses": {"200": {"description": "Its title.", "content": {"text/plain": _TEXT}},
                           **_refusals((NOT_FOUND,))},
         }},
+        "/health": {"get": {
+            "operationId": "health", "summary": "Whether calls can be answered", "responses": {
+                "200": {"description": "The ledger is there.", "content": {
+                    "application/json": {"schema": {"type": "object"}}}},
+                **_refusals((MALFORMED, TOO_MANY, UNAVAILABLE))},
+        }},
         "/openapi.json": {"get": {
             "operationId": "description", "summary": "This description", "responses": {
                 "200": {"description": "OpenAPI 3.1.", "content": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,12 +18,15 @@ import uvicorn
 
 from ..errors import LedgerError, TollsplitError, UsageError
 from ..ledger import Ledger, open_ledger
-from ..limits import SERVICE_LEDGER_WAIT_S, SERVICE_SWEEP_S
+from ..limits import SERVICE_LEDGER_WAIT_S, SERVICE_STOP_S, SERVICE_SWEEP_S
 from .app import App
 from .books import Books
+from .call_log import log
 from .catalog import SERVICES, annexes
-from .desk import Desk, log
+from .desk import Desk
+from .figures import Figures
 from .operation import Service, Settings
+from .rate import Rates
 from .stream import Streams
 
 
@@ -41,6 +45,7 @@ class Options:
     settings: Settings = field(default_factory=dict)
     services: tuple[Service, ...] = SERVICES
     clock_ns: Callable[[], int] = time.time_ns
+    wait_s: float = SERVICE_LEDGER_WAIT_S  # for a locked ledger
     sweeps: bool = True  # False: whoever made it sweeps and runs errands
 
 
@@ -63,10 +68,12 @@ class Server:
         self._streams = Streams()
         self.desk = Desk(
             self.books, options.services, settings, options.clock_ns, self._streams.ring)
-        self.app = App(self.desk, self._streams, options.services, lambda: self.origins)
+        self.figures = Figures(lambda: self._streams.count)
+        self.app = App(self.desk, self._streams, self.figures, options.services,
+                       lambda: self.origins, settings)  # fmt: skip
         self._uvicorn = _Uvicorn(uvicorn.Config(
             self.app.asgi, log_config=None, access_log=False, server_header=False, lifespan="off",
-            proxy_headers=False, timeout_graceful_shutdown=10, ws="none",
+            proxy_headers=False, timeout_graceful_shutdown=SERVICE_STOP_S, ws="none",
             ssl_certfile=options.tls_certificate, ssl_keyfile=options.tls_key,
         ))  # fmt: skip
 
@@ -137,13 +144,19 @@ class _Uvicorn(uvicorn.Server):
 
 
 def _open(options: Options) -> Ledger:
-    return open_ledger(options.ledger, create=False, wait_s=SERVICE_LEDGER_WAIT_S,
+    return open_ledger(options.ledger, create=False, wait_s=options.wait_s,
                        clock_ns=options.clock_ns)  # fmt: skip
 
 
 def defaults(services: Sequence[Service]) -> dict[type[msgspec.Struct], msgspec.Struct]:
     """What services are set to where nobody set anything."""
-    return {service.settings: service.settings() for service in services if service.settings}
+    return {kind: kind() for kind in _kinds(services).values()}
+
+
+def _kinds(services: Sequence[Service]) -> dict[str, type[msgspec.Struct]]:
+    """What can be set, by the names of the tables that set it."""
+    own = {service.name: service.settings for service in services if service.settings}
+    return {"rates": Rates, **own}
 
 
 def read_settings(
@@ -156,7 +169,7 @@ def read_settings(
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise UsageError(f"{path}: expected TOML, a table for each service: {error}") from error
-    kinds = {service.name: service.settings for service in services if service.settings}
+    kinds = _kinds(services)
     settings = {}
     for name, table in found.items():
         kind = kinds.get(name)
@@ -176,6 +189,18 @@ def _is_loopback(host: str) -> bool:
 def _expect_safe(options: Options) -> None:
     if (options.tls_certificate is None) != (options.tls_key is None):
         raise UsageError("TLS needs both a certificate and its key")
+    if options.tls_certificate and options.tls_key:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                options.tls_certificate, options.tls_key)
+        except OSError as error:  # ssl.SSLError too
+            raise UsageError(
+                f"{options.tls_certificate}, {options.tls_key}: expected a certificate and its key "
+                f"in PEM: {error.strerror or error}"
+            ) from error
+    if options.host in ("0.0.0.0", "::") and not options.origins:
+        raise UsageError(f"{options.host}: is no address that devices know the service by; give "
+                         "those that they do with --origin")  # fmt: skip
     if not (_is_loopback(options.host) or options.tls_certificate or options.insecure):
         raise UsageError(
             f"{options.host}: is reached from other machines, and without TLS they can be listened "

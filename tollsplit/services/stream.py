@@ -39,11 +39,16 @@ class Streams:
             for event in self._events.get(device, ()):
                 event.set()
 
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return self._open.total()
+
     def expect_room(self, device: str) -> None:
         """Raises Problem where a device, or all of them, have enough streams."""
         if (
             self._open[device] >= SERVICE_STREAMS_OF_ONE_MAX
-            or self._open.total() >= SERVICE_STREAMS_MAX
+            or self.count >= SERVICE_STREAMS_MAX
         ):
             raise Problem(TOO_MANY, "too many streams", headers={"Retry-After": "10"})
 
