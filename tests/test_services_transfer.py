@@ -246,7 +246,7 @@ def test_transfer_to_the_card_itself_is_refused(holder: Cardholder) -> None:
     holder.town.operator.call(card_register.REGISTER_PAYEE, card_register.RegisterPayee(
         payee=holder.payee, account=holder.account))
     shown = holder.authenticate(phone, holder.ask(phone))
-    assert refusal(holder.confirm, phone, shown) == ("invalid", 422)
+    assert refusal(holder.confirm, phone, shown) == ("unfit", 422)
     assert holder.show(phone, shown).state == "refused"
 
 
@@ -329,7 +329,7 @@ def test_transfer_of_a_number_that_is_none_is_invalid(
 ) -> None:
     with pytest.raises(Problem) as caught:
         holder.ask(holder.terminal, card=number)
-    assert caught.value.kind.name == "invalid"
+    assert caught.value.kind.name == "unfit"
     assert caught.value.extensions == {"at": "$.card"}
     assert number not in caught.value.detail
 

@@ -13,7 +13,7 @@ from ..ledger.store import Store
 from . import device, secret
 from .card import expect_number, masked
 from .operation import Call, Operation, Service
-from .problem import INVALID, NOT_FOUND
+from .problem import NOT_FOUND, UNFIT
 from .role import only
 from .wire import AccountName, Answer, Id, Line, Request
 
@@ -63,11 +63,11 @@ class Holding:
 
 
 def expect_card(number: str) -> str:
-    """The number, if it can be a card's. Raises Problem INVALID."""
+    """The number, if it can be a card's. Raises Problem UNFIT."""
     try:
         return expect_number(number, "card")
     except CardError as error:
-        raise INVALID(str(error), at="$.card") from None
+        raise UNFIT(str(error), at="$.card") from None
 
 
 def locked(store: Store, number: str) -> Holding | None:

@@ -14,7 +14,7 @@ from ..ledger import Annex, Guard
 from ..ledger.store import Store
 from ..limits import SERVICE_ENROLMENT_S
 from .operation import Call, Operation, Service
-from .problem import EXPIRED, FORBIDDEN, INVALID, NOT_FOUND, WRONG_STATE
+from .problem import EXPIRED, FORBIDDEN, NOT_FOUND, UNFIT, WRONG_STATE
 from .role import ANYBODY, EVERY, ROLES, Role, only
 from .signature import device_id, is_public_key
 from .states import StateMachine
@@ -153,7 +153,7 @@ def _revoke(call: Call[Revoke]) -> Registered:
     if found is None:
         raise NOT_FOUND("no such device")
     if found.id == call.device.id:
-        raise INVALID("expected another device than the one that asks", at="$.device")
+        raise UNFIT("expected another device than the one that asks", at="$.device")
     call.store.write(_REVOKE, [(call.now_ns, found.id)])
     return _shown(found)
 

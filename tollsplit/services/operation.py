@@ -24,6 +24,7 @@ from .problem import (
     TOO_LARGE,
     TOO_MANY,
     UNAVAILABLE,
+    UNFIT,
     UNSIGNED,
     Kind,
     Problem,
@@ -122,7 +123,7 @@ class Operation(Generic[Asked, Told]):
     @cached_property
     def all_refusals(self) -> tuple[Kind, ...]:
         """Every kind of problem that it may answer with."""
-        found = [*self.refusals, MALFORMED, INVALID, TOO_MANY, INTERNAL, UNAVAILABLE]
+        found = [*self.refusals, MALFORMED, INVALID, UNFIT, TOO_MANY, INTERNAL, UNAVAILABLE]
         if self.roles or self.newcomer:
             found += [UNSIGNED, FORBIDDEN]
         if self.changes:

@@ -66,6 +66,8 @@ class Problem(TollsplitError):
 
 MALFORMED = Kind("malformed", 400, "The request cannot be read")
 INVALID = Kind("invalid", 422, "The request says something that it may not")
+# What types cannot say, and handlers find.
+UNFIT = Kind("unfit", 422, "What is asked for makes no sense")
 UNSIGNED = Kind("unsigned", 401, "No valid signature by a registered device")
 FORBIDDEN = Kind("forbidden", 403, "This device may not do that")
 NOT_FOUND = Kind("not-found", 404, "There is no such thing")

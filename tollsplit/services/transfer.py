@@ -27,9 +27,9 @@ from .operation import Call, Operation, Service
 from .problem import (
     EXPIRED,
     FORBIDDEN,
-    INVALID,
     NOT_FOUND,
     OVERDRAFT,
+    UNFIT,
     WRONG_STATE,
     Kind,
     Problem,
@@ -281,7 +281,7 @@ def _book(call: Call[Ask] | Call[Authenticate] | Call[Confirm], found: _Asked) \
     assert found.card_account is not None, "a card that nobody has is never authenticated"
     if found.card_account == found.payee_account:
         TRANSFERS.move(call.store, found.id, found.state, "refused", call.now_ns)
-        return INVALID("the payee's account is the card's own", at="$.payee")
+        return UNFIT("the payee's account is the card's own", at="$.payee")
     wanted = Transfer(
         found.key, "payment",
         (Posting(found.card_account, found.unit, -found.amount),
