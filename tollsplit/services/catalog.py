@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..ledger import Annex
-from . import card_register, device, idempotency, inbox, notice, secret, transfer
+from . import card_register, device, idempotency, inbox, notice, secret, session, transfer
 from .operation import Service
 
 SERVICES: tuple[Service, ...] = (
-    device.SERVICE, inbox.SERVICE, card_register.SERVICE, transfer.SERVICE,
+    device.SERVICE, inbox.SERVICE, session.SERVICE, card_register.SERVICE, transfer.SERVICE,
 )
 
 

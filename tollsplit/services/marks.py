@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import RulesError, UsageError
@@ -28,17 +29,26 @@ class Publication:
         self._rules = rules
         self._door = door
 
-    def files(self) -> dict[str, tuple[str, ...]]:
-        """Each file of marks that the rules name, and the sponsors who pay for what it marks.
+    def rules_of(self, name: str) -> tuple[str, ...]:
+        """The ids of the rules that a file of marks is for. Raises RulesError."""
+        return tuple(rule.id for rule in load(self._rules).rules if rule.match.marks == name)
 
-        Raises RulesError.
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, no other process publishes: who reads what is to be published reads it here.
+
+        Raises UsageError.
         """
-        found: dict[str, dict[str, None]] = {}
-        for rule in load(self._rules).rules:
-            if rule.match.marks is not None:
-                payers = found.setdefault(rule.match.marks, {})
-                payers.update((split.sponsor, None) for split in rule.splits)
-        return {name: tuple(payers) for name, payers in found.items()}
+        path = self._rules.parent / f".{self._rules.name}.lock"
+        try:
+            number = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be opened: {error.strerror or error}") from error
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(number)
 
     def prepare(self, names: Sequence[str]) -> None:
         """Make the files that are not there yet: without them no rules can be loaded."""
