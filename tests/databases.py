@@ -94,20 +94,30 @@ class Cluster:
     """A PostgreSQL server of our own, reached by a socket in its folder alone.
 
     It refuses to run as root, so root runs it as the user that Debian's package made.
+
+    disk   where its data lies; None: beside its socket
     """
 
-    def __init__(self) -> None:
+    def __init__(self, disk: Path | None = None) -> None:
         self._programs = find_programs()
         self._user = None if os.geteuid() else "postgres"
         self._folder = Path(tempfile.mkdtemp(prefix="ledger-"))
-        if self._user:
-            shutil.chown(self._folder, self._user)
-        data = self._folder / "data"
-        self._run("initdb", "-D", data, "-A", "trust", "-U", "ledger", "-E", "UTF8",
-                  "--locale=C.UTF-8", "--no-sync")  # fmt: skip
+        for folder in (self._folder, disk) if self._user else ():
+            if folder is not None:
+                shutil.chown(folder, self._user)
+        self._data = (disk or self._folder) / "data"
+        self._run("initdb", "-D", self._data, "-A", "trust", "-U", "ledger", "-E", "UTF8",
+                  "--locale=C.UTF-8", "--no-sync", "--wal-segsize=1")  # fmt: skip
+        self._start("start")
+
+    def _start(self, *how: str) -> None:
         options = f"-k {self._folder} -c listen_addresses= -c fsync=off -c max_connections=60"
-        self._run("pg_ctl", "-D", data, "-w", "-t", "60", "-l", self._folder / "log", "-o", options,
-                  "start")  # fmt: skip
+        self._run("pg_ctl", "-D", self._data, "-w", "-t", "60", "-l", self._folder / "log", "-o",
+                  options, *how)  # fmt: skip
+
+    def restart(self) -> None:
+        """Start it anew, whether it still runs or died."""
+        self._start("restart", "-m", "immediate")
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         ran = subprocess.run(
@@ -115,7 +125,8 @@ class Cluster:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self._folder,
             env={**os.environ, "LC_ALL": "C.UTF-8"}, check=False,
         )  # fmt: skip
-        assert ran.returncode == 0, ran.stdout
+        log = self._folder / "log"
+        assert ran.returncode == 0, ran.stdout + (log.read_text() if log.exists() else "")
 
     @property
     def url(self) -> str:
@@ -131,7 +142,7 @@ class Cluster:
         return PostgresDatabase(self.url)
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "-w", "stop")
+        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
         shutil.rmtree(self._folder)
 
 
