@@ -8,6 +8,7 @@ from queue import Empty, LifoQueue
 from types import TracebackType
 from typing import TypeVar
 
+from ..errors import LedgerError
 from ..ledger import Ledger, Teller
 
 Item = TypeVar("Item")
@@ -42,12 +43,20 @@ class Books:
         try:
             ledger = self._readers.get_nowait()
         except Empty:
-            ledger = self._open_it()
+            return self._read(self._open_it(), work)
+        try:
+            return self._read(ledger, work)
+        except LedgerError as error:
+            if type(error) is not LedgerError:
+                raise  # what was read is refused
+            # Its connection may have been cut while nobody used it.
+            return self._read(self._open_it(), work)
+
+    def _read(self, ledger: Ledger, work: Callable[[Ledger], Item]) -> Item:
         try:
             with ledger.reading():
                 found = work(ledger)
         except BaseException:
-            # Its connection may be what is broken.
             with suppress(Exception):
                 ledger.close()
             raise

@@ -20,6 +20,7 @@ from http_message_signatures import (
     algorithms,
 )
 
+from ..errors import TollsplitError
 from ..limits import SERVICE_SIGNATURE_S_MAX, SERVICE_SKEW_S
 from .problem import UNSIGNED
 
@@ -113,6 +114,8 @@ def verify(
         if not nonce or len(nonce) > 64:
             raise InvalidSignature("a nonce of 1 to 64 characters is needed")
     except (InvalidSignature, ValueError, KeyError) as error:
+        if isinstance(error.__cause__, TollsplitError):
+            raise error.__cause__ from None  # keys could not be looked up: nobody's fault
         raise UNSIGNED(_told(error)) from error
     return Signed(str(found.parameters["keyid"]), nonce,
                   (int(expires) + SERVICE_SKEW_S + 1) * _SECOND_NS)  # fmt: skip
