@@ -65,13 +65,14 @@ def payment_server(
 
         def handle_any(self) -> None:
             body = self._body()
-            found.seen.append((self.command, self.path, dict(self.headers.items()), body))
-            status, headers, content = (answer or {}).get(
+            headers = {name: ", ".join(self.headers.get_all(name, [])) for name in self.headers}
+            found.seen.append((self.command, self.path, headers, body))
+            status, more, content = (answer or {}).get(
                 self.path, (200, {"Content-Type": "text/plain"}, b"paid"))
             self.send_response(status)
-            for name, value in headers.items():
+            for name, value in more.items():
                 self.send_header(name, value)
-            if status != 204 and not {"Content-Length", "Transfer-Encoding"} & headers.keys():
+            if status != 204 and not {"Content-Length", "Transfer-Encoding"} & more.keys():
                 self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if self.command != "HEAD":

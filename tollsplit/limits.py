@@ -214,3 +214,14 @@ NETWORK_SWITCH_S = 45.0
 # --- transfers by smart card -------------------------------------------------------------
 # How long each prompt of a transfer waits for a person.
 TRANSFER_WAIT_S = 120
+
+# --- a terminal's sessions ----------------------------------------------------------------
+# A report names an address and a few facts.
+REPORT_OCTETS_MAX = 16 * 1024
+# How long who reports may take to say it.
+REPORT_READ_S = 5.0
+# How often a session's state is looked at while its mark is being put in force, and afterwards.
+SESSION_POLL_S = 0.1
+SESSION_LOOK_S = 5.0
+# A payment goes on through several pages: so long after the last one was left it is over.
+SESSION_LINGER_S = 5.0
