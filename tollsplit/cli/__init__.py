@@ -33,6 +33,7 @@ class Commands(click.Group):
         "reconcile": "reconcile:reconcile",
         "rules": "rules:rules",
         "serve": "serve:serve",
+        "session": "session:session",
         "statement": "statement:statement",
         "transfer": "transfer:transfer",
     }
