@@ -225,3 +225,14 @@ SESSION_POLL_S = 0.1
 SESSION_LOOK_S = 5.0
 # A payment goes on through several pages: so long after the last one was left it is over.
 SESSION_LINGER_S = 5.0
+
+# --- push payments ---------------------------------------------------------------------
+# How long a first terminal waits between two polls (CIBA §7.3 and RFC 8628 §3.2 say 5 where
+# nothing else is said), and how much longer after each that came too soon (RFC 8628 §3.5).
+PUSH_POLL_S = 5
+PUSH_POLL_SLOWER_S = 5
+# Payments of one account that nobody has decided on: a screen shows no more, and a first terminal
+# gone mad floods nobody.
+PUSH_WAITING_MAX = 10
+# Wrong codes before a payment is blocked: a camera misreads none, for codes check themselves.
+PUSH_CODES_MAX = 5

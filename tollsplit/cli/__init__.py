@@ -35,7 +35,6 @@ class Commands(click.Group):
         "serve": "serve:serve",
         "session": "session:session",
         "statement": "statement:statement",
-        "transfer": "transfer:transfer",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

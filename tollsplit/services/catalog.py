@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from ..ledger import Annex
-from . import card_register, device, idempotency, inbox, notice, secret, session, transfer
+from . import (
+    card_register,
+    device,
+    idempotency,
+    inbox,
+    notice,
+    push_payment,
+    secret,
+    session,
+    transfer,
+)
 from .operation import Service
 
 SERVICES: tuple[Service, ...] = (
     device.SERVICE, inbox.SERVICE, session.SERVICE, card_register.SERVICE, transfer.SERVICE,
+    push_payment.SERVICE,
 )
 
 
