@@ -64,6 +64,15 @@ def test_annex_writes_with_the_books_or_not_at_all(ledger: Ledger) -> None:
         assert ledger.balances() == []
 
 
+def test_annex_is_not_written_where_one_reads(ledger: Ledger) -> None:
+    ledger.define([NOTES])
+    with pytest.raises(LedgerError, match=r"read.?only"), ledger.reading(), ledger.reading():
+        ledger.store.write("INSERT INTO service_words (word) VALUES (?)", [("octet",)])
+    ledger.store.write("INSERT INTO service_words (word) VALUES (?)", [("octet",)])
+    with ledger.reading():
+        assert list(ledger.store.rows("SELECT word FROM service_words")) == [("octet",)]
+
+
 def test_annex_guards_are_the_databases_own(ledger: Ledger, database: Database) -> None:
     ledger.define([NOTES])
     database.rows("INSERT INTO service_notes (id, author, state) VALUES ('n', 'a', 'open')")

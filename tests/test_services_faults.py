@@ -117,7 +117,8 @@ def test_stop_ends_streams_at_once_and_answers_what_was_begun(
 ) -> None:
     alice = enrolled(database.url, running.origin)
     alice.call(GIVE, Give(1))
-    notices = Client(running.origin, alice.key, retries=0).notices()
+    listener = Client(running.origin, alice.key, retries=0)
+    notices = listener.notices()
     assert next(notices).kind == "gift.offered"
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(alice.call, GIVE, Give(1)) for _ in range(20)]
@@ -128,6 +129,8 @@ def test_stop_ends_streams_at_once_and_answers_what_was_begun(
         running.start()  # those that came too late ask again
         assert len({one.result(30).gift for one in asked}) == 20
     assert balance(database.url) == FUNDS - 21
+    notices.close()
+    listener.close()
     alice.close()
 
 

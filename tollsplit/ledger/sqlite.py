@@ -212,7 +212,16 @@ class Sqlite:
                 self._is_writing = False
 
     def reading(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._connection.in_transaction else self._transaction("BEGIN")
+        return nullcontext() if self._connection.in_transaction else self._snapshot()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        with self._transaction("BEGIN"):
+            self._connection.execute("PRAGMA query_only = ON")
+            try:
+                yield
+            finally:
+                self._connection.execute("PRAGMA query_only = OFF")
 
     def serialise(self, what: Turn = "runs") -> None:
         """Who writes has the whole file."""

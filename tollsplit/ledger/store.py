@@ -51,7 +51,7 @@ class Store(Protocol):
 
     def reading(self) -> AbstractContextManager[None]:
         """Reads inside see the database as it was at the first of them; inside another one, as it
-        was for that one.
+        was for that one. Nothing can be written.
         """
 
     def serialise(self, what: Turn = "runs") -> None:

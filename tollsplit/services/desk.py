@@ -304,7 +304,8 @@ def _before(operation: Operation[Any, Any], call: Call[Any], ledger: Ledger) -> 
 
 def _kept(operation: Operation[Any, Any], found: Any) -> Kept:
     if isinstance(found, Problem):
-        found = _expected(operation, found)
+        if found.kind not in operation.all_refusals:
+            raise found  # a fault of ours is no answer to keep
         return Kept(found.kind.status, MEDIA_TYPE, found.body)
     return Kept(operation.status, "application/json", msgspec.json.encode(found))
 
