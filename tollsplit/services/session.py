@@ -16,7 +16,7 @@ from . import secret, session_marks
 from .identifier import Identifier, identifier
 from .marks import Publication
 from .operation import Call, Errand, Moment, Operation, Service
-from .problem import EXPIRED, INVALID, NOT_FOUND, WRONG_STATE, Kind, Problem
+from .problem import EXPIRED, NOT_FOUND, UNFIT, WRONG_STATE, Kind, Problem
 from .role import only
 from .sponsorship import Permission, SessionPolicy, Sponsorship, place
 from .states import StateMachine
@@ -87,7 +87,7 @@ def _subscribe(call: Call[Subscribe]) -> Subscriber:
     who = _identifier(call.asked.identifier, "$.identifier")
     address = _identifier(f"address:{call.asked.address}", "$.address").value
     if who.kind == "address" and who.value != address:
-        raise INVALID("expected the address that the identifier is", at="$.address")
+        raise UNFIT("expected the address that the identifier is", at="$.address")
     call.store.write(_SUBSCRIBE, [(str(who), call.asked.account, address, call.now_ns)])
     if call.prepared is not None:
         secret.put(call.store, IDENTITY, str(who), call.prepared, call.now_ns)
@@ -98,7 +98,7 @@ def _identifier(text: str, at: str) -> Identifier:
     try:
         return identifier(text)
     except UsageError as error:
-        raise INVALID(str(error), at=at) from None
+        raise UNFIT(str(error), at=at) from None
 
 
 # --- permission ------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def _permitted(call: Call[Open]) -> tuple[Sponsorship | None, Permission]:
     try:
         payee = place(asked.payee)
     except ValueError as error:
-        raise INVALID(str(error), at="$.permission.payee") from None
+        raise UNFIT(str(error), at="$.permission.payee") from None
     is_right = secret.settle(call.store, call.prepared, call.now_ns)
     return policy.of_payee(payee) if is_right else None, "identity"
 
