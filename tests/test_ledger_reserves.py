@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from threading import Thread
 
 import pytest
 from bookings import DAY3, MONEY, charge, held, record, run_of
@@ -170,6 +172,60 @@ def test_reserve_of_another_run_whose_name_begins_alike_stays(ledger: Ledger) ->
         ledger.reserve(run, {ALICE: 100})
     ledger.post(later, [], [])
     assert left(ledger) == (1_000, 200)
+
+
+def test_reserves_and_everybody_else_at_once_take_what_is_there(
+    ledger: Ledger, database: Database
+) -> None:
+    """Lanes reserve and book while payments and holds want the same balances; nobody waits in a
+    circle, and to the last micro-unit each account is spent once.
+    """
+    names = [f"s{number}" for number in range(6)]
+    with ledger.atomic():
+        for name in names:
+            ledger.open_account(name, MONEY, "subscriber", floor=0)
+            ledger.transfer(Transfer(f"top up {name}", "payment", (
+                Posting("bank", MONEY, -1_000), Posting(name, MONEY, 1_000))))  # fmt: skip
+    failed: list[BaseException] = []
+
+    def lane(own: Ledger, number: int) -> None:
+        order = names if number % 2 else names[::-1]
+        for window in range(4):
+            run = run_of(f"lane {number}", captures=(), first_sequence=window)
+            for used in (20, 45, 100):
+                own.reserve(run, {(name, MONEY): used for name in order})
+            own.post(run, [], [charge(120, name) for name in sorted(order)])
+
+    def payer(own: Ledger, number: int) -> None:
+        for turn in range(8):
+            own.expire_holds()
+            with suppress(OverdraftError):
+                own.transfer(Transfer(f"p{number} {turn}", "payment", (
+                    Posting(names[turn % 6], MONEY, -30), Posting(names[turn % 5], MONEY, 30)
+                    if turn % 6 != turn % 5 else Posting("bank", MONEY, 30))))  # fmt: skip
+            with suppress(OverdraftError):
+                own.hold(Hold(f"h{number} {turn}", names[-turn % 6], MONEY, 50, 60))
+                own.void(f"h{number} {turn}")
+
+    def guarded(work: Callable[[Ledger, int], None], number: int) -> None:
+        try:
+            with open_ledger(database.url, clock_ns=lambda: instant_ns(DAY3)) as own:
+                work(own, number)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [Thread(target=guarded, args=(lane if number < 4 else payer, number))
+               for number in range(8)]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == []
+    balances = ledger.balances()
+    assert sum(b.balance for b in balances if b.unit == MONEY) == 0
+    assert {b.held for b in balances} == {0}
+    assert held(ledger)["operator:revenue", MONEY] == 4 * 4 * 6 * 120
+    assert ledger.verify().findings == ()
 
 
 # --- the end of a balance ---------------------------------------------------------------

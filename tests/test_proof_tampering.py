@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import pytest
-from bookings import DAY3, MONEY, record, run_of
+from bookings import DAY3, MONEY, charge, record, run_of
 from databases import Database, Refused, SqliteFile
 from proofs import (
     REACHED,
@@ -32,6 +33,8 @@ TAMPERING = [
     ("UPDATE transactions SET fingerprint = 'sha256:0' WHERE id = 3", "transaction 3 is not"),
     ("UPDATE transactions SET created_at_ns = 5 WHERE id = 2", ": transaction 2 is not the one"),
     ("UPDATE transactions SET description = 'x' WHERE id = 1", "transaction 1 is not the one"),
+    ("UPDATE transactions SET run_id = 1 WHERE id = 1", "transaction 1: posted usage, and names"),
+    ("UPDATE transactions SET tariff = '' WHERE id = 1", "transaction 1: posted usage, and names"),
     ("DELETE FROM transactions WHERE id = 5", "transaction 5 is missing"),
     ("INSERT INTO transactions (id, kind, idempotency_key, fingerprint, created_at_ns, "
      "description) VALUES (77, 'gift', 'k', 'f', 1, '')", "transaction 77: it has 0 links"),
@@ -111,22 +114,24 @@ def test_verify_names_what_was_tampered_with(
 
 
 def tampering(database: Database) -> Iterator[str]:
-    """A statement for each row that may be removed, and for each column of each table's last row
-    that may be changed.
+    """A statement for each row that may be removed, and for each column that may be changed, of a
+    row of each kind and state.
     """
     for (table,) in database.rows(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
     ):
         columns = database.rows(f"PRAGMA table_info({table})")
-        which = ""
+        kinds = {}
         for row in database.rows(f"SELECT * FROM {table}"):
             which = " AND ".join(
                 f"{name} = {value!r}"
                 for (_, name, *_, key), value in zip(columns, row, strict=True) if key
             )
+            kinds[tuple(value for (_, name, *_), value in zip(columns, row, strict=True)
+                        if name in ("kind", "state"))] = which  # fmt: skip
             yield f"DELETE FROM {table} WHERE {which}"
-        assert which, table
-        for _, name, kind, *_ in columns:
+        assert kinds, table
+        for which, (_, name, kind, *_) in product(kinds.values(), columns):
             other = {"TEXT": f"coalesce({name}, '') || 'x'", "BLOB": f"zeroblob(length({name}))",
                      "INTEGER": f"coalesce({name}, 0) + 1"}[kind]  # fmt: skip
             yield f"UPDATE {table} SET {name} = {other} WHERE {which}"
@@ -139,7 +144,9 @@ def test_verify_finds_any_row_that_is_gone_and_any_column_that_was_changed(
     database = SqliteFile(tmp_path / "ledger.db")
     with open_ledger(database.url, clock_ns=clock) as ledger:
         book_november(ledger)
+        ledger.reserve(run_of("open", captures=()), {("card", MONEY): 7})
         closed(ledger, clock, signer)
+        ledger.post(run_of("late"), [record(epoch="late")], [charge()])
     triggers = [sql for (sql,) in database.rows(
         "SELECT sql FROM sqlite_schema WHERE type = 'trigger'")]  # fmt: skip
     missed, tried = [], set()

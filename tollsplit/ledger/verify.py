@@ -187,6 +187,11 @@ def _complete(store: Store) -> Iterator[str]:
     yield from _gaps(store)
     for (transaction,) in store.rows(_NO_RUN):
         yield f"transaction {transaction}: posted usage, but has no run"
+    for (transaction,) in store.rows(_NOT_ITS_OWN):
+        yield (
+            f"transaction {transaction}: posted usage, and names a service request, run, tariff or "
+            "rules version; its run says where it comes from"
+        )
 
 
 def _gaps(store: Store) -> Iterator[str]:
@@ -323,6 +328,10 @@ _GAPS = """
 _NO_RUN = """
     SELECT id FROM transactions
     WHERE kind = 'usage' AND id NOT IN (SELECT transaction_id FROM runs)"""
+_NOT_ITS_OWN = """
+    SELECT id FROM transactions
+    WHERE kind = 'usage' AND coalesce(service_request, CAST(run_id AS TEXT), tariff, rules_version)
+        IS NOT NULL ORDER BY id"""
 _RUNS = """
     SELECT id, transaction_id, source, epoch, rules_version, layer, at, program, first_sequence
     FROM runs ORDER BY id"""
