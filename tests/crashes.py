@@ -50,6 +50,8 @@ def do(ledger: Ledger, number: int) -> None:
             Transfer(f"b{number}-{i}", "payment", postings(number + i)) for i in range(30))
     if number % 11 == 0:
         epoch = f"e{number}"
+        used = {(name, MONEY): number % 17 for name in ACCOUNTS}
+        ledger.reserve(run_of(epoch), used)
         ledger.post(run_of(epoch), [record(i, epoch=epoch) for i in range(40)],
                     [charge(remainder=(1, 3))])  # fmt: skip
         ledger.record_events([Event("threshold", number, "campus.pcap", epoch)])
