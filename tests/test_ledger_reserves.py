@@ -67,6 +67,7 @@ def ends(ledger: Ledger) -> list[tuple[str, str | None, str | None]]:
 def test_reserve_is_seen_and_ends_with_the_booking_that_takes_it(
     ledger: Ledger, database: Database
 ) -> None:
+    ledger.open_account("card 7", MONEY, "card", floor=0)
     assert ledger.bounded() == {ALICE, SPONSOR}
     assert ledger.reserve(RUN, {ALICE: 300, SPONSOR: 700}) == ()
     assert left(ledger) == (1_000, 300)

@@ -380,6 +380,25 @@ def test_ledger_is_chained_with_all_its_rows_when_it_is_migrated(
     assert any("transaction 1 is not the one that was chained" in text for text in found), found
 
 
+def test_ledger_whose_events_had_no_unit_yet_is_as_it_was_chained(
+    tmp_path: Path, clock: Clock
+) -> None:
+    database = SqliteFile(tmp_path / "ledger.db")
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        ledger.record_events([REACHED])
+    database.rows("ALTER TABLE events DROP COLUMN unit")
+    database.rows("PRAGMA user_version = 4")
+    with open_ledger(database.url, clock_ns=clock) as ledger:
+        assert ledger.verify().findings == ()
+        assert ledger.record_events([REACHED]) == 0
+        ledger.record_events([replace(REACHED, kind="balance_end", unit=MONEY)])
+        assert ledger.verify().findings == ()
+        with database.unguarded():
+            database.rows("UPDATE events SET unit = 'octet'")
+        found = ledger.verify().findings
+    assert {text.partition(":")[0] for text in found} >= {"event 1", "event 2"}
+
+
 def test_row_that_was_undone_is_not_chained(ledger: Ledger, database: Database) -> None:
     ledger.open_account("a", MONEY, "card")
     ledger.open_account(SPONSOR, MONEY, "sponsor")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import LedgerError, MissingError, OverdraftError, StateError
-from .store import Balance, Store, among, is_own, takes_usage
+from .store import PAYERS, Balance, Store, among, is_own, takes_usage
 
 AccountKind = Literal["subscriber", "sponsor", "operator", "card", "settlement", "remainder"]
 Key = tuple[str, str]  # name and unit
@@ -96,8 +96,8 @@ def apply(store: Store, accounts: Iterable[Account]) -> list[Key]:
 
 
 def bounded(store: Store) -> set[Key]:
-    """Open accounts that have a floor."""
-    return set(store.rows(_BOUNDED))
+    """Open accounts that have a floor and that usage is posted to by itself."""
+    return set(store.rows(_BOUNDED, *PAYERS))
 
 
 def open_account(store: Store, name: str, unit: str, kind: AccountKind, floor: int | None) -> None:
@@ -166,7 +166,9 @@ _APPLY = """
     UPDATE accounts SET balance = balance + ?2, held = held + ?3
     WHERE id = ?1 AND state = 'open'
         AND (floor IS NULL OR balance + ?2 - held - ?3 >= floor)"""
-_BOUNDED = "SELECT name, unit FROM accounts WHERE floor IS NOT NULL AND state = 'open'"
+_BOUNDED = """
+    SELECT name, unit FROM accounts
+    WHERE floor IS NOT NULL AND state = 'open' AND kind IN (?, ?)"""
 _OPEN = """
     INSERT INTO accounts (name, unit, kind, floor) VALUES (?, ?, ?, ?)
     ON CONFLICT (name, unit) DO NOTHING"""

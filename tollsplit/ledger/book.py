@@ -180,7 +180,9 @@ class Ledger:
         return receipt
 
     def bounded(self) -> set[Key]:
-        """Open accounts that have a floor: name and unit. For their sake `reserve` is there."""
+        """Open accounts of subscribers and sponsors that have a floor: name and unit. For their
+        sake `reserve` is there.
+        """
         with self._store.reading():
             return accounts.bounded(self._store)
 
