@@ -110,19 +110,7 @@ def answer_to(shown: TransferState, accept: bool = True, **altered: Any) -> Conf
 
 
 @pytest.fixture(scope="module")
-def cheap_secrets() -> Iterator[None]:
-    """Argon2id at a thousandth of its cost."""
-    from argon2 import PasswordHasher
-
-    from tollsplit.services import secret
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(secret, "HASHER", PasswordHasher(1, 8, 1))
-        yield
-
-
-@pytest.fixture(scope="module")
-def town(databases: Callable[[], Database], cheap_secrets: None) -> Iterator[Town]:
+def town(databases: Callable[[], Database]) -> Iterator[Town]:
     """One service for all tests of a module, on both databases; its clock only goes forward."""
     with serving(databases()) as served:
         yield town_of(served)

@@ -93,7 +93,7 @@ def test_transfer_of_many_small_amounts_counts_as_their_sum(holder: Cardholder) 
     ("associate", ["authenticating", "confirming", "confirming-associated"]),
 ])  # fmt: skip
 def test_transfer_policy_says_which_steps_apply(
-    tmp_path: Path, cheap_secrets: None, above: Any, states: list[str]
+    tmp_path: Path, above: Any, states: list[str]
 ) -> None:
     policy = {Settings: Settings(above=above, small_amounts={})}
     with serving(SqliteFile(tmp_path / "books.db"), settings=policy) as served:
@@ -413,7 +413,7 @@ TAMPERINGS = {
 }  # fmt: skip
 
 
-def test_transfer_tampered_with_is_found_by_verify(tmp_path: Path, cheap_secrets: None) -> None:
+def test_transfer_tampered_with_is_found_by_verify(tmp_path: Path) -> None:
     honest = SqliteFile(tmp_path / "books.db")
     with serving(honest) as served:
         holder = settle(town_of(served))

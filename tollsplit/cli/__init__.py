@@ -35,6 +35,7 @@ class Commands(click.Group):
         "serve": "serve:serve",
         "session": "session:session",
         "statement": "statement:statement",
+        "transfer": "transfer:transfer",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -95,6 +95,7 @@ def note_holder(store: Store, number: str, now_ns: int) -> None:
 def _register_card(call: Call[RegisterCard]) -> Card:
     asked = call.asked
     number = expect_card(asked.card)
+    _expect_account(call.store, asked.account)
     if asked.associated is not None and device.find(call.store, asked.associated) is None:
         raise NOT_FOUND("no such device")
     call.store.write(_PUT_CARD, [
@@ -110,8 +111,14 @@ def _hash(call: Call[RegisterCard]) -> str | None:
 
 
 def _register_payee(call: Call[RegisterPayee]) -> Payee:
+    _expect_account(call.store, call.asked.account)
     call.store.write(_PUT_PAYEE, [(call.asked.payee, call.asked.account)])
     return Payee(payee=call.asked.payee, account=call.asked.account)
+
+
+def _expect_account(store: Store, account: str) -> None:
+    if not list(store.rows(_ACCOUNT, account)):
+        raise NOT_FOUND("no such account", at="$.account")
 
 
 ANNEX = Annex(
@@ -131,10 +138,11 @@ REGISTER_CARD = Operation(
 )  # fmt: skip
 REGISTER_PAYEE = Operation(
     "cards.register-payee", "POST", "/payees", "Say which account an identity stands for",
-    RegisterPayee, Payee, _register_payee, only("operator"),
+    RegisterPayee, Payee, _register_payee, only("operator"), (NOT_FOUND,),
 )  # fmt: skip
 SERVICE = Service("cards", (REGISTER_CARD, REGISTER_PAYEE), ANNEX)
 
+_ACCOUNT = "SELECT 1 FROM accounts WHERE name = ?"
 _PUT_CARD = """
     INSERT INTO service_cards (card, account, associated, registered_at_ns, authenticated_at_ns)
     VALUES (?1, ?2, ?3, ?4, ?4) ON CONFLICT (card) DO UPDATE SET account = excluded.account,
