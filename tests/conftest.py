@@ -21,7 +21,7 @@ import tollsplit  # noqa: E402 - the path comes first
 
 # Those that others import come before them.
 pytest_plugins = ["browser", "databases", "networks", "proofs", "serving", "virtual_card",
-                  "cardholders", "push_parties"]
+                  "cardholders", "push_parties", "resources"]
 
 # Modules that never reach the core (money, the texts of rules, what is shown), or reach it through
 # processes and clocks of their own (live runs, measurements of memory):

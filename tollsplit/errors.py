@@ -51,6 +51,10 @@ class CardError(TollsplitError):
     exit_code = 3
 
 
+class ProhibitedError(TollsplitError):
+    """An operation of a resource is not allowed: not paid for, or nobody can say that it is."""
+
+
 class IdempotencyError(LedgerError):
     """A key was used before, and for something else."""
 

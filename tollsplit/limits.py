@@ -236,3 +236,20 @@ PUSH_POLL_SLOWER_S = 5
 PUSH_WAITING_MAX = 10
 # Wrong codes before a payment is blocked: a camera misreads none, for codes check themselves.
 PUSH_CODES_MAX = 5
+
+# --- billing authentication --------------------------------------------------------------
+# How long a billing status code lives: from the server through the terminal to the resource and
+# back takes a second.
+BILLING_CODE_S = 60
+# How long a licence may do without the server: a revoked right lasts as long.
+BILLING_LICENCE_S_MAX = 7 * 24 * 3600
+# A licence's file; one has some hundreds.
+BILLING_LICENCE_CHARACTERS_MAX = 16 * 1024
+# What a resource says to the terminal's billing manager, and the answer: some hundreds of octets.
+BILLING_LINE_OCTETS_MAX = 8 * 1024
+# How long either of them waits for the server, twice, before it counts as away.
+BILLING_SERVER_S = 5
+# How long they wait for each other; the server is asked meanwhile.
+BILLING_WAIT_S = 30
+# What a resource's file may have, for its digest is computed at each operation.
+BILLING_FILE_OCTETS_MAX = 4 * 1024 * 1024 * 1024

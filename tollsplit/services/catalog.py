@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ..ledger import Annex
 from . import (
+    billing_auth,
     card_register,
     device,
     idempotency,
     inbox,
     notice,
     push_payment,
+    resource_register,
     secret,
     session,
     transfer,
@@ -19,6 +21,7 @@ from .operation import Service
 SERVICES: tuple[Service, ...] = (
     device.SERVICE, inbox.SERVICE, session.SERVICE, card_register.SERVICE, transfer.SERVICE,
     push_payment.SERVICE,
+    resource_register.SERVICE, billing_auth.SERVICE,
 )
 
 
