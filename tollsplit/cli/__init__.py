@@ -26,6 +26,7 @@ class Commands(click.Group):
 
     homes: ClassVar[dict[str, str]] = {
         "account": "account:account",
+        "billing-auth": "billing_auth:billing_auth",
         "capture": "capture:capture",
         "demo": "demo:demo",
         "device": "device:device",

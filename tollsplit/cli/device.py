@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from ..services.role import ROLES, Role
 from .serve import MISSING
 
 if TYPE_CHECKING:
+    from ..services.client import Client
     from ..services.signature import DeviceKey
 
 _PATH = click.Path(path_type=Path)
@@ -93,6 +94,25 @@ def register(server: str, key: Path, token: str, label: str) -> None:
     with Client(server, own) as client:
         found = client.call(REGISTER, Register(token, own.public_key, label))
     click.echo(f'{found.device}: registered, {found.role} of "{found.account}"')
+
+
+def open_client(server: str, key: Path, **options: Any) -> Client:
+    """A client of a service by the key in a file. Raises UsageError, ProofError.
+
+    options  of services.client.Client
+    """
+    expect_services()
+    from ..services.client import Client
+
+    return Client(server, read_key(key), **options)
+
+
+def expect_services() -> None:
+    """Raises UsageError where what the services need is not installed."""
+    try:
+        from ..services import client  # noqa: F401
+    except ImportError as error:
+        raise UsageError(MISSING.format(error)) from error
 
 
 def read_key(path: Path) -> DeviceKey:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import TollsplitError, UsageError
+from ..errors import TollsplitError
 from .amount import AMOUNT
-from .device import KEY, SERVER, read_key
-from .serve import MISSING
+from .device import KEY, SERVER, open_client
 from .table import quantity
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ def pay(
       tollsplit transfer pay --server http://127.0.0.1:8080 --key phone.key \\
         --payee 13800138000 --amount "25.00 CNY"
     """
-    with _client(server, key) as client:
+    with open_client(server, key) as client:
         from ..services.card import read_account
         from ..services.card_reader import card_in_reader
         from ..services.transfer import ASK, Ask
@@ -101,7 +99,7 @@ def confirm(server: str, key: Path, once: bool) -> None:
     Example:
       tollsplit transfer confirm --server http://127.0.0.1:8080 --key phone.key
     """
-    with _client(server, key) as client:
+    with open_client(server, key) as client:
         for asked in _waiting(client):
             state = _confirm(client, asked, associated=True)
             click.echo(f"transfer {state.transfer}: {state.state}")
@@ -123,7 +121,7 @@ def show(server: str, key: Path, identifier: str) -> None:
     Example:
       tollsplit transfer show --server http://127.0.0.1:8080 --key phone.key OZBvqXrVmkBvYk7wzL1hKA
     """
-    with _client(server, key) as client:
+    with open_client(server, key) as client:
         from ..services.transfer import SHOW, Read
 
         state = client.call(SHOW, Read(identifier))
@@ -154,7 +152,7 @@ def register_card(
       tollsplit transfer register-card --server http://127.0.0.1:8080 --key staff.key \\
         --account card:alice --associated bPm3vFJ4TqWc0J8oZrPCB4Ztq0fJm1eJ6Vb1x2Jp9mE
     """
-    with _client(server, key) as client:
+    with open_client(server, key) as client:
         from ..services.card import read_account
         from ..services.card_reader import card_in_reader
         from ..services.card_register import REGISTER_CARD, RegisterCard
@@ -184,21 +182,11 @@ def register_payee(server: str, key: Path, payee: str, account: str) -> None:
       tollsplit transfer register-payee --server http://127.0.0.1:8080 --key staff.key \\
         --payee 13800138000 --account shop
     """
-    with _client(server, key) as client:
+    with open_client(server, key) as client:
         from ..services.card_register import REGISTER_PAYEE, RegisterPayee
 
         found = client.call(REGISTER_PAYEE, RegisterPayee(payee=payee, account=account))
         click.echo(f'payee {found.payee}: credits "{found.account}"')
-
-
-@contextmanager
-def _client(server: str, key: Path) -> Iterator[Client]:
-    try:
-        from ..services.client import Client
-    except ImportError as error:
-        raise UsageError(MISSING.format(error)) from error
-    with Client(server, read_key(key)) as client:
-        yield client
 
 
 def _prompt(what: str, confirmation: bool = False) -> str:

@@ -20,8 +20,7 @@ from .operation import Service
 
 SERVICES: tuple[Service, ...] = (
     device.SERVICE, inbox.SERVICE, session.SERVICE, card_register.SERVICE, transfer.SERVICE,
-    push_payment.SERVICE,
-    resource_register.SERVICE, billing_auth.SERVICE,
+    push_payment.SERVICE, resource_register.SERVICE, billing_auth.SERVICE,
 )
 
 
