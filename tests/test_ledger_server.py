@@ -14,7 +14,7 @@ from bookings import MONEY, charge, held, record, run_of
 from databases import Cluster, PostgresDatabase, Refused
 
 from tollsplit.errors import LedgerError, OverdraftError
-from tollsplit.ledger import Ledger, Transfer, open_ledger
+from tollsplit.ledger import Hold, Ledger, Transfer, open_ledger
 from tollsplit.model import Posting
 
 
@@ -124,6 +124,32 @@ def test_server_lock_is_waited_for_and_given_up(database: PostgresDatabase) -> N
             other.rollback()
         assert ledger.post(run_of("e2"), [record(epoch="e2")], []).booked
         assert ledger.verify().holds
+
+
+@pytest.mark.parametrize("locked", [
+    "SELECT pg_advisory_xact_lock(1953264496)",  # whose turn it is to post a run
+    "SELECT * FROM tollsplit.accounts WHERE name = 'alice' FOR UPDATE",
+    "SELECT * FROM tollsplit.holds FOR UPDATE",
+])  # fmt: skip
+def test_server_hold_that_is_over_lets_nobody_wait_for_somebody_else(
+    database: PostgresDatabase, locked: str
+) -> None:
+    """A run may take a minute to be posted; who transfers meanwhile comes first."""
+    now_ns = 10**18
+    with open_ledger(database.url, clock_ns=lambda: now_ns, wait_s=0.5) as ledger:
+        for name in ("alice", "bob", "shop"):
+            ledger.open_account(name, MONEY, "card")
+        ledger.hold(Hold("h", "alice", MONEY, 5, 60))
+        now_ns += 60 * 10**9
+        with psycopg.connect(database.url) as other:
+            other.execute(locked)
+            ledger.transfer(Transfer("t", "payment", (
+                Posting("bob", MONEY, -1), Posting("shop", MONEY, 1))))  # fmt: skip
+            assert ledger.balance("alice", MONEY).held == 0
+            other.rollback()
+        ledger.expire_holds()
+        assert ledger.held("h").state == "expired"
+        assert ledger.verify().findings == ()
 
 
 def test_server_connection_that_is_cut_books_nothing(database: PostgresDatabase) -> None:

@@ -188,9 +188,9 @@ class Postgres:
         with self._explained():
             self._connection.execute("SELECT pg_advisory_xact_lock($1)", (LOCKS[what],))
 
-    def locking(self, alias: str) -> str:
+    def locking(self, alias: str, *, skipping: bool = False) -> str:
         # Rows that refer to an account lock it too, and less than this.
-        return f" FOR NO KEY UPDATE OF {alias}"
+        return f" FOR NO KEY UPDATE OF {alias}" + (" SKIP LOCKED" if skipping else "")
 
     def rows(self, sql: str, *values: object) -> Iterator[Row]:
         with self._explained():

@@ -227,7 +227,7 @@ class Sqlite:
         """Who writes has the whole file."""
         self._expect_transaction()
 
-    def locking(self, alias: str) -> str:
+    def locking(self, alias: str, *, skipping: bool = False) -> str:
         return ""
 
     def rows(self, sql: str, *values: object) -> Iterator[Row]:

@@ -59,9 +59,11 @@ class Store(Protocol):
         it was undone meanwhile.
         """
 
-    def locking(self, alias: str) -> str:
-        """The end of a SELECT: nobody else changes that table's rows of it until the transaction
-        ends.
+    def locking(self, alias: str, *, skipping: bool = False) -> str:
+        """The end of a SELECT: nobody else changes that table's (or those tables') rows of it until
+        the transaction ends.
+
+        skipping  leave out rows that somebody else has locked, instead of waiting
         """
 
     def rows(self, sql: str, *values: object) -> Iterator[Row]: ...
