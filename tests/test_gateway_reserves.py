@@ -80,6 +80,45 @@ def test_gateway_holds_what_the_open_window_uses(home: Path) -> None:
     expect_sound(home)
 
 
+def test_gateway_holds_in_each_currency_what_is_owed_with_taxes(home: Path) -> None:
+    """video-co owes EUR with a minimum and VAT, the subscriber CNY; they are never added up."""
+    path = home / "rules.toml"
+    text = path.read_text().replace(
+        "[sponsors.video-co]", '[sponsors.video-co]\ntariff = "wholesale"').replace(
+        'prefixes = ["10.0.0.0/8"]', 'prefixes = ["10.0.0.0/8"]\ntariff = "standard"')
+    path.write_text(text + """
+[taxes.mwst]
+rate = "19%"
+[tariffs.wholesale]
+currency = "EUR"
+price = "2 EUR / MiB"
+minimum = "0.50 EUR"
+minimum_per = "day"
+rounding_per = "day"
+taxes = ["mwst"]
+prices = "net"
+""")
+    euros = (SPONSOR[0], "EUR/1000000")
+    open_accounts(home)
+    with open_ledger(f"sqlite:///{home}/ledger.db") as ledger:
+        ledger.open_account(*euros, "sponsor", floor=-(10**6))
+        ledger.open_account(SPONSOR[0], ALICE[1], "sponsor", floor=-(10**6))
+    with running(home) as run:
+        give(run, 10)
+        # The price and what is missing to the minimum are rounded down apart, and VAT on either.
+        wait(lambda: balance(home, *euros).held == 499_999 + 94_999)
+        assert balance(home).held == cost(10_000)
+        give(run, 990)
+        net = 700_000 * 2 * 10**6 // 2**20
+        wait(lambda: balance(home, *euros).held == 10**6)
+        assert net * 119 // 100 > 10**6
+    assert balance(home, *euros).balance == -(10**6)
+    assert balance(home, SPONSOR[0], ALICE[1]) == Balance(
+        SPONSOR[0], "sponsor", ALICE[1], 0, 0, -(10**6), "open")
+    assert ends(run) == [euros]
+    expect_sound(home)
+
+
 def test_gateway_without_prepaid_accounts_holds_nothing(home: Path) -> None:
     with running(home, watched=False) as run:
         give(run)
