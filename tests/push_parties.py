@@ -36,6 +36,11 @@ def fund(ledger: Ledger) -> None:
     ledger.transfer(Transfer("top-up", "top-up", top_up))
 
 
+def money_in(ledger: Ledger) -> tuple[int, int, int]:
+    alice, shop = (ledger.balance(name, MONEY) for name in ("alice", SHOP))
+    return alice.balance, alice.held, shop.balance
+
+
 @dataclass
 class Parties:
     """Alice's television and phone, and whom she pays."""
@@ -50,8 +55,12 @@ class Parties:
         served.write(fund)
         found = cls(served, served.device(), served.device(),
                     served.device("operator", "operator:staff"))  # fmt: skip
-        found.call(found.operator, "secret", account="alice", secret=SECRET)
+        found.set_secret()
         return found
+
+    def set_secret(self) -> None:
+        """Set Alice's; what was counted against it is forgotten."""
+        self.call(self.operator, "secret", account="alice", secret=SECRET)
 
     def call(self, client: Client, name: str, *, key: str | None = None, **fields: Any) -> Any:
         asked = operation(f"push-payment.{name}")
@@ -91,9 +100,8 @@ class Parties:
 
     def money(self) -> tuple[int, int, int]:
         """What Alice has, what of it is held, and what the shop got."""
-        alice = self.served.read(lambda ledger: ledger.balance("alice", MONEY))
-        shop = self.served.read(lambda ledger: ledger.balance(SHOP, MONEY))
-        return alice.balance, alice.held, shop.balance
+        found: tuple[int, int, int] = self.served.read(money_in)
+        return found
 
     def pushed(self, client: Client) -> list[tuple[str, str]]:
         """Id and state of each payment that a device was told of, in order."""

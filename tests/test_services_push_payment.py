@@ -115,7 +115,7 @@ def test_secret_that_is_guessed_blocks_the_account(parties: Parties) -> None:
     assert parties.state(first) == "blocked"
     assert refused(parties.agree, second) == "not-authenticated"
     assert parties.state(second) == "blocked" and parties.money() == NOTHING
-    parties.call(parties.operator, "secret", account="alice", secret=SECRET)
+    parties.set_secret()
     assert parties.agree(parties.held()).state == "captured"
 
 

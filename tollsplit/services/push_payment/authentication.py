@@ -45,9 +45,7 @@ def _set(call: Call[SetSecret]) -> SecretSet:
     return SecretSet(call.asked.account)
 
 
-OPERATIONS = (
-    Operation(
-        "push-payment.secret", "POST", "/push-payments/secrets", "Set an account's secret",
-        SetSecret, SecretSet, _set, only("operator"), before=_hash,
-    ),
-)  # fmt: skip
+SECRET = Operation(
+    "push-payment.secret", "POST", "/push-payments/secrets", "Set an account's secret",
+    SetSecret, SecretSet, _set, only("operator"), before=_hash,
+)

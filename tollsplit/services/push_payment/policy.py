@@ -11,7 +11,7 @@ from msgspec import Struct
 from ...ledger.store import Store
 from .. import device
 from ..operation import Call, Operation
-from ..problem import FORBIDDEN, NOT_FOUND
+from ..problem import NOT_FOUND
 from ..role import only
 from ..wire import AccountName, Answer, Id, Request
 
@@ -75,7 +75,7 @@ class Trusted(Answer):
 
 
 def of_account(store: Store, account: str, settings: Settings) -> Policy:
-    for row in store.rows(_POLICY, account):
+    for row in store.rows(_OF_ACCOUNT, account):
         return Policy(*row)
     return Policy(settings.gesture, settings.gesture_from, settings.opening, settings.capture)
 
@@ -115,19 +115,17 @@ TABLES = (
     "CREATE TABLE service_push_platforms (terminal TEXT PRIMARY KEY REFERENCES service_devices "
     "(id), platform TEXT NOT NULL REFERENCES service_devices (id))",
 )
-OPERATIONS = (
-    Operation(
-        "push-payment.policy", "POST", "/push-payments/policies", "Say what payments need",
-        SetPolicy, PolicyView, _set, only("operator"),
-    ),
-    Operation(
-        "push-payment.trust", "POST", "/push-payments/platform",
-        "Let an operating system's server relay gestures", Trust, Trusted, _trust,
-        only("terminal"), (NOT_FOUND, FORBIDDEN),
-    ),
-)  # fmt: skip
+POLICY = Operation(
+    "push-payment.policy", "POST", "/push-payments/policies", "Say what payments need",
+    SetPolicy, PolicyView, _set, only("operator"),
+)
+TRUST = Operation(
+    "push-payment.trust", "POST", "/push-payments/platform",
+    "Let an operating system's server relay gestures", Trust, Trusted, _trust, only("terminal"),
+    (NOT_FOUND,),
+)
 
-_POLICY = """
+_OF_ACCOUNT = """
     SELECT gesture, gesture_from, opening, capture FROM service_push_policies WHERE account = ?"""
 _SET = """
     INSERT INTO service_push_policies (account, gesture, gesture_from, opening, capture)
