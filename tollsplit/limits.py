@@ -253,3 +253,13 @@ BILLING_SERVER_S = 5
 BILLING_WAIT_S = 30
 # What a resource's file may have, for its digest is computed at each operation.
 BILLING_FILE_OCTETS_MAX = 4 * 1024 * 1024 * 1024
+
+# --- data sharing ----------------------------------------------------------------------
+# How long a device says at once that it lends, and how long a share runs at most: a day.
+SHARE_AVAILABLE_S_MAX = 86_400
+# How long the end of a share may wait to be settled: a server or ledger that was away so long is
+# settled by hand.
+SHARE_SETTLE_S_MAX = 30 * 86_400
+# Lenders that are told of one request, and offers that are taken in: a screen shows no more.
+SHARE_LENDERS_MAX = 50
+SHARE_OFFERS_MAX = 50

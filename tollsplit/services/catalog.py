@@ -14,6 +14,7 @@ from . import (
     resource_register,
     secret,
     session,
+    sharing,
     transfer,
 )
 from .operation import Service
@@ -21,6 +22,7 @@ from .operation import Service
 SERVICES: tuple[Service, ...] = (
     device.SERVICE, inbox.SERVICE, session.SERVICE, card_register.SERVICE, transfer.SERVICE,
     push_payment.SERVICE, resource_register.SERVICE, billing_auth.SERVICE,
+    sharing.SERVICE,
 )
 
 
