@@ -1,8 +1,8 @@
 """Servers that die: each is killed where an operation is about to be, or has just been, booked.
 
 As a program it is told on standard input where to serve what, "PORT URL", and by a file where the
-server has to die, "OPERATION POINT". Forked, for importing everything anew takes longer than most
-live.
+server has to die, "OPERATION POINT"; a service's sweep is called "SERVICE.sweep". Forked, for
+importing everything anew takes longer than most live.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import local
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,9 @@ def die_at(fate: Path) -> None:
 
     def dying(books: Any, work: Any) -> Any:
         wanted, _, point = (fate.read_text() if fate.exists() else "").partition(" ")
-        if wanted != getattr(here, "operation", "-"):
+        swept = isinstance(work, partial) and work.func.__name__ == "_sweep"
+        name = f"{work.args[0].name}.sweep" if swept else getattr(here, "operation", "-")
+        if wanted != name:
             return write(books, work)
         fate.unlink()
         if point == "before":
