@@ -177,6 +177,7 @@ def test_services_key_of_a_hundred_at_once_has_one_effect(gifts: Served) -> None
     assert balance(gifts) == 93
 
 
+@on_sqlite
 def test_services_stored_answer_shows_nothing_to_who_reads_the_database(gifts: Served) -> None:
     alice = gifts.device()
     gift = alice.call(GIVE, Give(1), key="a key of sixteen letters").gift
@@ -228,6 +229,7 @@ def test_services_altered_request_is_refused(gifts: Served) -> None:
     assert balance(gifts) == 100
 
 
+@on_sqlite
 def test_services_unknown_revoked_or_other_device_is_refused(gifts: Served) -> None:
     stranger = gifts.client(DeviceKey.new())
     assert refusal(lambda: stranger.call(GIVE, Give(1))).kind.name == "unsigned"
