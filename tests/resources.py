@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from databases import Database
 from serving import Served, serving
 
 if TYPE_CHECKING:
+    from tollsplit.services.billing_auth import Allowed
     from tollsplit.services.client import Client
     from tollsplit.services.interface import Interface
 
@@ -144,3 +146,46 @@ def arcade(databases: Callable[[], Database]) -> Iterator[Arcade]:
 
 def line(answer: dict[str, Any]) -> bytes:
     return json.dumps(answer).encode() + b"\n"
+
+
+@pytest.fixture
+def alice(arcade: Arcade) -> User:
+    return arcade.user()
+
+
+@pytest.fixture
+def game(arcade: Arcade, alice: User) -> str:
+    """A resource that Alice has paid for."""
+    name = arcade.resource()
+    arcade.buy(alice, name)
+    return name
+
+
+def refusal(work: Callable[..., object], *arguments: Any, **more: Any) -> tuple[str, int]:
+    """The kind and status of the problem that is raised."""
+    from tollsplit.services.problem import Problem
+
+    with pytest.raises(Problem) as caught:
+        work(*arguments, **more)
+    return caught.value.kind.name, caught.value.kind.status
+
+
+def nonce() -> str:
+    """Of one question."""
+    return secrets.token_urlsafe(16)
+
+
+def issued(user: User, game: str, mark: str, **more: Any) -> str:
+    """A code, as the user's manager gets it."""
+    from tollsplit.services.billing_auth import ISSUE, Issue
+
+    usual = {"resource": game, "operation": "play", "device": user.copy.device, "nonce": mark}
+    return user.terminal.call(ISSUE, Issue(**{**usual, **more})).code  # type: ignore[arg-type]
+
+
+def verify(user: User, game: str, mark: str, code: str, **more: Any) -> Allowed:
+    """The server's word on a code, as the resource has it verified."""
+    from tollsplit.services.billing_auth import VERIFY, Verify
+
+    usual = {"resource": game, "operation": "play", "nonce": mark, "code": code}
+    return user.copy.call(VERIFY, Verify(**{**usual, **more}))

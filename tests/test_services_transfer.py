@@ -288,6 +288,18 @@ def test_transfer_expires_at_each_step(
         assert answers[STEPS.index(step)]().state != "expired"
 
 
+@pytest.mark.parametrize("off_s", [-30, 29])
+def test_transfer_expires_by_the_servers_clock(holder: Cardholder, off_s: int) -> None:
+    """A device whose clock is off is taken, and gains no time by it."""
+    clock = holder.served.clock
+    phone = holder.served.client(holder.phone.key, clock_ns=lambda: clock() + off_s * 10**9)
+    late, timely = holder.ask(phone), holder.ask(phone)
+    clock.forward(119)
+    assert holder.authenticate(phone, timely).state == "confirming"
+    clock.forward(1)
+    assert refusal(holder.authenticate, phone, late) == ("expired", 410)
+
+
 # --- who may ----------------------------------------------------------------------------
 
 
