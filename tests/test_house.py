@@ -42,7 +42,7 @@ MAY_IMPORT = {
 LATE = {
     "anyio", "argon2", "cryptography", "dpkt", "h11", "http_message_signatures", "httpx2",
     "jeepney", "llvmlite", "msgspec", "numba", "prometheus_client", "psycopg", "pyarrow",
-    "smartcard", "starlette", "uvicorn",
+    "segno", "smartcard", "starlette", "uvicorn",
 }
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
 # Late by nature: nothing else in the package imports them at once, and they are nothing without.

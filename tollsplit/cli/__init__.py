@@ -31,10 +31,12 @@ class Commands(click.Group):
         "demo": "demo:demo",
         "device": "device:device",
         "ledger": "ledger:ledger",
+        "push-payment": "push_payment:push_payment",
         "reconcile": "reconcile:reconcile",
         "rules": "rules:rules",
         "serve": "serve:serve",
         "session": "session:session",
+        "share": "share:share",
         "statement": "statement:statement",
         "transfer": "transfer:transfer",
     }
