@@ -226,9 +226,9 @@ def test_pages_find_what_was_pushed_while_they_were_away(
     ask(parties, television, "No novel")
     television.tap("#cancel")
     television.wait_text("#state", "Cancelled")
-    ask(parties, television, "Late novel")
+    ask(parties, television, "<b>Late novel</b>")  # text, whatever it looks like
     phone.open(page(parties, "second.html"))
-    phone.wait_text("#inbox", "Late novel")
+    phone.wait_text("#inbox", "<b>Late novel</b>")
     assert "No novel" not in phone.text("#inbox")
     phone.run("document.querySelector('#inbox li:last-child a').className = 'latest'")
     phone.tap("#inbox a.latest")

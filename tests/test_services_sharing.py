@@ -220,6 +220,7 @@ def test_usage_is_the_engines_alone(parties: Sharing) -> None:
     share = parties.running()
     parties.served.clock.forward(1)
     parties.use(3 * MIB, sponsored=2 * MIB)
+    parties.use(5 * MIB, at_s=-2)  # booked now, of before
     parties.use(5 * MIB, account="carol")
     parties.use(5 * MIB, subscriber="10.20.0.7")
     slip = parties.use(5 * MIB)
