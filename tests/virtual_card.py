@@ -8,6 +8,7 @@ us on a socket: two octets of length, then a command, or one octet of control.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -115,10 +116,10 @@ class Reader:
     Its socket lies in a folder of its own, mounted over /run/pcscd for it alone.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = port
+        folder.mkdir()
         (folder / "reader.conf").write_text(
             f'FRIENDLYNAME "Virtual PCD"\nDEVICENAME /dev/null:{self._port:#06x}\n'
             f"LIBPATH {DRIVER}\nCHANNELID {self._port:#06x}\n"
@@ -137,8 +138,10 @@ class Reader:
     def log(self) -> str:
         return (self._folder / "pcscd.log").read_text()
 
-    def wait(self) -> None:
-        self._await(self.socket.exists)
+    def works(self) -> bool:
+        """Whether the driver listens, once the service is ready; it is ready without it as well."""
+        self._await(lambda: "daemon ready" in self.log())
+        return "Could not initialize" not in self.log()
 
     def _await(self, happened: Callable[[], bool]) -> None:
         """The service looks for cards a few times a second, and its log says what it saw."""
@@ -201,11 +204,23 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     pytest.importorskip("smartcard", reason="no pyscard (the extra `card`)")
     if "PCSCLITE_CSOCK_NAME" in os.environ:
         pytest.skip("PC/SC is led elsewhere already (PCSCLITE_CSOCK_NAME)")
-    service = Reader(tmp_path_factory.mktemp("pcscd"))
+    service = start(tmp_path_factory.mktemp("pcscd"))
     os.environ["PCSCLITE_CSOCK_NAME"] = str(service.socket)  # libpcsclite reads it once
     try:
-        service.wait()
         yield service
     finally:
         service.stop()
         del os.environ["PCSCLITE_CSOCK_NAME"]
+
+
+def start(folder: Path) -> Reader:
+    """A reader that works. Its driver listens on a port and the next one, which somebody else may
+    have; those that the system gives to connections are above.
+    """
+    for _ in range(20):
+        port = random.randrange(20_000, 32_000, 2)
+        service = Reader(folder / str(port), port)
+        if service.works():
+            return service
+        service.stop()
+    raise AssertionError(service.log())
