@@ -113,13 +113,10 @@ def settle() -> None:
 @contextmanager
 def unmerged(lab: Lab) -> Iterator[None]:
     """No packet is larger than the wire's: the kernel then counts what the wire carries."""
-    ways = ("tso", "gso")  # veth does not merge what it receives
 
     def switch(way: str) -> None:
         for end in (SUBSCRIBER_1, SUBSCRIBER_2, SPONSOR, INTERNET):
-            for name, interface in ((end.name, "eth0"), (GATEWAY, end.interface)):
-                lab.execute(name, "ethtool", "-K", interface,
-                            *[word for each in ways for word in (each, way)])
+            lab.merge(end, way)
 
     switch("off")
     try:
