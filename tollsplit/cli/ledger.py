@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
+from .amount import AMOUNT
 from .proof import read_text
 from .serve import MISSING
 
 if TYPE_CHECKING:
-    from ..ledger import Annex, Journal, Ledger
+    from ..ledger import AccountKind, Annex, Journal, Ledger
 
 _LEDGER = click.option("--ledger", "url", metavar="URL", required=True,
                        help="The ledger: sqlite:///PATH or postgresql://USER@HOST/DATABASE.")
@@ -24,11 +25,12 @@ _FORMAT = click.option("--format", "form", type=click.Choice(("table", "json", "
                        default="table", show_default=True, help="How the result is written.")
 
 _PATH = click.Path(path_type=Path)
+_KINDS = ("subscriber", "sponsor", "operator", "card", "settlement", "remainder")
 
 
 @click.group()
 def ledger() -> None:
-    """Make a ledger, read its balances, verify it, export it, close and prove its periods.
+    """Make a ledger, open accounts, verify it, export it, close and prove its periods.
 
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 4 the books do not balance.
@@ -55,6 +57,72 @@ def init(url: str) -> None:
 
     with open_ledger(url) as book:
         click.echo(f"{book.url}: ready, {len(book.balances()):,} accounts")
+
+
+@ledger.command("open")
+@_LEDGER
+@click.option("--account", metavar="NAME", required=True, help="What it is called.")
+@click.option("--unit", metavar="UNIT", required=True, help='A currency ("CNY"), or "octet".')
+@click.option("--kind", type=click.Choice(_KINDS), default="settlement", show_default=True,
+              help="What it is.")
+@click.option("--prepaid", is_flag=True,
+              help="It never falls below zero; if absent there is no bound.")
+def open_account(url: str, account: str, unit: str, kind: AccountKind, prepaid: bool) -> None:
+    """Open an account; one that is there as asked is left as it is.
+
+    Accounts of those whose traffic is booked open by themselves, without a bound.
+
+    \b
+    Exit codes: 0 done, 1 failed (it is there and is another), 2 usage.
+
+    \b
+    Example:
+      tollsplit ledger open --ledger sqlite:///books.db --account alice --unit CNY \\
+        --kind subscriber --prepaid
+    """
+    from ..ledger import open_ledger
+    from .table import quantity
+
+    with open_ledger(url, create=False) as book:
+        found = book.open_account(account, unit if unit == "octet" else f"{unit}/1000000", kind,
+                                  0 if prepaid else None)  # fmt: skip
+    click.echo(f'"{found.account}": {quantity(found.balance, found.unit)}')
+
+
+@ledger.command()
+@_LEDGER
+@click.option("--from", "payer", metavar="NAME", required=True, help="The account that loses it.")
+@click.option("--to", "payee", metavar="NAME", required=True, help="The account that gains it.")
+@AMOUNT
+@click.option("--reference", metavar="TEXT", required=True,
+              help="What this booking is called: the same again is booked once.")
+@click.option("--kind", metavar="WORD", default="settlement", show_default=True,
+              help='What it is: "top-up", "payment".')
+def transfer(
+    url: str, payer: str, payee: str, amount: tuple[int, str], reference: str, kind: str
+) -> None:
+    """Book an amount from one account to another, such as what a subscriber has paid in.
+
+    Both accounts have to be open, and the one that loses it has to have it where it is prepaid.
+
+    \b
+    Exit codes: 0 booked, or it was before; 1 failed, 2 usage.
+
+    \b
+    Example:
+      tollsplit ledger transfer --ledger sqlite:///books.db --from bank --to alice \\
+        --amount "50 CNY" --reference "top-up 1812" --kind top-up
+    """
+    from ..ledger import Transfer, open_ledger
+    from ..model import Posting
+    from .table import quantity
+
+    wanted, unit = amount
+    with open_ledger(url, create=False) as book:
+        posted = book.transfer(Transfer(reference, kind, (
+            Posting(payer, unit, -wanted), Posting(payee, unit, wanted))))  # fmt: skip
+    done = "booked" if posted.booked else f"was booked at {posted.booked_at:%Y-%m-%dT%H:%M:%SZ}"
+    click.echo(f'{quantity(wanted, unit)} from "{payer}" to "{payee}": {done}')
 
 
 @ledger.command()
