@@ -25,7 +25,7 @@ PEERS_PYPI := dpkt nfstream pypacker scapy
 CARDS := libpcsclite-dev pcscd swig vsmartcard-vpcd
 # How the tests are spread over processes, and which of them are not.
 AT_ONCE := --numprocesses 2 --dist worksteal
-ALONE := tests/live tests/test_benchmarks_live.py $(wildcard tests/test_gateway*.py)
+ALONE := tests/live tests/story tests/test_benchmarks_live.py $(wildcard tests/test_gateway*.py)
 
 .PHONY: demo test build checked sanitize bench bench-check bench-peers bench-record lint clean
 .DELETE_ON_ERROR:

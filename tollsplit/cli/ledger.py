@@ -120,7 +120,7 @@ def transfer(
     wanted, unit = amount
     with open_ledger(url, create=False) as book:
         posted = book.transfer(Transfer(reference, kind, (
-            Posting(payer, unit, -wanted), Posting(payee, unit, wanted))))  # fmt: skip
+            Posting(payer, unit, -wanted), Posting(payee, unit, wanted)), reference))
     done = "booked" if posted.booked else f"was booked at {posted.booked_at:%Y-%m-%dT%H:%M:%SZ}"
     click.echo(f'{quantity(wanted, unit)} from "{payer}" to "{payee}": {done}')
 

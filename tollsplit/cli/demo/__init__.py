@@ -1,4 +1,4 @@
-"""`tollsplit demo`: the whole story in one minute, on bundled data."""
+"""`tollsplit demo`: the whole story in one minute, on bundled data or live."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ import click
 @click.option("--directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
               default=Path("demo"), show_default=True,
               help="Where the example and its ledger are written.")
-def demo(directory: Path) -> int:
+@click.option("--live", is_flag=True,
+              help="Play the story live, on hosts in network namespaces; needs root.")
+def demo(directory: Path, live: bool) -> int:
     """Show the whole story on bundled data: capture, rules, bill, books.
 
     Writes a small capture (seeded, the same on every machine), a rules file and a directory of
     subscribers into DIR, accounts the capture, books it into an SQLite ledger and prints the
     statement of one account. Every step is an ordinary command, shown as you would type it. Run
     it again and the ledger says that the run is already booked.
+
+    With --live the traffic is real: subscribers, a gateway, a sponsor's proxy and a shop are made
+    on this machine, `tollsplit capture` meters what passes, the services run on the same ledger,
+    and at the end the books are compared with what was on the wire. It takes about a minute, and
+    leaves nothing but a folder in DIR.
 
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 the books do not balance.
@@ -27,6 +34,16 @@ def demo(directory: Path) -> int:
     Example:
       tollsplit demo --directory /tmp/tollsplit-demo
     """
+    if live:
+        from .live import play
+
+        play(directory)
+        return 0
+    return _show(directory)
+
+
+def _show(directory: Path) -> int:
+    """The story on bundled data."""
     from ...rules import load
     from .. import invoke
     from .example import CAPTURE, RULES, write_example

@@ -69,7 +69,7 @@ class Judge:
             self.seen.append(Seen(octets, original, address[2], timestamp_ns))
 
     def close(self) -> list[Seen]:
-        """Everything that was there until now."""
+        """Everything that was there until now. May be called again."""
         self._done.set()
         self._thread.join()
         self._socket.close()

@@ -11,7 +11,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,13 +201,17 @@ class Namespaces:
         self, name: str, *command: str, hosts: Path | None = None,
         stdin: IO[str] | int | None = None, stdout: IO[str] | int | None = None,
         stderr: IO[str] | int | None = None, pass_fds: Sequence[int] = (),
+        more: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:  # fmt: skip
-        """A program in a namespace; close() kills it. Call it from the main thread alone: the
-        program ends with the thread that began it.
+        """A program in a namespace, without a terminal; close() kills it. Call it from the main
+        thread alone: the program ends with the thread that began it.
+
+        more   environment
         """
         started = subprocess.Popen(
             self.command(name, *command, hosts=hosts), stdin=stdin, stdout=stdout, stderr=stderr,
-            text=True, pass_fds=pass_fds)  # fmt: skip
+            text=True, pass_fds=pass_fds, start_new_session=True,
+            env={**os.environ, **(more or {})})  # fmt: skip
         self._started.append(started)
         return started
 
