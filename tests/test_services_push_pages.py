@@ -214,6 +214,8 @@ def test_pages_scan_no_code_of_anybody_elses(
     phone.open(page(parties, "second.html"))
     phone.tap("#scanner")
     phone.wait_text("#seen", "no payment of ours")
+    assert phone.run(
+        "return document.getElementById('scanner').getBoundingClientRect().bottom <= innerHeight")
     phone.tap("#scanner")
     assert phone.run("return location.pathname") == "/pages/second.html"
 

@@ -107,8 +107,8 @@ async function toggle() {
   button.setAttribute("aria-expanded", "true");
   button.textContent = "Close the scanner";
   element("camera").hidden = false;
-  button.scrollIntoView({ block: "end" });
   tell("", "Hold the code of your other device into the frame.");
+  button.scrollIntoView({ block: "end" });
   try {
     await scan(element("camera").querySelector("video"), accept, scanning.signal);
     if (scanning.signal.aborted) tell("", "");
