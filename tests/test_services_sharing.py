@@ -45,6 +45,8 @@ class Sharing:
 
     def call(self, client: Any, name: str, *, key: str | None = None, **fields: Any) -> Any:
         operation = getattr(sharing, name)
+        if name in ("VERIFY", "VERIFIED"):
+            fields.setdefault("subscriber", SUBSCRIBER)
         return client.call(operation, operation.asked(**fields), key=key)
 
     def lend(self, **more: Any) -> Any:
@@ -62,8 +64,14 @@ class Sharing:
 
     def connected(self, **more: Any) -> str:
         share = self.borrow()
-        self.call(self.borrower, "ACCEPT", share=share, offer=self.offer(share, **more).offer)
+        offer = self.offer(share, **more)
+        self.call(self.borrower, "ACCEPT", **self.taking(offer))
         return share
+
+    def taking(self, offer: Any) -> dict[str, Any]:
+        """What an acceptance of an offer says."""
+        return {name: getattr(offer, name) for name in ("share", "offer", "octets", "unit",
+                                                        "price")}  # fmt: skip
 
     def keyed(self, **more: Any) -> tuple[str, str]:
         """A share that only has to be let in, and the password that the lender's device made."""
@@ -155,8 +163,7 @@ def test_sharing_goes_from_request_to_settlement(parties: Sharing, way: str) -> 
     offer = parties.offer(share)
     assert offer.at_most == 10 * PRICE
     assert parties.told(parties.borrower, "share.offer")[0]["offer"] == offer.offer
-    assert parties.call(parties.borrower, "ACCEPT", share=share, offer=offer.offer).state == \
-        "connected"
+    assert parties.call(parties.borrower, "ACCEPT", **parties.taking(offer)).state == "connected"
     assert parties.money() == (FUNDS, 10 * PRICE, 0, 0)
     secret = password.make()
     parties.call(parties.lender, "CONNECT", **parties.letting_in(share, secret))
@@ -288,7 +295,7 @@ def test_lenders_are_listed_within_the_range(parties: Sharing) -> None:
 def test_places_are_forgotten(parties: Sharing) -> None:
     parties.lend(**NEAR)
     taken, cancelled, expired = (parties.borrow(**HERE) for _ in range(3))
-    parties.call(parties.borrower, "ACCEPT", share=taken, offer=parties.offer(taken).offer)
+    parties.call(parties.borrower, "ACCEPT", **parties.taking(parties.offer(taken)))
     parties.call(parties.borrower, "CANCEL", share=cancelled)
     parties.served.clock.forward(3601)
     parties.served.sweep()
@@ -327,34 +334,32 @@ def test_offers_are_the_lenders_who_were_told(parties: Sharing) -> None:
     assert refused(parties.offer, "nothing") == "not-found"
     first = parties.offer(share, price=2 * PRICE)
     assert refused(parties.offer, share) == "wrong-state"
-    for name, more in (("ACCEPT", {"offer": first.offer}), ("LENDERS", {}), ("OFFERED", {}),
-                       ("SHOW", {}), ("CANCEL", {})):  # fmt: skip
-        assert refused(parties.call, stranger, name, share=share, **more) == "not-found"
-    other = parties.borrow()
-    wrong = {"share": other, "offer": first.offer}
+    for name in ("LENDERS", "OFFERED", "SHOW", "CANCEL"):
+        assert refused(parties.call, stranger, name, share=share) == "not-found"
+    taking = parties.taking(first)
+    assert refused(parties.call, stranger, "ACCEPT", **taking) == "not-found"
+    wrong = {**taking, "share": parties.borrow()}
     assert refused(parties.call, parties.borrower, "ACCEPT", **wrong) == "not-found"
     [shown] = parties.call(parties.borrower, "OFFERED", share=share).offers
     assert (shown.offer, shown.price) == (first.offer, 2 * PRICE)
     parties.call(parties.lender, "LEND", available_s=0)
-    gone = {"share": share, "offer": first.offer}
-    assert refused(parties.call, parties.borrower, "ACCEPT", **gone) == "no-lender"
+    assert refused(parties.call, parties.borrower, "ACCEPT", **taking) == "no-lender"
 
 
 def test_offer_that_is_not_covered_connects_nobody(parties: Sharing) -> None:
     share = parties.borrow()
-    offer = parties.offer(share, price=FUNDS // 10 + 1).offer
-    assert refused(parties.call, parties.borrower, "ACCEPT", share=share, offer=offer) == \
-        "overdraft"
+    taking = parties.taking(parties.offer(share, price=FUNDS // 10 + 1))
+    assert refused(parties.call, parties.borrower, "ACCEPT", **taking) == "overdraft"
     assert parties.show(share).state == "requested" and parties.money() == (FUNDS, 0, 0, 0)
 
 
 def test_offer_is_taken_once_whoever_hurries(parties: Sharing) -> None:
     share = parties.borrow()
-    offer = parties.offer(share).offer
+    taking = parties.taking(parties.offer(share))
 
     def accept(turn: int) -> str:
         try:
-            return str(parties.call(parties.borrower, "ACCEPT", share=share, offer=offer,
+            return str(parties.call(parties.borrower, "ACCEPT", **taking,
                                     key="one key for all of them" if turn % 2 else None).state)
         except Problem as problem:
             return problem.kind.name

@@ -36,8 +36,8 @@ def test_share_survives_kill_9_at_each_transition(
         for turn, point in enumerate(POINTS, 1):
             survive(point, "LEND", parties.lender, available_s=3600)
             share = service.survive("share.borrow", point, parties.borrow)
-            offer = service.survive("share.offer", point, parties.offer, share).offer
-            survive(point, "ACCEPT", parties.borrower, share=share, offer=offer)
+            offer = service.survive("share.offer", point, parties.offer, share)
+            survive(point, "ACCEPT", parties.borrower, **parties.taking(offer))
             secret = password.make()
             survive(point, "CONNECT", parties.lender, **parties.letting_in(share, secret))
             survive(point, "VERIFY", parties.borrower, share=share, password=secret)

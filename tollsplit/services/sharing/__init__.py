@@ -13,8 +13,11 @@ from .borrowing import Settings
 from .share import ANNEX, OFFERS, SHARES
 from .wire import (
     BUSY,
+    NO_ALLOWANCE,
     NO_LENDER,
     NOT_NEARBY,
+    OTHER_ADDRESS,
+    OTHER_TERMS,
     OWN_SHARE,
     WRONG_PASSWORD,
     Accept,
@@ -48,7 +51,7 @@ LENDERS = Operation(
 )
 OFFER = Operation(
     "share.offer", "POST", "/shares/{share}/offers", "Offer data", Offer, OfferView,
-    borrowing.offer, _TERMINAL, (OWN_SHARE, NOT_NEARBY, *_HERE), 201,
+    borrowing.offer, _TERMINAL, (OWN_SHARE, NOT_NEARBY, NO_ALLOWANCE, *_HERE), 201,
 )
 OFFERED = Operation(
     "share.offered", "GET", "/shares/{share}/offers", "What lenders have offered", Named, Offers,
@@ -56,7 +59,7 @@ OFFERED = Operation(
 )
 ACCEPT = Operation(
     "share.accept", "POST", "/shares/{share}/acceptance", "Take an offer", Accept, ShareView,
-    borrowing.accept, _TERMINAL, (NO_LENDER, OVERDRAFT, *_HERE),
+    borrowing.accept, _TERMINAL, (NO_LENDER, NO_ALLOWANCE, OTHER_TERMS, OVERDRAFT, *_HERE),
 )
 CONNECT = Operation(
     "share.connect", "POST", "/shares/{share}/password", "Let the borrower in, by a password",
@@ -64,11 +67,11 @@ CONNECT = Operation(
 )
 VERIFY = Operation(
     "share.verify", "POST", "/shares/{share}/verification", "Have a password verified", Verify,
-    ShareView, running.verify, _TERMINAL, (WRONG_PASSWORD, *_HERE),
+    ShareView, running.verify, _TERMINAL, (WRONG_PASSWORD, OTHER_ADDRESS, *_HERE),
 )
 VERIFIED = Operation(
     "share.verified", "POST", "/shares/{share}/proof", "Prove that the own module has verified it",
-    Verified, ShareView, running.verified, _TERMINAL, (WRONG_PASSWORD, *_HERE),
+    Verified, ShareView, running.verified, _TERMINAL, (WRONG_PASSWORD, OTHER_ADDRESS, *_HERE),
 )
 SHOW = Operation(
     "share.show", "GET", "/shares/{share}", "What became of it, and what was used", Named,

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, cast
 from msgspec import Meta, Struct
 
 from ...ledger import Hold, Provenance
+from ...ledger import account as accounts
+from ...ledger.store import OCTET
 from ...limits import SHARE_OFFERS_MAX, SHARE_SETTLE_S_MAX
 from ..operation import Call
 from ..problem import NOT_FOUND, UNFIT, WRONG_STATE
@@ -15,8 +17,10 @@ from . import lender
 from .share import OFFERS, SHARES, Share, end, hold_key, read, told, view
 from .usage import fee_of
 from .wire import (
+    NO_ALLOWANCE,
     NO_LENDER,
     NOT_NEARBY,
+    OTHER_TERMS,
     OWN_SHARE,
     Accept,
     Borrow,
@@ -98,6 +102,7 @@ def offer(call: Call[Offer]) -> OfferView:
         raise NOT_NEARBY("say that you lend, and where")
     if asked.octets > found.octets:
         raise UNFIT(f"expected at most {found.octets}", at="$.octets")
+    _expect_allowance(call, caller.account, asked.octets)
     if call.ledger.balance(caller.account, asked.unit).state != "open":
         raise NOT_FOUND("the lender has no account in this unit")
     ((offers,),) = call.store.rows(_COUNT, asked.share)
@@ -115,6 +120,19 @@ def offer(call: Call[Offer]) -> OfferView:
                       asked.price, fee_of(asked.octets, asked.price))  # fmt: skip
     call.notify(found.borrower, "share.offer", about)
     return about
+
+
+def _expect_allowance(call: Call[Any], account: str, octets: int) -> None:
+    """What a prepaid lender has left covers it, beside all that it lends already. A lender who has
+    no account of octets, or one without a floor, pays for what is used afterwards.
+    """
+    name = account, OCTET
+    if name not in accounts.numbers(call.store, [name]):
+        return
+    available = accounts.lock(call.store, [name])[name].available
+    ((lent,),) = call.store.rows(_LENT, account)
+    if available is not None and available - int(lent) < octets:
+        raise NO_ALLOWANCE("less is left of it")
 
 
 def list_offers(call: Call[Named]) -> Offers:
@@ -141,9 +159,13 @@ def accept(call: Call[Accept]) -> ShareView:
         "price")  # fmt: skip
     if share != asked.share:
         raise NOT_FOUND("no such offer")
+    if (asked.octets, asked.unit, asked.price) != (octets, unit, price):
+        raise OTHER_TERMS("look at the offer again")
     near = [one.device for one in _lenders(call, found, settings)]
-    if found.state == "requested" and device not in near:
-        raise NO_LENDER("this lender lends no more")
+    if found.state == "requested":
+        if device not in near:
+            raise NO_LENDER("this lender lends no more")
+        _expect_allowance(call, account, octets)
     SHARES.move(
         call.store, share, "requested", "connected", call.now_ns, settings.connect_s,
         lender=device, lender_account=account, octets=octets, unit=unit, price=price,
@@ -177,6 +199,11 @@ def cancel(call: Call[Named]) -> ShareView:
     return end(call, call.asked.share, found, "cancelled")
 
 
+# Of shares that may still use something.
+_LENT = """
+    SELECT coalesce(sum(octets - used_octets), 0) FROM service_shares
+    WHERE lender_account = ? AND state IN ('connected', 'keyed', 'running')
+        AND used_octets < octets"""
 _COUNT = "SELECT count(*) FROM service_share_offers WHERE share = ?"
 _OFFERED = "SELECT count(*) FROM service_share_offers WHERE share = ? AND lender = ?"
 _OFFERS = """

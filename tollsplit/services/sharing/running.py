@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ...errors import LedgerError
 from ...ledger import Provenance
 from ...ledger.store import REVENUE
 from ...limits import SERVICE_FAILURES_MAX, SHARE_SETTLE_S_MAX
 from ...model import Posting
 from .. import secret
+from ..call_log import log
 from ..operation import Call, Moment
 from ..problem import NOT_FOUND, WRONG_STATE, Problem
 from . import lender, usage
@@ -15,6 +17,7 @@ from .password import proof
 from .share import SHARES, WITH_HOLD, Share, end, hold_key, read, release, told
 from .wire import (
     BUSY,
+    OTHER_ADDRESS,
     WRONG_PASSWORD,
     Connect,
     Named,
@@ -64,6 +67,9 @@ def _let_in(call: Call[Verify] | Call[Verified], given: str, way: Way) -> ShareV
         raise NOT_FOUND("no such share")
     if found.state != "keyed":
         raise WRONG_STATE(f"this share is {found.state}", state=found.state)
+    if call.asked.subscriber != found.subscriber:
+        # Of an address of the lender's own the borrower would pay for the lender's traffic.
+        raise OTHER_ADDRESS("the borrower's device finds itself elsewhere")
     if not secret.is_same(given, found.proof_digest or ""):
         if found.failures + 1 >= SERVICE_FAILURES_MAX:
             end(call, share, found, "blocked")
@@ -115,7 +121,12 @@ def sweep(moment: Moment) -> None:
         _watch(moment, share, latest, settings)
     due_ns = moment.now_ns - settings.settle_after_s * _SECOND_NS
     for (share,) in list(moment.store.rows(_ENDED, due_ns, moment.now_ns)):
-        _settle(moment, share, latest, settings)
+        try:
+            with moment.ledger.atomic():
+                _settle(moment, share, latest, settings)
+        except LedgerError as error:
+            # Its account was closed: the others are settled, and it is tried again.
+            log.warning("share", extra={"what": f"{share}: {error}"})
 
 
 def _watch(moment: Moment, share: str, latest: int, settings: Settings) -> None:

@@ -77,10 +77,15 @@ def read(store: Store, share: str, now_ns: int) -> Share:
 
 
 def view(share: str, found: Share) -> ShareView:
+    remainder = None
+    if found.fee is not None:
+        owed = min(found.used_octets, found.octets)
+        remainder = usage.remainder_of(owed, found.price or 0)
     return ShareView(
         share=share, state=found.state, borrower=found.borrower, lender=found.lender,
         octets=found.octets, used_octets=found.used_octets, unit=found.unit, price=found.price,
-        fee=found.fee, lenders_part=found.lenders_part, subscriber=found.subscriber,
+        fee=found.fee, remainder=remainder, lenders_part=found.lenders_part,
+        subscriber=found.subscriber,
         sealing_key=found.sealing_key, verified_by=found.verified_by,
         expires_at=instant(found.expires_at_ns),
     )  # fmt: skip

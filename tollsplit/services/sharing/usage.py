@@ -6,6 +6,8 @@ usage of the borrower's.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from ...ledger.store import OCTET, Store
 
 MIB = 1024 * 1024
@@ -33,6 +35,11 @@ def octets(
 def fee_of(octets: int, price: int) -> int:
     """What octets cost, in micro-units, rounded down once. price: micro-units for each MiB."""
     return octets * price // MIB
+
+
+def remainder_of(octets: int, price: int) -> str:
+    """What rounding that down left off, of a micro-unit."""
+    return str(Fraction(octets * price % MIB, MIB))
 
 
 _OCTETS = """

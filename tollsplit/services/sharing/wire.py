@@ -63,10 +63,15 @@ class Offer(Request):
 
 
 class Accept(Request):
-    """Take an offer. All that it can cost is set aside until the share is settled."""
+    """Take an offer: its terms are said again, as the borrower saw them. All that it can cost is
+    set aside until the share is settled.
+    """
 
     share: Id
     offer: Id
+    octets: Amount
+    unit: Money
+    price: Price
 
 
 class Connect(Request):
@@ -85,6 +90,8 @@ class Verify(Request):
 
     share: Id
     password: Annotated[str, Meta(min_length=1, max_length=128)]
+    # Where the borrower's device finds itself: what the lender's traffic is, nobody else pays.
+    subscriber: Line
 
 
 class Verified(Request):
@@ -92,6 +99,7 @@ class Verified(Request):
 
     share: Id
     proof: Digest
+    subscriber: Line  # as above
 
 
 class LenderView(Answer):
@@ -130,6 +138,7 @@ class ShareView(Answer):
     unit: str | None
     price: int | None
     fee: int | None  # None: not settled yet
+    remainder: str | None  # what rounding the fee down left off, of a micro-unit: "1/3"
     lenders_part: int | None
     subscriber: str | None
     sealing_key: str
@@ -153,5 +162,8 @@ class UsageAlert(Answer):
 NO_LENDER = Kind("no-lender", 404, "Nobody lends data there")
 NOT_NEARBY = Kind("not-nearby", 403, "This share was not told to this lender")
 OWN_SHARE = Kind("own-share", 403, "Nobody lends to their own account")
+NO_ALLOWANCE = Kind("no-allowance", 409, "The lender's allowance does not cover it")
+OTHER_TERMS = Kind("other-terms", 409, "That is not what was offered")
+OTHER_ADDRESS = Kind("other-address", 409, "The lender has named another address")
 WRONG_PASSWORD = Kind("wrong-password", 403, "This is not the password of this share")
 BUSY = Kind("busy", 409, "This address carries another share")
