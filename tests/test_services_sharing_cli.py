@@ -121,7 +121,8 @@ def test_share_cli_lends_and_borrows(
     lender = program(parties.lender, *LEND, "--location", "39.9051,116.4074", "--once")
     lender.wait("lending for")
     borrower = program(parties.borrower, "borrow", "--octets", "10 MiB", "--location",
-                       "39.9042,116.4074", "--verify", way, typed="y\n")  # fmt: skip
+                       "39.9042,116.4074", "--verify", way, "--subscriber", SUBSCRIBER,
+                       typed="y\n")  # fmt: skip
     assert borrower.wait("110 m").startswith("away")
     assert "at most 1.000000 CNY" in borrower.wait("offer of")
     secret = lender.wait(": password")
@@ -144,7 +145,8 @@ def test_share_cli_lends_and_borrows(
 def test_share_cli_ends_by_an_interrupt(
     parties: Sharing, program: Callable[..., Program], tmp_path: Path
 ) -> None:
-    lender = program(parties.lender, *LEND)
+    # The address by which the borrower reaches the service.
+    lender = program(parties.lender, *LEND[:-1], "127.0.0.1")
     lender.wait("lending for")
     borrower = program(parties.borrower, "borrow", "--octets", "10 MiB", "--yes")
     borrower.wait("running")
@@ -167,3 +169,23 @@ def test_share_cli_says_what_it_expects(arguments: tuple[str, ...], message: str
     with CliRunner().isolation() as (_, err, __):
         code = main(["share", *arguments, "--server", "http://127.0.0.1:1", "--key", "x"])
         assert code == 2 and message in err.getvalue().decode()
+
+
+def test_share_cli_lender_serves_on_whoever_comes_to_nothing(
+    parties: Sharing, program: Callable[..., Program]
+) -> None:
+    """Who is somewhere else than the lender says, who comes while the address is in use, and who
+    wants more than is left of the allowance.
+    """
+    lender = program(parties.lender, *LEND)
+    lender.wait("lending for")
+    asked = ("borrow", "--octets", "1 MiB", "--yes", "--subscriber")
+    elsewhere = program(parties.borrower, *asked, "10.20.0.8")
+    assert "another address" in elsewhere.wait("tollsplit: ") and elsewhere.end() == 1
+    assert "cancelled" in elsewhere.said
+    program(parties.borrower, *asked, SUBSCRIBER).wait("running")
+    program(parties.borrower, *asked, SUBSCRIBER)
+    lender.wait("carries another share")
+    parties.served.write(lambda ledger: ledger.open_account("alice", "octet", "subscriber", 0))
+    program(parties.borrower, *asked, SUBSCRIBER)
+    lender.wait("allowance does not cover it")

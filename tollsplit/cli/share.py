@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
+from contextlib import closing
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -137,7 +141,10 @@ def _let_in(client: Client, found: ShareView, subscriber: str) -> None:
 
 def _expect_over(refusal: Problem) -> None:
     """Of a notice that is answered too late; whatever else is refused is raised."""
-    if refusal.kind.name not in ("expired", "wrong-state", "not-nearby"):
+    if refusal.kind.name in ("busy", "no-allowance"):
+        # One borrower fewer; the others are served on.
+        click.echo(f"tollsplit: {refusal}", err=True)
+    elif refusal.kind.name not in ("expired", "wrong-state", "not-nearby"):
         raise refusal
 
 
@@ -184,10 +191,13 @@ def _line(found: ShareView) -> str:
               show_default=True,
               help="Who verifies the password: the service, which is sent the one that was "
               "relayed, or this device, which compares it with what is entered.")
+@click.option("--subscriber", metavar="ADDRESS",
+              help="The address that this device has at the lender's, as usage records name it; "
+              "if absent, the one that it reaches the service by then, of IPv6 its /64.")
 @click.option("--yes", is_flag=True, help="Take the first offer without asking.")
 def borrow(
     server: str, key: Path, octets: int, duration_s: int, location: Place | None, verify: str,
-    yes: bool,
+    subscriber: str | None, yes: bool,
 ) -> None:  # fmt: skip
     """Be the borrower's device: ask for data, take an offer, and tell what is used until it ends.
 
@@ -202,6 +212,7 @@ def borrow(
         --location 39.9042,116.4074
     """
     with open_client(server, key) as client:
+        from ..services.problem import Problem
         from ..services.sharing import BORROW, LENDERS
         from ..services.sharing.password import SealingKey
         from ..services.sharing.wire import Borrow, Named
@@ -213,14 +224,20 @@ def borrow(
             far = "" if one.distance_m is None else f", {one.distance_m} m away"
             click.echo(f"lender {one.label}{far}", err=True)
         try:
-            state = _borrow(client, asked.share, own, verify, yes)
+            state = _borrow(client, asked.share, own, verify, subscriber, yes)
         except KeyboardInterrupt:
             state = _leave(client, asked.share)
+        except Problem as refusal:
+            if refusal.kind.name == "other-address":
+                _leave(client, asked.share)  # so that the lender is free for others
+            raise
         if state not in ("settled", "ended"):
             raise TollsplitError(f"share {asked.share}: {state}; nothing is owed: ask again")
 
 
-def _borrow(client: Client, share: str, own: SealingKey, verify: str, yes: bool) -> str:
+def _borrow(
+    client: Client, share: str, own: SealingKey, verify: str, subscriber: str | None, yes: bool
+) -> str:
     from ..services.sharing.wire import OfferView, PasswordNotice
 
     taken = False
@@ -231,13 +248,15 @@ def _borrow(client: Client, share: str, own: SealingKey, verify: str, yes: bool)
         elif notice.kind == "share.password":
             relayed = notice.read(PasswordNotice)
             if relayed.share == share:
-                _enter(client, share, own.unseal(relayed.sealed, share), verify)
+                _enter(client, share, own.unseal(relayed.sealed, share), verify,
+                       subscriber or _own_address(client.origin))  # fmt: skip
         elif (found := _shown(notice, share)) is not None and found.state in _OVER:
             return found.state
     raise AssertionError("notices have no end")
 
 
 def _take(client: Client, offer: OfferView, yes: bool) -> bool:
+    from ..services.problem import Problem
     from ..services.sharing import ACCEPT
     from ..services.sharing.wire import Accept
 
@@ -246,24 +265,42 @@ def _take(client: Client, offer: OfferView, yes: bool) -> bool:
                f"{quantity(offer.at_most, offer.unit)}", err=True)  # fmt: skip
     if not yes and not click.confirm("take it?", err=True):
         return False
-    client.call(ACCEPT, Accept(offer.share, offer.offer))
+    try:
+        client.call(ACCEPT, Accept(
+            offer.share, offer.offer, offer.octets, offer.unit, offer.price))  # fmt: skip
+    except Problem as refusal:
+        if refusal.kind.name not in ("no-allowance", "no-lender", "expired"):
+            raise
+        click.echo(f"tollsplit: {refusal}", err=True)  # another one may do
+        return False
     return True
 
 
-def _enter(client: Client, share: str, password: str, verify: str) -> None:
+def _own_address(origin: str) -> str:
+    """The address that packets to a server come from, as usage records name subscribers."""
+    parts = urlsplit(origin)
+    family, kind, *_, there = socket.getaddrinfo(
+        parts.hostname, parts.port or parts.scheme, type=socket.SOCK_DGRAM)[0]
+    with closing(socket.socket(family, kind)) as probe:
+        probe.connect(there)  # of a datagram's socket: nothing is sent
+        address = ip_address(probe.getsockname()[0].partition("%")[0])
+    return str(address if address.version == 4 else ip_network((address, 64), strict=False))
+
+
+def _enter(client: Client, share: str, password: str, verify: str, subscriber: str) -> None:
     """Have the password verified, one way or the other."""
     from ..services.sharing import VERIFIED, VERIFY
     from ..services.sharing.password import Module
     from ..services.sharing.wire import Verified, Verify
 
     if verify == "server":
-        client.call(VERIFY, Verify(share, password))
+        client.call(VERIFY, Verify(share, password, subscriber))
         return
     module = Module(share, password)
     while not module.is_blocked:
         proof = module.verify(click.prompt("the lender's password", hide_input=True, err=True))
         if proof is not None:
-            client.call(VERIFIED, Verified(share, proof))
+            client.call(VERIFIED, Verified(share, proof, subscriber))
             return
         click.echo("tollsplit: this is not the password of this share", err=True)
     raise TollsplitError(f"share {share}: too many wrong passwords; ask for another share")
