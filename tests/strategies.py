@@ -300,6 +300,7 @@ quotas = st.sampled_from([1, 100, 333, 1000, 5000])
 # Of a claim rule the server condition is what makes a mismatch; both have to be drawn often.
 matches = st.builds(
     Match, server=maybe(prefixes(min_size=1, max_size=3), 2),
+    subscriber=maybe(prefixes(min_size=1, max_size=2), 4),
     port=maybe(st.sampled_from([((443, 443),), ((0, 100), (2000, 9000))])),
     protocol=maybe(st.sampled_from([frozenset({6}), frozenset({17, 132})])),
     direction=st.sampled_from(["both", "both", "uplink", "downlink"]),

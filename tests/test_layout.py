@@ -37,7 +37,7 @@ destination_hi     24 u8
 destination_lo     32 u8
 octets             40 u4
 subscriber         44 u4
-server_class       48 u4
+classes            48 u4
 rule               52 u2
 flags              54 u2
 version            56 u1
@@ -126,7 +126,7 @@ def test_layout_one_packet_and_one_counter_fill_whole_cache_lines() -> None:
     assert PACKET.itemsize % 64 == 0
     assert COUNTER.itemsize == 64
     # What every packet needs lies in the first line.
-    for name in ("octets", "subscriber", "server_class", "direction", "bucket", "rule", "flags"):
+    for name in ("octets", "subscriber", "classes", "direction", "bucket", "rule", "flags"):
         assert PACKET.fields[name][1] < 64
     assert PACKET.fields["brief"][1] == 63
 

@@ -37,6 +37,10 @@ def loaded(folder: Path, marks: str) -> RuleSet:
     ("203.0.113.10/32 # the proxy\n203.0.113.10\n", Marks((SHOP,))),
     ("203.0.113.10 dscp=46\n203.0.113.10 dscp=0\n2001:db8::/64 dscp=46",
      Marks((SHOP, prefix("2001:db8::/64")), dscp=frozenset({0, 46}))),
+    ("203.0.113.10 subscriber=10.0.0.7\n203.0.113.10 subscriber=10.1.0.0/16",
+     Marks((SHOP,), (prefix("10.0.0.7"), prefix("10.1.0.0/16")))),
+    ("203.0.113.10 dscp=1 subscriber=10.0.0.7",
+     Marks((SHOP,), (prefix("10.0.0.7"),), frozenset({1}))),
     ("2001:db8::1 flow_label=1048575", Marks((prefix("2001:db8::1"),),
                                              flow_label=frozenset({0xFFFFF}))),
 ])  # fmt: skip
@@ -53,8 +57,10 @@ def test_marks_file_is_conditions(text: str, expected: Marks) -> None:
     ("203.0.113.10 dscp=٣", 'expected dscp=0..63, got "dscp=٣"'),
     ("203.0.113.10 flow_label=1048576", 'expected flow_label=0..1048575, got '
                                         '"flow_label=1048576"'),
-    ("203.0.113.10 dscp=1 dscp=2", "expected an address, and a tag where there is one, got "
-                                   '"203.0.113.10 dscp=1 dscp=2"'),
+    ("203.0.113.10 dscp=1 dscp=2", "expected an address, a tag, and subscriber=ADDRESS, of "
+                                   'these what there is, got "203.0.113.10 dscp=1 dscp=2"'),
+    ("203.0.113.10 subscriber=home", "expected a prefix such as 203.0.113.0/24, got "
+                                     '"home"'),
     ("203.0.113.0/33", 'expected a prefix length 0..32, got "203.0.113.0/33"'),
 ])  # fmt: skip
 def test_marks_file_with_a_slip_says_where(text: str, message: str) -> None:
@@ -65,17 +71,20 @@ def test_marks_file_with_a_slip_says_where(text: str, message: str) -> None:
 
 def test_marks_of_two_kinds_need_two_files() -> None:
     """Conditions hold together: one rule cannot ask for a tag and do without."""
-    _, findings = read_marks(b"203.0.113.10 dscp=46\n203.0.113.11\n203.0.113.10 flow_label=1\n")
-    assert [line for line, _ in findings] == [2, 3]
+    _, findings = read_marks(b"203.0.113.10 dscp=46\n203.0.113.11\n203.0.113.10 flow_label=1\n"
+                             b"203.0.113.10 dscp=46 subscriber=10.0.0.7\n")
+    assert [line for line, _ in findings] == [2, 3, 4]
     assert "a file and a rule of their own" in findings[0].message
     assert read_marks(b"\xff")[1] == [(1, "expected UTF-8 text")]
 
 
 def test_marks_text_reads_back_and_is_the_same_for_the_same() -> None:
-    marks = [Mark(SHOP, Tag("dscp", 46)), mark("2001:db8::/64 dscp=1"), Mark(SHOP, Tag("dscp", 46))]
+    marks = [Mark(SHOP, Tag("dscp", 46)), mark("2001:db8::/64 dscp=1 subscriber=10.0.0.7"),
+             Mark(SHOP, Tag("dscp", 46))]
     text = marks_text(marks)
     assert text == marks_text(reversed(marks))
-    assert text.splitlines()[1:] == ["2001:db8::/64 dscp=1", "203.0.113.10/32 dscp=46"]
+    assert text.splitlines()[1:] == [
+        "2001:db8::/64 dscp=1 subscriber=10.0.0.7/32", "203.0.113.10/32 dscp=46"]
     assert read_marks(marks_text(()).encode()) == (Marks(), [])
 
 

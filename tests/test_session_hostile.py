@@ -167,7 +167,9 @@ def test_preset_address_is_one_sessions_at_a_time(shop: Distribution) -> None:
     first, second = shop.open(behaviour="gift"), shop.open(bob, BOB, "gift")
     assert {first.proxy.host, second.proxy.host} == {"203.0.113.10", "203.0.113.11"}
     assert (first.tag, first.credential) == (None, None)
-    assert shop.marks("addresses.marks") == ["203.0.113.10/32", "203.0.113.11/32"]
+    assert sorted(shop.marks("addresses.marks")) == sorted([
+        f"{first.proxy.host}/32 subscriber=10.0.0.7/32",
+        f"{second.proxy.host}/32 subscriber=10.0.0.8/32"])
     assert shop.permit(first).tag is None
     # the other's address is not its mark
     assert refused(lambda: shop.permit(first, preset=second.proxy.host)) == "not-permitted"
@@ -180,7 +182,7 @@ def test_flow_labels_are_drawn_at_random(serve: Callable[..., Any], tmp_path: Pa
         shop = Distribution(served, tmp_path)
         first = shop.open()
         assert first.proxy.host == "2001:db8::1" and tag(str(first.tag)).kind == "flow_label"
-        assert shop.marks() == [f"2001:db8::1/128 {first.tag}"]
+        assert shop.marks() == [f"2001:db8::1/128 {first.tag} subscriber=10.0.0.7/32"]
         assert shop.permit(first).tag == first.tag
 
 

@@ -48,8 +48,11 @@ def publication(home: Path, *rules: str) -> Publication:
     return found
 
 
-def sent(run: Running, octets: int, server: int = PROXY, dscp: int = EF, up: bool = True) -> None:
-    run.frames.lanes[0].give(packet(time.time_ns(), octets, server=server, dscp=dscp, uplink=up))
+def sent(
+    run: Running, octets: int, server: int = PROXY, dscp: int = EF, up: bool = True,
+    subscriber: int = 0x0A000007,
+) -> None:  # fmt: skip
+    run.frames.lanes[0].give(packet(time.time_ns(), octets, subscriber, server, up, dscp))
 
 
 def paid(run: Running) -> int:
@@ -104,6 +107,22 @@ def test_marked_traffic_is_charged_as_agreed(
         wait(lambda: run.last.seen.packets == 4)
     assert paid(run) == expected
     assert run.last.subscriber_octets == 2600 - expected
+
+
+@pytest.mark.parametrize("tag", [None, Tag("dscp", EF)], ids=str)
+def test_mark_of_a_subscriber_sponsors_nobody_else(home: Path, tag: Tag | None) -> None:
+    """Whoever sends such packets too, to be refused or to do harm, pays for them."""
+    published = publication(home, rule("tags"), rule("addresses", 2, "addresses"))
+    file = "tags.marks" if tag else "addresses.marks"
+    mine = Mark(prefix("203.0.113.10"), tag, prefix("10.0.0.7"))
+    with running(home, booked=False, control=home / "control") as run:
+        published.publish({file: [mine]})
+        for up in (True, False):
+            sent(run, 100, up=up)
+            sent(run, 1000, up=up, subscriber=0x0A000008)
+        wait(lambda: run.last.seen.packets == 4)
+    assert paid(run) == 200
+    assert run.last.subscriber_octets == 2000
 
 
 def test_marks_that_come_and_go_lose_no_packet(home: Path) -> None:

@@ -59,7 +59,7 @@ def test_session_is_permitted_by_behaviour_and_opens_with_its_mark(shop: Distrib
     assert opened.credential and opened.tag in ("dscp=46", "dscp=34")
     assert not shop.marks() and refused(lambda: shop.permit(opened)) == "not-permitted"
     shop.served.run_errands()
-    assert shop.marks() == [f"203.0.113.10/32 {opened.tag}"]
+    assert shop.marks() == [f"203.0.113.10/32 {opened.tag} subscriber=10.0.0.7/32"]
     assert shop.state(opened) == "open"
     [(kind, about)] = shop.served.notices(shop.alice)
     assert (kind, about["session"], about["state"]) == ("session.open", opened.session, "open")

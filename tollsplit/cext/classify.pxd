@@ -7,6 +7,7 @@ from tollsplit.cext.subscribers cimport Subscribers
 
 cdef enum:
     POOL_BITS = 12               # a trie's value: class << POOL_BITS | pool
+    CLASS_BITS = 31 - POOL_BITS  # what of a row's classes is the server's
     FIELDS_MAX = 16
     VERDICT_NONE = 0
     VERDICT_EVALUATE = 0xFFFF
@@ -43,6 +44,9 @@ cdef class Classifier:
     cdef readonly int words
     cdef readonly bint detail    # rules or pools ask for a row's second line
     cdef const uint64_t *server  # [classes][words]
+    cdef const uint16_t *holders  # [classes]: a row of `subscribed`; or NULL
+    cdef const uint64_t *subscribed  # [rows][words]
+    cdef const uint64_t *anybodys  # [words]: rules without a subscriber condition
     cdef const uint64_t *claims  # [words], or NULL
     cdef const uint64_t *plain_where  # [words]: rules without an expression
     cdef where_f where

@@ -8,6 +8,8 @@ from tollsplit.cext.lpm import Trie
 FIELDS: tuple[str, ...]
 DIRECT_FIELDS: tuple[str, ...]
 BOUNDS: dict[str, int]
+CLASSES_MAX: int
+HOLDERS_MAX: int
 
 class Classifier:
     words: int
@@ -21,6 +23,9 @@ class Classifier:
             npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.uint32]
         ],
         server: npt.NDArray[np.uint64],
+        subscribed: tuple[
+            npt.NDArray[np.uint16], npt.NDArray[np.uint64], npt.NDArray[np.uint64]
+        ] | None,
         fields: Mapping[str, tuple[object, ...]],
         claims: npt.NDArray[np.uint64] | None,
         where: tuple[int, npt.NDArray[np.uint64]] | None,

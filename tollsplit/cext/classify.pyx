@@ -33,9 +33,13 @@ DIRECT_FIELDS = FIELDS[:8]
 
 cdef enum:
     POOL_MASK = 4095
+    CLASS_MASK = (1 << CLASS_BITS) - 1
     WORDS_MAX = 512              # of rules' bits; two rule numbers mean something else
 
 BOUNDS = {"RULES_MAX": 64 * WORDS_MAX - 2, "POOLS_MAX": POOL_MASK}
+# Different sets of rules by server, and by subscriber.
+CLASSES_MAX = CLASS_MASK + 1
+HOLDERS_MAX = 1 << (32 - CLASS_BITS)
 
 
 cdef extern from *:
@@ -55,6 +59,8 @@ cdef class Classifier:
     segments       (group_at u4[groups + 1], start u8[…], tenure u4[…]): group g's tenures
                    follow each other from group_at[g] to group_at[g + 1]; tenure 0: nobody
     server         u8[classes, words]: bit r: rule r's server condition holds for the class
+    subscribed     (rows u2[classes], bits u8[rows, words], u8[words]): the same of subscriber
+                   conditions, whose classes are few, and which rules have none; or None
     fields         name → (absent row, rows u2[…], values u4[…] or None, bits u8[rows, words])
     claims         u8[words], rules whose claim a server address can contradict; or None
     where          (address of a WherePredicate, u8[words] rules without one); or None
@@ -62,10 +68,12 @@ cdef class Classifier:
     Rules are numbered by precedence: the lowest bit that all agree on wins.
     """
 
-    def __cinit__(self, Trie trie4, Trie trie6, pools, segments, server, fields, claims, where):
+    def __cinit__(
+        self, Trie trie4, Trie trie6, pools, segments, server, subscribed, fields, claims, where
+    ):
         cdef uint64_t[:, ::1] matrix = server
         cdef Py_ssize_t i
-        self.kept = [trie4, trie6, pools, segments, server, fields, claims, where]
+        self.kept = [trie4, trie6, pools, segments, server, subscribed, fields, claims, where]
         self.trie4 = &trie4.trie
         self.trie6 = &trie6.trie
         self.words = matrix.shape[1]
@@ -89,6 +97,8 @@ cdef class Classifier:
                 self.pools[i].tenures4 = &(<Trie?>tenures4).trie
                 self.pools[i].tenures6 = &(<Trie?>tenures6).trie
         self.set_segments(*segments)
+        if subscribed is not None:
+            self.set_subscribed(matrix.shape[0], *subscribed)
         for name, field in fields.items():
             self.add_field(name, *field)
             self.detail = self.detail or name != "direction"
@@ -111,6 +121,17 @@ cdef class Classifier:
         words = [int(word) for word in np.bitwise_or.reduce(server, axis=0)]
         return (max(64 * w + word.bit_length() if word else 0 for w, word in enumerate(words)),
                 len(pools), int(segments[2].max(initial=0)))
+
+    def set_subscribed(self, classes, rows, bits, anybodys):
+        cdef const uint16_t[::1] holders = rows
+        cdef const uint64_t[:, ::1] matrix = bits
+        if holders.shape[0] != classes or matrix.shape[1] != self.words or (
+                max(rows) >= min(matrix.shape[0], HOLDERS_MAX)):
+            raise ValueError(f"subscriber conditions of {classes} classes: out of bounds")
+        self.holders = &holders[0]
+        self.subscribed = &matrix[0, 0]
+        self.anybodys = self.words_of(anybodys)
+        self.detail = True
 
     cdef const uint64_t *words_of(self, mask) except NULL:
         cdef const uint64_t[::1] view = mask
@@ -164,6 +185,8 @@ cdef class Classifier:
                         continue
                     rule = w * 64 + tollsplit_lowest(word)
                     free_of = self.plain_where[w] if self.where != NULL else ~<uint64_t>0
+                    if self.subscribed != NULL:
+                        free_of &= self.anybodys[w]
                     for f in range(self.field_count):
                         field = &self.fields[f]
                         # row 0 holds the rules that leave the field open
@@ -247,8 +270,10 @@ cdef class Classifier:
         cdef const pool_s *pool = &self.pools[mine & POOL_MASK]
         row.direction = downlink
         row.pool = mine & POOL_MASK
-        row.server_class = other >> POOL_BITS
-        row.rule = self.verdicts[row.server_class * 2 + downlink]
+        row.classes = other >> POOL_BITS
+        row.rule = self.verdicts[row.classes * 2 + downlink]
+        if self.subscribed != NULL:
+            row.classes |= <uint32_t>self.holders[mine >> POOL_BITS] << CLASS_BITS
         row.subscriber = <uint32_t>(row.destination_lo if downlink else row.source_lo)
         if not row.brief:
             row.server_port = row.source_port if downlink else row.destination_port
@@ -352,16 +377,23 @@ cdef class Classifier:
     cdef void evaluate(self, packet_s *row, const uint64_t *where) noexcept nogil:
         """First match over all fields."""
         cdef const uint64_t *sets[FIELDS_MAX]
-        cdef const uint64_t *server = &self.server[<size_t>row.server_class * self.words]
+        cdef const uint64_t *server = &self.server[
+            <size_t>(row.classes & CLASS_MASK) * self.words]
+        cdef const uint64_t *subscribed = NULL
         cdef int f, w
         cdef uint64_t word, others
         cdef bint claimed = False
         for f in range(self.field_count):
             sets[f] = &self.fields[f].bits[<size_t>row_of(&self.fields[f], row) * self.words]
+        if self.subscribed != NULL:
+            subscribed = &self.subscribed[<size_t>(row.classes >> CLASS_BITS) * self.words]
         row.rule = VERDICT_NONE
         for w in range(self.words):
             word = server[w]
             others = self.claims[w] if self.claims != NULL else 0
+            if subscribed != NULL:
+                word &= subscribed[w]
+                others &= subscribed[w]
             if not word | others:
                 continue
             if self.where != NULL:

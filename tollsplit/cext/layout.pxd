@@ -102,7 +102,8 @@ cdef struct packet_s:
     uint64_t destination_lo
     uint32_t octets              # of the metered layer: what is billed
     uint32_t subscriber          # IPv4 key, or number of an interned subscriber
-    uint32_t server_class        # which rules' server condition the other end fulfils
+    uint32_t classes             # which rules' conditions its ends fulfil: CLASS_BITS of the
+                                 # server's, above them the subscriber's
     uint16_t rule                # 0: none; else 1 + index by precedence
     uint16_t flags               # flag_e
     uint8_t version              # 4, 6; 0: no IP

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tollsplit.cext.classify import DIRECT_FIELDS, FIELDS, Classifier, hashed
+from tollsplit.cext.classify import (
+    CLASSES_MAX,
+    DIRECT_FIELDS,
+    FIELDS,
+    HOLDERS_MAX,
+    Classifier,
+    hashed,
+)
 from tollsplit.cext.lpm import Trie
 from tollsplit.errors import RulesError
 from tollsplit.rules.rule import Match, Pool, Prefix, Rule, RuleSet, Tenure
@@ -16,7 +23,6 @@ if TYPE_CHECKING:
     from tollsplit.rules.expression import WherePredicate
 
 POOL_BITS = 12
-CLASSES_MAX = 1 << (31 - POOL_BITS)
 # Pool key kinds as the core numbers them (kind_e).
 KINDS = {"address": 0, "gtp_teid": 2, "vlan": 3, "pppoe_session": 4, "mac": 5}
 # How many values a field's table has; wide fields are hashed.
@@ -32,7 +38,7 @@ class Compiled:
 
     def __init__(self, rules: RuleSet) -> None:
         words = max(1, -(-len(rules.rules) // 64))
-        self._trie4, trie6, server = _addresses(rules, words)
+        self._trie4, trie6, server, subscribed = _addresses(rules, words)
         self.tenures, pools, segments = _pools(rules.pools)
         self.where = _where(rules.rules)
         claims = _bits(
@@ -49,6 +55,7 @@ class Compiled:
             pools,
             segments,
             server,
+            subscribed,
             _fields(rules, words),
             claims if claims.any() else None,
             where,
@@ -80,23 +87,32 @@ def _where(rules: tuple[Rule, ...]) -> WherePredicate | None:
     return expression.compile(expressions)
 
 
-def _addresses(rules: RuleSet, words: int) -> tuple[Trie, Trie, np.ndarray]:
-    """Tries address → class << POOL_BITS | pool, and each class's set of rules.
+Subscribed = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-    A class is a set of rules whose server condition an address fulfils: the rules of every
-    prefix that covers it, and those without such a condition.
+
+def _addresses(
+    rules: RuleSet, words: int
+) -> tuple[Trie, Trie, np.ndarray, Subscribed | None]:
+    """Tries address → class << POOL_BITS | pool, and the sets of rules that each class is.
+
+    A class is a set of rules whose server condition an address fulfils, and of those whose
+    subscriber condition it does, by numbers behind the others': the rules of every prefix that
+    covers it. Those without such a condition come on top.
     """
+    count = len(rules.rules)
     owners: dict[Prefix, tuple[int, list[int]]] = {}
     for number, pool in enumerate(rules.pools, 1):
         for prefix in pool.prefixes:
             owners[prefix] = (number, [])
     for index, rule in enumerate(rules.rules):
-        for prefix in rule.match.server or ():
-            owner = owners.get(prefix)
-            if owner is None:
-                owners[prefix] = (0, [index])
-            elif not owner[1] or owner[1][-1] != index:
-                owner[1].append(index)
+        for number, prefixes in ((index, rule.match.server),
+                                 (count + index, rule.match.subscriber)):  # fmt: skip
+            for prefix in prefixes or ():
+                owner = owners.get(prefix)
+                if owner is None:
+                    owners[prefix] = (0, [number])
+                elif not owner[1] or owner[1][-1] != number:
+                    owner[1].append(number)
     classes: dict[frozenset[int], int] = {frozenset(): 0}
     leaves: dict[int, list[tuple[int, int, int]]] = {4: [], 6: []}
     for version in (4, 6):
@@ -108,8 +124,32 @@ def _addresses(rules: RuleSet, words: int) -> tuple[Trie, Trie, np.ndarray]:
             f"expected at most {CLASSES_MAX}: let fewer rules name overlapping prefixes"
         )
     free = [i for i, r in enumerate(rules.rules) if r.match.server is None]
-    server = np.stack([_bits([*members, *free], words) for members in classes])
-    return Trie(32, leaves[4]), Trie(128, leaves[6]), server
+    server = np.stack([
+        _bits([*(m for m in members if m < count), *free], words) for members in classes])
+    return (Trie(32, leaves[4]), Trie(128, leaves[6]), server,
+            _subscribed(rules, words, list(classes)))  # fmt: skip
+
+
+def _subscribed(
+    rules: RuleSet, words: int, classes: list[frozenset[int]]
+) -> Subscribed | None:
+    """(a row of each class, each row's set of rules, the rules without a subscriber condition)."""
+    count = len(rules.rules)
+    free = [i for i, r in enumerate(rules.rules) if r.match.subscriber is None]
+    if len(free) == count:
+        return None
+    rows: dict[tuple[int, ...], int] = {}
+    numbers = [
+        rows.setdefault(tuple(sorted(m - count for m in members if m >= count)), len(rows))
+        for members in classes
+    ]
+    if len(rows) > HOLDERS_MAX:
+        raise RulesError(
+            f"{rules.path}: the rules' subscribers overlap in {len(rows)} different ways, "
+            f"expected at most {HOLDERS_MAX}: let fewer rules name overlapping prefixes"
+        )
+    bits = np.stack([_bits([*members, *free], words) for members in rows])
+    return np.array(numbers, np.uint16), bits, _bits(free, words)
 
 
 def _leaves(

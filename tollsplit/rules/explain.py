@@ -119,7 +119,9 @@ def number_of(row: Any, name: str, tag: str | None) -> int | None:
 
 def _conditions(match: Match, row: Any, rules: RuleSet) -> Iterator[Condition]:
     if match.server is not None:
-        yield _server(match.server, row)
+        yield _address("server", match.server, row)
+    if match.subscriber is not None:
+        yield _address("subscriber", match.subscriber, row)
     if match.port is not None:
         port = number_of(row, "server_port", "ports")
         holds = port is not None and any(low <= port <= high for low, high in match.port)
@@ -145,15 +147,16 @@ def _conditions(match: Match, row: Any, rules: RuleSet) -> Iterator[Condition]:
         yield Condition("where", " ".join(match.where.split()), used, evaluate(match.where, row))
 
 
-def _server(prefixes: tuple[Prefix, ...], row: Any) -> Condition:
-    end = "destination" if row["direction"] == UPLINK else "source"
+def _address(name: str, prefixes: tuple[Prefix, ...], row: Any) -> Condition:
+    is_destination = (row["direction"] == UPLINK) == (name == "server")
+    end = "destination" if is_destination else "source"
     version, hi, lo = int(row["version"]), int(row[f"{end}_hi"]), int(row[f"{end}_lo"])
     address, bits = (lo, 32) if version == 4 else (hi << 64 | lo, 128)
     covering = [
         prefix for prefix in prefixes
         if prefix.version == version and (address ^ prefix.value) >> (bits - prefix.length) == 0]
     shown = covering or prefixes
-    return Condition("server", _listed([_prefix_text(prefix) for prefix in shown[:_SHOWN_MAX]],
+    return Condition(name, _listed([_prefix_text(prefix) for prefix in shown[:_SHOWN_MAX]],
                                        len(shown)), address_text(version, hi, lo), bool(covering))
 
 

@@ -9,6 +9,7 @@ from tollsplit.rules.prefixes import Finding, prefix, prefix_text
 from tollsplit.rules.rule import Prefix
 from tollsplit.rules.units import expected, nearest
 
+_WHOSE = "subscriber="
 TAG_BITS = {"dscp": 6, "flow_label": 20}  # RFC 2474 §3, RFC 8200 §3
 
 
@@ -23,19 +24,30 @@ class Tag(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A server's address, preset; with a tag, only packets that carry it are meant."""
+    """A server's address, preset; with a tag, only packets that carry it are meant, and with a
+    subscriber only that one's.
+    """
 
     server: Prefix
     tag: Tag | None = None
+    subscriber: Prefix | None = None
 
     def __str__(self) -> str:
-        return prefix_text(self.server) + (f" {self.tag}" if self.tag else "")
+        parts = [prefix_text(self.server)]
+        if self.tag is not None:
+            parts.append(str(self.tag))
+        if self.subscriber is not None:
+            parts.append(f"{_WHOSE}{prefix_text(self.subscriber)}")
+        return " ".join(parts)
 
 
 class Marks(NamedTuple):
-    """A file of marks, as conditions: any of the servers, and where there are tags any of them."""
+    """A file of marks, as conditions: any of the servers, and where there are tags or subscribers
+    any of these.
+    """
 
     server: tuple[Prefix, ...] = ()
+    subscriber: tuple[Prefix, ...] | None = None
     dscp: frozenset[int] | None = None
     flow_label: frozenset[int] | None = None
 
@@ -53,11 +65,17 @@ def tag(text: str) -> Tag:
 
 
 def mark(text: str) -> Mark:
-    """The mark that a line names: an address or prefix, and a tag behind it. Raises ValueError."""
-    words = text.split()
-    if not 1 <= len(words) <= 2:
-        raise expected("an address, and a tag where there is one", text)
-    return Mark(prefix(words[0]), tag(words[1]) if len(words) == 2 else None)
+    """The mark that a line names: an address or prefix, and behind it a tag, and whose packets.
+
+    Raises ValueError.
+    """
+    server, *more = text.split()
+    whose = None
+    if more and more[-1].startswith(_WHOSE):
+        whose = prefix(more.pop().removeprefix(_WHOSE))
+    if len(more) > 1:
+        raise expected("an address, a tag, and subscriber=ADDRESS, of these what there is", text)
+    return Mark(prefix(server), tag(more[0]) if more else None, whose)
 
 
 def read_marks(content: bytes) -> tuple[Marks, list[Finding]]:
@@ -84,17 +102,22 @@ def read_marks(content: bytes) -> tuple[Marks, list[Finding]]:
 
 def _expect_alike(found: Mark, before: list[Mark]) -> None:
     """A rule's conditions hold together: it cannot ask for a tag here and for none there."""
-    if before and (found.tag and found.tag.kind) != (before[0].tag and before[0].tag.kind):
+    if before and _kind(found) != _kind(before[0]):
         raise ValueError(f'expected marks of one kind in a file, got "{found}" after '
                          f'"{before[0]}"; give the others a file and a rule of their own')
+
+
+def _kind(found: Mark) -> tuple[str | None, bool]:
+    return found.tag.kind if found.tag else None, found.subscriber is not None
 
 
 def gathered(marks: Sequence[Mark]) -> Marks:
     """Marks of one kind, as conditions."""
     servers = tuple(dict.fromkeys(found.server for found in marks))
-    tags = {kind: frozenset(t.value for _, t in marks if t and t.kind == kind)
+    whose = tuple(dict.fromkeys(m.subscriber for m in marks if m.subscriber is not None))
+    tags = {kind: frozenset(m.tag.value for m in marks if m.tag and m.tag.kind == kind)
             for kind in TAG_BITS}
-    return Marks(servers, tags["dscp"] or None, tags["flow_label"] or None)
+    return Marks(servers, whose or None, tags["dscp"] or None, tags["flow_label"] or None)
 
 
 def marks_text(marks: Iterable[Mark]) -> str:

@@ -264,6 +264,7 @@ class _Reader:
         }
         match = Match(
             server=self._prefix_list(table, "server"),
+            subscriber=self._prefix_list(table, "subscriber"),
             port=table.several("port", units.port),
             protocol=_as_set(table.several("protocol", units.protocol)),
             direction=cast(Literal["uplink", "downlink", "both"], direction),

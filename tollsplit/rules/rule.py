@@ -105,6 +105,7 @@ class Match:
     """
 
     server: tuple[Prefix, ...] | None = None
+    subscriber: tuple[Prefix, ...] | None = None  # the subscriber's own address
     port: tuple[tuple[int, int], ...] | None = None
     protocol: frozenset[int] | None = None  # IANA protocol numbers
     direction: Literal["uplink", "downlink", "both"] = "both"

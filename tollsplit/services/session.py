@@ -190,7 +190,7 @@ def _allocated(
 ) -> Opened:  # fmt: skip
     policy, row = call.setting(SessionPolicy), new_id()
     credential = secret.new_code() if sponsorship.credential else None
-    given = session_marks.allocate(call.store, row, sponsorship)
+    given = session_marks.allocate(call.store, row, sponsorship, address)
     if given is None:
         raise NO_MARK("try again later")
     SESSIONS.begin(

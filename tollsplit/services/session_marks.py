@@ -10,6 +10,7 @@ from ..ledger import Guard
 from ..ledger.store import Store
 from ..rules.marks import Mark, mark
 from ..rules.prefixes import prefix
+from ..rules.rule import Prefix
 from .claim import Payee
 from .marks import Publication
 from .operation import Errand, Moment
@@ -40,9 +41,14 @@ class Allocation:
     mark: Mark
 
 
-def allocate(store: Store, session: str, sponsorship: Sponsorship) -> Allocation | None:
-    """Give a session a proxy and a mark that nobody else has; None where all are taken."""
-    for found in _possible(store, sponsorship):
+def allocate(
+    store: Store, session: str, sponsorship: Sponsorship, address: str
+) -> Allocation | None:
+    """Give a session a proxy and a mark that nobody else has; None where all are taken.
+
+    address  the subscriber's: of nobody else are packets sponsored
+    """
+    for found in _possible(store, sponsorship, prefix(address)):
         taken = str(found.mark.tag or found.mark.server)
         # Another process may have been faster.
         if store.write(_TAKE, [(session, sponsorship.marks, taken, str(found.mark))]):
@@ -50,18 +56,20 @@ def allocate(store: Store, session: str, sponsorship: Sponsorship) -> Allocation
     return None
 
 
-def _possible(store: Store, sponsorship: Sponsorship) -> Iterator[Allocation]:
+def _possible(
+    store: Store, sponsorship: Sponsorship, whose: Prefix
+) -> Iterator[Allocation]:
     taken = [mark(text) for (text,) in store.rows(_TAKEN, sponsorship.marks)]
     used = {place: sum(one.server == prefix(place.host) for one in taken)
             for place in sponsorship.places}  # fmt: skip
     places = sorted(sponsorship.places, key=lambda place: used[place])
     if sponsorship.tags:
         for tag in sponsorship.free_tags({str(one.tag) for one in taken}):
-            yield Allocation(places[0], Mark(prefix(places[0].host), tag))
+            yield Allocation(places[0], Mark(prefix(places[0].host), tag, whose))
         return
     for place in places:
         if not used[place]:
-            yield Allocation(place, Mark(prefix(place.host)))
+            yield Allocation(place, Mark(prefix(place.host), None, whose))
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,9 @@ def holds(match: Match, row: Row, rules: RuleSet, *, server: bool = True) -> boo
     if server and match.server is not None and not inside(
             row["version"], row["server"], match.server):
         return False
+    if match.subscriber is not None and not inside(
+            row["version"], row["near"], match.subscriber):
+        return False
     if match.port is not None and not (row["tags"] & PORTS and any(
             low <= row["server_port"] <= high for low, high in match.port)):
         return False
@@ -229,6 +232,7 @@ class Bill:
                 self.buckets["metered"].count(octets)
                 seen = row | {
                     "direction": direction, "ingress": ingress, "server": row[far],
+                    "near": row[near],
                     "server_port": row[f"{far}_port"], "subscriber_port": row[f"{near}_port"]}
                 mismatch |= self.meter(seen, timestamp_ns, *end)
         if mismatch:
