@@ -18,7 +18,9 @@ from sessions import (
     sessions_served,
 )
 
+from tollsplit.errors import LedgerError
 from tollsplit.rules.marks import tag
+from tollsplit.services import session_marks
 from tollsplit.services.problem import Problem
 from tollsplit.services.session import (
     FEE,
@@ -195,6 +197,35 @@ def test_marks_wait_for_an_engine_that_is_away(serve: Callable[..., Any], tmp_pa
         with door(tmp_path / "control"):
             served.run_errands()
             assert shop.state(opened) == "open"
+
+
+def test_mark_that_is_in_force_and_not_written_down_is_published_again(
+    shop: Distribution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash, or a ledger that is away, between the engine's answer and the books."""
+    opened = shop.ask()
+
+    def fail(*_: object) -> None:
+        raise LedgerError("away")
+
+    with monkeypatch.context() as crashed:
+        crashed.setattr(session_marks, "_settle", fail)
+        shop.served.run_errands()
+    assert shop.marks() and shop.state(opened) == "allocated"
+    assert refused(lambda: shop.permit(opened)) == "not-permitted"
+    shop.served.run_errands()
+    assert shop.permit(opened)
+    shop.end(opened)
+    with monkeypatch.context() as crashed:
+        crashed.setattr(session_marks, "_settle", fail)
+        shop.served.run_errands()
+    assert not shop.marks()
+    # Its tag is free again only once that is written down.
+    [(withdrawn,)] = shop.served.database.rows("SELECT withdrawn_ns FROM service_session_marks")
+    assert withdrawn is None
+    shop.served.run_errands()
+    [(withdrawn,)] = shop.served.database.rows("SELECT withdrawn_ns FROM service_session_marks")
+    assert withdrawn is not None
 
 
 def test_sessions_of_others_are_nobodys_business(shop: Distribution) -> None:

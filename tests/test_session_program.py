@@ -26,7 +26,6 @@ from tollsplit.cli.device import read_key
 from tollsplit.ledger.signing import make_keys
 from tollsplit.services import device
 from tollsplit.services.forwarding import listening
-from tollsplit.services.session import SUBSCRIBE, Subscribe
 
 pytestmark = pytest.mark.parametrize("databases", ["sqlite"], indirect=True, scope="session")
 
@@ -101,8 +100,11 @@ def test_programs_of_a_session_end_well_and_recover(
         served.clock.now_ns = time.time_ns()
         stack.enter_context(door(tmp_path / "control"))
         stack.enter_context(errands(served))
-        operator = served.device("operator", "operator")
-        operator.call(SUBSCRIBE, Subscribe("address:127.0.0.1", "alice", HOME))
+        own = registered(served, tmp_path / "operator.key", "operator", "operator")
+        named = tollsplit("session", "subscriber", "--server", served.origin, "--key", own,
+                          "--identifier", "address:127.0.0.1", "--account", "alice",
+                          "--address", HOME)
+        assert named.stdout == 'address:127.0.0.1: of "alice", at 127.0.0.1\n', named.stderr
         phone = registered(served, tmp_path / "phone.key", "terminal", "alice")
         own = registered(served, tmp_path / "proxy.key", "proxy", SPONSOR)
         start = stack.enter_context(programs())
@@ -131,11 +133,15 @@ def test_programs_of_a_session_end_well_and_recover(
                 return json.load(answer)
 
         assert report()["relay"] == f"{HOME}:{relay}"
+        session = terminal.told("open")["session"]
         assert networks.active() == {OPERATOR}
         url = f"http://localhost:{shop.port}/pay"
         assert status(said(relay, request(url))) == 200
         assert proxy.told("answered")["status"] == 200
         assert shop.seen[0][2]["Via"].count("tollsplit") == 2
+
+        shown = tollsplit("session", "show", "--server", served.origin, "--key", phone, session)
+        assert f"0 octets (0 up, 0 down): {SPONSOR} pays 0" in shown.stdout, shown.stderr
 
         terminal.end(signal.SIGKILL)
         assert networks.active() == {OPERATOR}
