@@ -205,6 +205,14 @@ SERVICE_STREAM_LOOK_S = 10
 SERVICE_STREAMS_OF_ONE_MAX = 4
 SERVICE_STREAMS_MAX = 1_000
 
+# How long what the server said of a claim is good: an end is an end a second later.
+PERMIT_KEPT_S = 1.0
+# Claims that are remembered; each is some hundreds of octets.
+PERMITS_KEPT_MAX = 10_000
+# New questions that one terminal may cause: with an answer a second, a session needs one.
+PERMIT_ASKS_PER_S = 4.0
+PERMIT_ASKS_BURST = 16.0
+
 # --- a terminal's networks ----------------------------------------------------------------
 # NetworkManager answers in milliseconds; one that hangs must not hang a payment.
 NETWORK_CALL_S = 10.0

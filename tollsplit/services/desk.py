@@ -81,6 +81,7 @@ class Desk:
         rates = settings.get(Rates)
         assert isinstance(rates, Rates)
         self._buckets = Buckets(rates.device_per_s, rates.device_burst)
+        self._proxies = Buckets(rates.proxy_per_s, rates.proxy_burst)
         self._lock = Lock()
         self._under_way: set[tuple[str, str, str]] = set()
         self._read: dict[tuple[str, str], int] = {}  # signatures of reads → until when
@@ -96,7 +97,8 @@ class Desk:
             signed, who = self._identified(operation, asked, asking, now_ns)
             caller = signed.device if signed else ""
             if signed:
-                self._buckets.take(caller)
+                is_proxy = who is not None and who.role == "proxy"
+                (self._proxies if is_proxy else self._buckets).take(caller)
             _admit(operation, who)
             if asked is None:
                 asked = operation.decode(asking.path, asking.query, asking.body)

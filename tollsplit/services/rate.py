@@ -23,6 +23,9 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     device_per_s: Rate = 10
     device_burst: Rate = 40
+    # A sponsor's proxy asks for many terminals.
+    proxy_per_s: Rate = 500
+    proxy_burst: Rate = 1000
     # Behind one address there may be a household, or an operator's translation of many.
     address_per_s: Rate = 50
     address_burst: Rate = 200

@@ -99,6 +99,7 @@ def publish(errand: Errand, opened: Callable[[Moment, str], None]) -> None:
         return
     publication = Publication(Path(policy.rules), Path(policy.engine))
     with publication.alone():
+        publication.prepare([found.marks for found in policy.sponsorships])
         rows = errand.read(_published)
         if not any(row.is_due for row in rows):
             return
