@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,7 @@ def door(path: Path) -> Iterator[None]:
                 caller, _ = listener.accept()
             except OSError:
                 return
-            with caller:
+            with caller, suppress(OSError, ValueError):  # who asks may be killed meanwhile
                 asked = json.loads(receive(caller))
                 content = {name: base64.b64decode(text)
                            for name, text in asked["content"].items()}
