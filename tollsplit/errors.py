@@ -33,6 +33,12 @@ class LedgerError(TollsplitError):
     exit_code = 1
 
 
+class PostingError(TollsplitError):
+    """Transactions that were to be posted cannot be read."""
+
+    exit_code = 3
+
+
 class JournalError(TollsplitError):
     """The journal of a live run cannot be written or read, or is another run's."""
 

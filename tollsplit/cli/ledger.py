@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import click
 
-from ..errors import UsageError
+from ..errors import PostingError, UsageError
+from ..limits import LEDGER_BATCH_RECORDS
 from .amount import AMOUNT
 from .proof import read_text
 from .serve import MISSING
@@ -123,6 +125,48 @@ def transfer(
             Posting(payer, unit, -wanted), Posting(payee, unit, wanted)), reference))
     done = "booked" if posted.booked else f"was booked at {posted.booked_at:%Y-%m-%dT%H:%M:%SZ}"
     click.echo(f'{quantity(wanted, unit)} from "{payer}" to "{payee}": {done}')
+
+
+@ledger.command()
+@_LEDGER
+@click.argument("transactions", type=click.Path(), default="-")
+def post(url: str, transactions: str) -> None:
+    """Book TRANSACTIONS, lines of JSON, all of them or none; what was booked before stays as it is.
+
+    Each line is an object with "key", by which the same is booked once, "kind" ("payment"), and
+    "postings": two or more objects with "account", "unit" ("octet", or "CNY/1000000" for
+    micro-units) and "amount", which sum to zero in each unit. It may have "description" and
+    "service_request". If TRANSACTIONS is absent, or "-", standard input is read.
+
+    \b
+    Exit codes: 0 booked, or they were before; 1 refused, 2 usage, 3 bad input, 4 postings do not
+    sum to zero.
+
+    \b
+    Example:
+      tollsplit ledger post --ledger sqlite:///books.db payments.jsonl
+    """
+    from ..ledger import open_ledger, read_transfers
+
+    place = "standard input" if transactions == "-" else transactions
+    with _lines(transactions) as lines:
+        asked = list(read_transfers(lines, place))  # before the ledger is kept from others
+    with open_ledger(url, create=False) as book, book.atomic():
+        booked = sum(
+            posted.booked
+            for start in range(0, len(asked), LEDGER_BATCH_RECORDS)
+            for posted in book.transfer_all(asked[start : start + LEDGER_BATCH_RECORDS])
+        )
+    click.echo(f"{booked:,} booked, {len(asked) - booked:,} were booked before")
+
+
+def _lines(name: str) -> AbstractContextManager[IO[bytes]]:
+    if name == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return open(name, "rb")
+    except OSError as error:
+        raise PostingError(f"{name}: cannot be read: {error.strerror}") from error
 
 
 @ledger.command()

@@ -12,6 +12,7 @@ from .annex import Annex, Guard, append_only
 from .book import Ledger
 from .hold import Held, Hold
 from .journal import Booked, BookedCharge, BookedPosting, Journal
+from .lines import read_transfers
 from .period import Head, SignedHead
 from .proof import Proof
 from .rating import rate
@@ -55,6 +56,7 @@ __all__ = [
     "append_only",
     "open_ledger",
     "rate",
+    "read_transfers",
 ]
 
 
