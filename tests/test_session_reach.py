@@ -48,6 +48,10 @@ from tollsplit.services.proxy import may_be_reached
     ("64:ff9b::7f00:1", False), ("64:ff9b::a00:1", False), ("64:ff9b::5db8:d822", True),
     ("2002:7f00:1::1", False), ("2002:a00:1::", False),
     ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+    # What else stands for IPv4: RFC 4291 §2.5.5.1, RFC 2765 §2.1, RFC 8215; and what a site is.
+    ("::127.0.0.1", False), ("::10.0.0.1", False), ("::ffff:0:10.0.0.1", False),
+    ("64:ff9b:1::a00:1", False), ("fec0::1", False), ("5f00::1", False), ("3fff::1", False),
+    ("192.0.0.8", False), ("192.88.99.1", False),
     ("shop.example", False), ("", False),
 ])  # fmt: skip
 def test_addresses_that_may_be_reached(address: str, public: bool) -> None:

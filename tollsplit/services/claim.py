@@ -71,5 +71,5 @@ def read_claim(header: bytes, source: str, preset: str) -> Claim | None:
         carried = parts.get("tag")
         return Claim(parts["identifier"], tag(carried) if carried else None,
                      parts.get("credential"), source, preset)  # fmt: skip
-    except (ValueError, KeyError):
+    except (ValueError, LookupError):  # where nothing stands behind `=` it looks too far
         return None

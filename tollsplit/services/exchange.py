@@ -34,7 +34,6 @@ HOP_BY_HOP = frozenset((
     b"upgrade", b"expect",
 ))  # fmt: skip
 VIA = b"1.1 tollsplit"
-VIA = b"1.1 tollsplit"
 
 
 class Refused(Exception):

@@ -20,6 +20,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolve = Callable[[Payee], Awaitable[Sequence[Place]]]
 # NAT64 (RFC 6052 §2.1): the last 32 bits are an IPv4 address that a gateway goes on to.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Everybody's IPv6 addresses (RFC 4291 §2.4); whatever else there is is some network's own affair,
+# or stands for IPv4 in one of the ways that came and went.
+_UNICAST = ipaddress.ip_network("2000::/3")
+# Nobody's, whatever the library's version knows of them (RFC 6890 §2.2.2, 7526, 9637).
+_RESERVED = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
 
 
 class Proxy:
@@ -129,6 +134,8 @@ def may_be_reached(address: str, inside: Sequence[Network]) -> bool:
     embedded = _embedded(found)
     return any(found in network for network in inside) or (
         found.is_global and not found.is_multicast
+        and (found.version == 4 or found in _UNICAST or found in _NAT64)
+        and not any(found in network for network in _RESERVED)
         and (embedded is None or may_be_reached(str(embedded), inside)))
 
 
