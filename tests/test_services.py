@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from bookings import MONEY
 from databases import Refused
@@ -14,7 +15,7 @@ from serving import Served, on_sqlite
 
 from tollsplit.ledger import Annex, Transfer
 from tollsplit.model import Posting
-from tollsplit.services import device
+from tollsplit.services import device, resource_register
 from tollsplit.services.operation import Call, Operation, Service
 from tollsplit.services.problem import (
     EXPIRED,
@@ -24,10 +25,21 @@ from tollsplit.services.problem import (
     Kind,
     Problem,
 )
+from tollsplit.services.push_payment import wire as push_wire
 from tollsplit.services.role import only
+from tollsplit.services.sharing import wire as sharing_wire
 from tollsplit.services.signature import DeviceKey
 from tollsplit.services.states import StateMachine
-from tollsplit.services.wire import Amount, Answer, Id, Request, new_id
+from tollsplit.services.wire import (
+    AccountName,
+    Amount,
+    Answer,
+    Id,
+    Line,
+    Request,
+    Unit,
+    new_id,
+)
 
 REFUSED = Kind("wrong-word", 403, "That is not the word")
 GIFTS = StateMachine(
@@ -284,6 +296,18 @@ def test_services_say_what_is_wrong_with_a_request(gifts: Served) -> None:
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
     assert "not the word (status 403)" in alice.http.get(f"{gifts.origin}/problems/wrong-word").text
+
+
+@pytest.mark.parametrize("unseen", ["\n", "\x00", "\u061c", "\u200b", "\u2028", "\u202e", "\ufeff"])
+def test_services_names_are_what_they_look_like(unseen: str) -> None:
+    """Who sees a name, sees all of it."""
+    for kind, text in ((Line, "shop"), (AccountName, "alice"), (Id, "x"), (Unit, "octet"),
+                       (resource_register.Name, "chess"), (resource_register.Digest, "0" * 64),
+                       (push_wire.Money, MONEY), (push_wire.Words, "Two novels"),
+                       (sharing_wire.Sealed, "0" * 96)):  # fmt: skip
+        assert msgspec.convert(text, kind) == text
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(text + unseen, kind)
 
 
 def test_services_states_expire_and_stay(gifts: Served) -> None:

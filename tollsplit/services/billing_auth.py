@@ -22,10 +22,10 @@ from .resource_register import Digest, Name, paid_until_ns, terms_of
 from .role import only
 from .states import StateMachine
 from .verdict import Licence, Verdict
-from .wire import Answer, Id, Line, Request, instant, new_id
+from .wire import Answer, Id, Line, Request, instant, new_id, whole
 
 # 128 random bits have 22 characters.
-Code = Annotated[str, Meta(min_length=22, max_length=22, pattern=r"^[A-Za-z0-9_-]+$")]
+Code = Annotated[str, Meta(pattern=whole(r"[A-Za-z0-9_-]{22}"))]
 
 NOT_PAID = Kind("not-paid", 402, "This resource is not paid for")
 # One word for whatever is wrong with a code: nothing to learn from it.

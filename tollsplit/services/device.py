@@ -18,10 +18,10 @@ from .problem import EXPIRED, FORBIDDEN, NOT_FOUND, UNFIT, WRONG_STATE
 from .role import ANYBODY, EVERY, ROLES, Role, only
 from .signature import device_id, is_public_key
 from .states import StateMachine
-from .wire import AccountName, Answer, Id, Line, Request, new_id
+from .wire import AccountName, Answer, Id, Line, Request, new_id, whole
 
-PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-Token = Annotated[str, Meta(min_length=20, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+PublicKey = Annotated[str, Meta(pattern=whole(r"[0-9a-f]{64}"))]
+Token = Annotated[str, Meta(pattern=whole(r"[A-Za-z0-9_-]{20,64}"))]
 
 
 @dataclass(frozen=True, slots=True)

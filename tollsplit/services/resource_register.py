@@ -17,10 +17,12 @@ from ..model import Posting
 from .operation import Call, Operation, Service
 from .problem import NOT_FOUND, OVERDRAFT, UNFIT, WRONG_STATE, Kind
 from .role import only
-from .wire import AccountName, Amount, Answer, Request, Unit, instant, new_id
+from .wire import AccountName, Amount, Answer, Request, Unit, instant, new_id, whole
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[
+    str, Meta(min_length=1, max_length=64, pattern=whole(r"[A-Za-z0-9][A-Za-z0-9._-]*"))
+]
+Digest = Annotated[str, Meta(pattern=whole(r"[0-9a-f]{64}"))]
 _YEAR_S = 366 * 24 * 3600
 Period = Annotated[int, Meta(ge=1, le=10 * _YEAR_S)]
 OfflinePeriod = Annotated[int, Meta(ge=0, le=BILLING_LICENCE_S_MAX)]

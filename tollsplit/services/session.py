@@ -20,7 +20,7 @@ from .problem import EXPIRED, NOT_FOUND, UNFIT, WRONG_STATE, Kind, Problem
 from .role import only
 from .sponsorship import Permission, SessionPolicy, Sponsorship, place
 from .states import StateMachine
-from .wire import AccountName, Answer, Id, Line, Request, instant, new_id
+from .wire import AccountName, Answer, Id, Line, Request, instant, new_id, whole
 
 IDENTITY = "session-identity"  # the kind of secret
 # Whatever is wrong, the answer is this: who guesses learns nothing.
@@ -28,7 +28,7 @@ NOT_PERMITTED = Kind("not-permitted", 403, "That is not permitted")
 NO_MARK = Kind("no-mark-free", 503, "Every mark of this sponsorship is in use")
 Text = Annotated[str, Meta(min_length=1, max_length=64)]
 Secret = Annotated[str, Meta(min_length=4, max_length=256)]
-Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+Digest = Annotated[str, Meta(pattern=whole(r"([0-9a-f]{64})?"))]
 
 SESSIONS = StateMachine(
     "session", "service_sessions",

@@ -22,13 +22,20 @@ class Answer(Struct):
     """What is answered: a JSON object. Clients ignore fields that they don't know."""
 
 
-# One line of printable text; control characters would reach terminals and logs.
-Line = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
-Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
-AccountName = Annotated[
-    str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
-]
-Unit = Annotated[str, Meta(max_length=16, pattern=r"^(octet|[A-Z]{3}/1000000)$")]
+def whole(pattern: str) -> str:
+    """A pattern of a text from its first character to its last. `$` alone lets a newline follow, in
+    Python and not in the API's description: two names would look like one.
+    """
+    return rf"^(?:{pattern})$(?!\n)"
+
+
+# Control characters would reach terminals and logs; and what nobody sees, or what turns text
+# around, makes one name look like another.
+VISIBLE = r"[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+"
+Line = Annotated[str, Meta(min_length=1, max_length=256, pattern=whole(VISIBLE))]
+Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=whole(r"[A-Za-z0-9_-]+"))]
+AccountName = Annotated[str, Meta(min_length=1, max_length=128, pattern=whole(VISIBLE))]
+Unit = Annotated[str, Meta(max_length=16, pattern=whole(r"octet|[A-Z]{3}/1000000"))]
 Amount = Annotated[int, Meta(ge=1, le=SERVICE_AMOUNT_MAX)]  # of its unit: micro-units, or octets
 
 

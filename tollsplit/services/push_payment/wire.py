@@ -8,18 +8,16 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ..problem import Kind
-from ..wire import AccountName, Amount, Answer, Id, Line, Request
+from ..wire import VISIBLE, AccountName, Amount, Answer, Id, Line, Request, whole
 from .policy import Opening
 
 State = Literal["waiting", "pushed", "opened", "held", "authorised", "captured", "declined",
                 "voided", "blocked", "expired"]  # fmt: skip
-Money = Annotated[str, Meta(pattern=r"^[A-Z]{3}/1000000$")]
+Money = Annotated[str, Meta(pattern=whole(r"[A-Z]{3}/1000000"))]
 Secret = Annotated[str, Meta(min_length=4, max_length=128)]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-# What two screens are compared by; no control characters and nothing that turns text around.
-Words = Annotated[str, Meta(
-    min_length=1, max_length=64,
-    pattern=r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+$")]  # fmt: skip
+Digest = Annotated[str, Meta(pattern=whole(r"[0-9a-f]{64}"))]
+# What two screens are compared by.
+Words = Annotated[str, Meta(min_length=1, max_length=64, pattern=whole(VISIBLE))]
 
 
 class Ask(Request):
