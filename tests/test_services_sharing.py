@@ -353,6 +353,14 @@ def test_offer_that_is_not_covered_connects_nobody(parties: Sharing) -> None:
     assert parties.show(share).state == "requested" and parties.money() == (FUNDS, 0, 0, 0)
 
 
+def test_offer_that_no_books_could_hold_is_refused(parties: Sharing) -> None:
+    """Octets times price: each may be what it is, and not their product."""
+    share = parties.borrow(2**53 - 1)
+    assert refused(parties.offer, share, 2**53 - 1, 2**53 - 1) == "unfit"
+    assert refused(parties.offer, share, 2**53 - 1, 2**21) == "unfit"
+    assert parties.offer(share, 2**53 - 1, 2**20).at_most == 2**53 - 1
+
+
 def test_offer_is_taken_once_whoever_hurries(parties: Sharing) -> None:
     share = parties.borrow()
     taking = parties.taking(parties.offer(share))

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from ...ledger import Hold, Provenance
 from ...ledger import account as accounts
 from ...ledger.store import OCTET
-from ...limits import SHARE_OFFERS_MAX, SHARE_SETTLE_S_MAX
+from ...limits import SERVICE_AMOUNT_MAX, SHARE_OFFERS_MAX, SHARE_SETTLE_S_MAX
 from ..operation import Call
 from ..problem import NOT_FOUND, UNFIT, WRONG_STATE
 from ..wire import new_id
@@ -102,6 +102,8 @@ def offer(call: Call[Offer]) -> OfferView:
         raise NOT_NEARBY("say that you lend, and where")
     if asked.octets > found.octets:
         raise UNFIT(f"expected at most {found.octets}", at="$.octets")
+    if fee_of(asked.octets, asked.price) > SERVICE_AMOUNT_MAX:
+        raise UNFIT(f"expected that all of it costs at most {SERVICE_AMOUNT_MAX}", at="$.price")
     _expect_allowance(call, caller.account, asked.octets)
     if call.ledger.balance(caller.account, asked.unit).state != "open":
         raise NOT_FOUND("the lender has no account in this unit")

@@ -9,19 +9,19 @@ from msgspec import Meta
 
 from ...limits import SERVICE_AMOUNT_MAX, SHARE_AVAILABLE_S_MAX
 from ..problem import Kind
-from ..wire import Amount, Answer, Id, Line, Request
+from ..wire import Amount, Answer, Id, Line, Request, whole
 
 State = Literal["requested", "connected", "keyed", "running", "ended", "settled", "cancelled",
                 "blocked", "expired"]  # fmt: skip
 OfferState = Literal["open", "accepted", "expired"]
 Way = Literal["server", "module"]  # who verified the password
 
-Money = Annotated[str, Meta(pattern=r"^[A-Z]{3}/1000000$")]
+Money = Annotated[str, Meta(pattern=whole(r"[A-Z]{3}/1000000"))]
 Degrees = Annotated[float, Meta(ge=-180, le=180)]
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
-Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]  # X25519, 32 octets
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]  # SHA-256
-Sealed = Annotated[str, Meta(min_length=96, max_length=1024, pattern=r"^[0-9a-f]+$")]
+Key = Annotated[str, Meta(pattern=whole(r"[0-9a-f]{64}"))]  # X25519, 32 octets
+Digest = Annotated[str, Meta(pattern=whole(r"[0-9a-f]{64}"))]  # SHA-256
+Sealed = Annotated[str, Meta(pattern=whole(r"[0-9a-f]{96,1024}"))]
 Price = Annotated[int, Meta(ge=0, le=SERVICE_AMOUNT_MAX)]  # micro-units for each MiB
 
 
