@@ -258,6 +258,27 @@ def test_transfer_without_an_associated_device_is_refused(holder: Cardholder) ->
     assert holder.show(terminal, shown).state == "refused"
 
 
+@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize("anew", ["account", "associated"])
+def test_transfer_of_a_card_that_was_registered_anew_is_refused(
+    holder: Cardholder, step: int, anew: str
+) -> None:
+    """The phone was stolen, or the card is another one's now: what waits must not go through."""
+    other = settle(holder.town)
+    shown = holder.ask(holder.terminal)
+    answers: list[Callable[[], transfer.TransferState]] = [
+        lambda: holder.authenticate(holder.terminal, shown),
+        lambda: holder.confirm(holder.terminal, shown),
+        lambda: holder.confirm(holder.phone, shown, associated=True),
+    ]
+    for answer in answers[:step]:
+        shown = answer()
+    register(holder, **{anew: other.account if anew == "account" else holder.terminal.device})
+    assert refusal(answers[step]) == ("wrong-state", 409)
+    assert holder.show(holder.terminal, shown).state == "refused"
+    assert holder.balances() == (FUNDS, 0) and other.balances() == (FUNDS, 0)
+
+
 STEPS = ["authenticating", "confirming", "confirming-associated"]
 
 

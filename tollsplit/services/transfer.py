@@ -216,6 +216,8 @@ def _authenticate(call: Call[Authenticate]) -> TransferState | Problem:
     if found.device != call.device.id:
         raise NOT_FOUND("no such transfer")
     _expect_state(found, "authenticating")
+    if (refusal := _refused_anew(call, found)) is not None:
+        return refusal
     if not secret.settle(store, call.prepared, call.now_ns):
         return NOT_AUTHENTICATED("expected the secret of a card that is not blocked")
     card_register.note_holder(store, found.card, call.now_ns)
@@ -269,7 +271,20 @@ def _answered(
     if not asked.accept:
         TRANSFERS.move(call.store, found.id, state, "denied", call.now_ns)
         return _tell(call, found)
-    return found
+    return _refused_anew(call, found) or found
+
+
+def _refused_anew(call: Call[Authenticate] | Call[Confirm], found: _Asked) -> Problem | None:
+    """Refuse it where the card stands for another account by now, or has another device: whoever
+    had it registered anew had a reason, a stolen telephone perhaps.
+    """
+    card = card_register.locked(call.store, found.card)
+    now = (card.account, card.associated) if card else (None, None)
+    if now == (found.card_account, found.associated):
+        return None
+    TRANSFERS.move(call.store, found.id, found.state, "refused", call.now_ns)
+    _tell(call, found)
+    return WRONG_STATE("the card was registered anew; ask for it again", state="refused")
 
 
 # --- 9: debit and credit ----------------------------------------------------------------
