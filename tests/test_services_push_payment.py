@@ -185,16 +185,26 @@ def test_final_states_never_change(parties: Parties) -> None:
             parties.served.database.rows(f"UPDATE service_push_payments SET {change}")
 
 
-def test_verify_finds_a_payment_that_the_ledger_does_not_bear_out(parties: Parties) -> None:
+@pytest.mark.parametrize(("change", "back", "finding"), [
+    ("captured = amount - 1", "captured = amount", "by its hold"),
+    ("payee = 'bank'", f"payee = '{SHOP}'", "was not paid to"),
+    ("account = 'bank'", "account = 'alice'", "was not paid to"),
+    ("unit = 'EUR/1000000'", f"unit = '{MONEY}'", "was not paid to"),
+    ("id = 'x' || id", "id = substr(id, 2)", "nobody asked for it"),
+])  # fmt: skip
+def test_verify_finds_a_payment_that_the_ledger_does_not_bear_out(
+    parties: Parties, change: str, back: str, finding: str
+) -> None:
     parties.agree(parties.held())
+    parties.call(parties.phone, "decline", payment=parties.held())
     database = parties.served.database
     with database.unguarded():
-        database.rows("UPDATE service_push_payments SET captured = captured - 1")
+        database.rows(f"UPDATE service_push_payments SET {change} WHERE state = 'captured'")
     tables = annexes(parties.served.server.options.services)
     found = parties.served.read(lambda ledger: ledger.verify(annexes=tables))
-    assert any("by its hold" in finding for finding in found.findings)
+    assert any(finding in one for one in found.findings)
     with database.unguarded():
-        database.rows("UPDATE service_push_payments SET captured = captured + 1")
+        database.rows(f"UPDATE service_push_payments SET {back} WHERE state = 'captured'")
 
 
 def test_poll_answers_as_ciba_does(parties: Parties) -> None:

@@ -110,6 +110,10 @@ def _astray(store: Store) -> Iterator[str]:
             yield f"payment {payment}: of {amount}, its hold is of {held}"
         if captured != (held_captured or 0):
             yield f"payment {payment}: {captured} captured, by its hold {held_captured}"
+    for payment, captured, payee in store.rows(_UNPAID):
+        yield f'payment {payment}: {captured} captured, and it was not paid to "{payee}"'
+    for (key,) in store.rows(_UNASKED):
+        yield f'hold "{key}": nobody asked for it'
 
 
 ANNEX = Annex(
@@ -138,3 +142,19 @@ _CHECK = """
     SELECT p.id, p.state, p.amount, p.captured, h.amount, h.state, h.captured
     FROM service_push_payments p
     LEFT JOIN holds h ON h.idempotency_key = 'push-payment ' || p.id ORDER BY p.id"""
+# Captured, and not by a transaction with just these two postings.
+_UNPAID = """
+    SELECT s.id, s.captured, s.payee FROM service_push_payments s
+    JOIN holds h ON h.idempotency_key = 'push-payment ' || s.id
+    WHERE s.state = 'captured' AND 2 <> (
+        SELECT count(*) FROM postings p JOIN accounts a ON a.id = p.account_id
+        WHERE p.transaction_id = h.transaction_id AND a.unit = s.unit
+            AND ((a.name = s.account AND p.amount = -s.captured)
+                OR (a.name = s.payee AND p.amount = s.captured)))
+    ORDER BY s.id"""
+_UNASKED = """
+    SELECT h.idempotency_key FROM holds h
+    WHERE substr(h.idempotency_key, 1, 13) = 'push-payment ' AND NOT EXISTS (
+        SELECT 1 FROM service_push_payments s
+        WHERE h.idempotency_key = 'push-payment ' || s.id)
+    ORDER BY h.id"""
