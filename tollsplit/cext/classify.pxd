@@ -62,6 +62,9 @@ cdef class Classifier:
         self, const frame_s *frames, packet_s *rows, int count, Subscribers subscribers
     ) noexcept nogil
     cdef int decide(self, packet_s *rows, int count, uint64_t *where) noexcept nogil
+    cdef void hold(
+        self, packet_s *rows, int count, int total, const uint32_t *ends
+    ) noexcept nogil
     cdef void look_up(self, const packet_s *rows, int count, uint32_t *ends) noexcept nogil
     cdef bint meet(
         self, packet_s *row, bint downlink, uint32_t source, uint32_t destination

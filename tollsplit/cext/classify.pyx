@@ -77,7 +77,7 @@ cdef class Classifier:
         self.trie4 = &trie4.trie
         self.trie6 = &trie6.trie
         self.words = matrix.shape[1]
-        if not 0 < self.words <= WORDS_MAX or len(fields) > FIELDS_MAX:
+        if not 0 < self.words <= WORDS_MAX or len(fields) >= FIELDS_MAX:
             raise ValueError(f"{self.words} words of rules, {len(fields)} fields: out of bounds")
         self.server = &matrix[0, 0]
         self.pools = <pool_s *>calloc(len(pools) + 1, sizeof(pool_s))
@@ -235,7 +235,20 @@ cdef class Classifier:
             interned += self.meet(row, not source & POOL_MASK, source, destination)
         if interned:
             self.intern(frames, rows, apart, interned, subscribers)
+        if self.subscribed != NULL:
+            self.hold(rows, count, total, ends)
         return total
+
+    cdef void hold(
+        self, packet_s *rows, int count, int total, const uint32_t *ends
+    ) noexcept nogil:
+        """Add each row's subscriber class. A pass of its own: most rules ask for none."""
+        cdef int i, origin
+        for i in range(total):
+            origin = i if i < count else <int>rows[i].frame
+            if rows[i].bucket == BUCKET_METERED:
+                rows[i].classes |= <uint32_t>self.holders[
+                    ends[2 * origin + rows[i].direction] >> POOL_BITS] << CLASS_BITS
 
     cdef void look_up(self, const packet_s *rows, int count, uint32_t *ends) noexcept nogil:
         """The tries' values for each row's source, at twice its index, and destination."""
@@ -272,8 +285,6 @@ cdef class Classifier:
         row.pool = mine & POOL_MASK
         row.classes = other >> POOL_BITS
         row.rule = self.verdicts[row.classes * 2 + downlink]
-        if self.subscribed != NULL:
-            row.classes |= <uint32_t>self.holders[mine >> POOL_BITS] << CLASS_BITS
         row.subscriber = <uint32_t>(row.destination_lo if downlink else row.source_lo)
         if not row.brief:
             row.server_port = row.source_port if downlink else row.destination_port
@@ -379,27 +390,24 @@ cdef class Classifier:
         cdef const uint64_t *sets[FIELDS_MAX]
         cdef const uint64_t *server = &self.server[
             <size_t>(row.classes & CLASS_MASK) * self.words]
-        cdef const uint64_t *subscribed = NULL
-        cdef int f, w
+        cdef int f, w, fields = self.field_count
         cdef uint64_t word, others
         cdef bint claimed = False
-        for f in range(self.field_count):
+        for f in range(fields):
             sets[f] = &self.fields[f].bits[<size_t>row_of(&self.fields[f], row) * self.words]
         if self.subscribed != NULL:
-            subscribed = &self.subscribed[<size_t>(row.classes >> CLASS_BITS) * self.words]
+            sets[fields] = &self.subscribed[<size_t>(row.classes >> CLASS_BITS) * self.words]
+            fields += 1
         row.rule = VERDICT_NONE
         for w in range(self.words):
             word = server[w]
             others = self.claims[w] if self.claims != NULL else 0
-            if subscribed != NULL:
-                word &= subscribed[w]
-                others &= subscribed[w]
             if not word | others:
                 continue
             if self.where != NULL:
                 word &= self.plain_where[w] | where[w]
                 others &= self.plain_where[w] | where[w]
-            for f in range(self.field_count):
+            for f in range(fields):
                 word &= sets[f][w]
                 others &= sets[f][w]
             if word:
