@@ -13,7 +13,7 @@ from serving import Served, on_sqlite
 
 from tollsplit.errors import LedgerError
 from tollsplit.services import device
-from tollsplit.services.operation import Call, Operation, Service
+from tollsplit.services.operation import Call, Moment, Operation, Service
 from tollsplit.services.problem import NOT_FOUND, Kind, Problem
 from tollsplit.services.role import ANYBODY, only
 from tollsplit.services.wire import Answer, Request, new_id
@@ -122,3 +122,29 @@ def test_desk_is_set_by_the_operator(serve: Callable[..., Any], steps: Steps) ->
     with serve((device.SERVICE, steps.service), settings={Policy: Policy("hello")}) as served:
         greet, _ = steps.service.operations
         assert served.device().call(greet, Greet("alice")).text == "hello, ALICE"
+
+
+@on_sqlite
+@pytest.mark.parametrize("broken", [NOT_FOUND("gone"), LedgerError("away"), ValueError("a fault")])
+def test_desk_sweeps_the_others_where_one_fails(
+    serve: Callable[..., Any], broken: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two services on one ledger may be in each other's way; a sweep that ended would leave what is
+    held, held.
+    """
+    swept: list[int] = []
+
+    def fail(moment: Moment) -> None:
+        moment.store.write("UPDATE service_devices SET revoked_at_ns = ?", [(1,)])
+        raise broken
+
+    def note(moment: Moment) -> None:
+        swept.append(moment.now_ns)
+
+    services = device.SERVICE, Service("a", (), sweep=fail), Service("b", (), sweep=note)
+    with serve(services) as served:
+        alice = served.device()
+        served.sweep()
+        assert swept and alice.call(device.MYSELF, device.Myself()).account == "alice"
+        [failed] = [record for record in caplog.records if record.getMessage() == "sweep"]
+        assert failed.__dict__["service"] == "a"

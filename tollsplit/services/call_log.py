@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 log = logging.getLogger("tollsplit.services")
 # What a record may say beside what happened; nothing else gets into a line.
-FIELDS = ("operation", "status", "refusal", "device", "took_ms", "what")
+FIELDS = ("service", "operation", "status", "refusal", "device", "took_ms", "what")
 
 
 class JsonLines(logging.Formatter):

@@ -251,11 +251,15 @@ class Desk:
     # --- what happens by itself ---------------------------------------------------------
 
     def sweep(self) -> None:
-        """Let happen what has to happen by itself; each service in a transaction of its own."""
+        """Let happen what has to happen by itself; each service in a transaction of its own. What
+        fails is in the log, and done next time: another process may have been faster.
+        """
         for service in self._services:
             if service.sweep is not None or service.machines:
-                self._ring(self._books.write(partial(self._sweep, service)))
-        self._books.write(self._forget)
+                with _logged("sweep", service.name):
+                    self._ring(self._books.write(partial(self._sweep, service)))
+        with _logged("sweep", "requests"):
+            self._books.write(self._forget)
 
     def _forget(self, ledger: Ledger) -> None:
         now_ns = self._clock_ns()
@@ -274,12 +278,19 @@ class Desk:
     def run_errand(self, service: Service) -> None:
         """Do what a service has to do outside the ledger; what fails is in the log, and due."""
         assert service.errand is not None
-        try:
+        with _logged("errand", service.name):
             service.errand(Errand(self._books, self._clock_ns, self._settings, self._ring))
-        except TollsplitError as error:
-            log.warning("errand", extra={"service": service.name, "what": str(error)})
-        except Exception:
-            log.exception("errand", extra={"service": service.name})
+
+
+@contextmanager
+def _logged(event: str, service: str) -> Iterator[None]:
+    """What fails inside is in the log."""
+    try:
+        yield
+    except TollsplitError as error:
+        log.warning(event, extra={"service": service, "what": str(error)})
+    except Exception:
+        log.exception(event, extra={"service": service})
 
 
 def _admit(operation: Operation[Any, Any], who: device.Device | None) -> None:

@@ -16,12 +16,11 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from ..errors import LedgerError, TollsplitError, UsageError
+from ..errors import TollsplitError, UsageError
 from ..ledger import Ledger, open_ledger
 from ..limits import SERVICE_LEDGER_WAIT_S, SERVICE_STOP_S, SERVICE_SWEEP_S
 from .app import App
 from .books import Books
-from .call_log import log
 from .catalog import SERVICES, annexes
 from .desk import Desk
 from .figures import Figures
@@ -128,10 +127,7 @@ class Server:
 
     def _sweep(self) -> None:
         while True:
-            try:
-                self.desk.sweep()
-            except LedgerError as error:
-                log.warning("sweep", extra={"what": str(error)})
+            self.desk.sweep()
             if self._over.wait(SERVICE_SWEEP_S):
                 return
 
