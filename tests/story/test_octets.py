@@ -42,13 +42,13 @@ def seen(
      Due(0, 0, 0, 0, 0)),
 ])  # fmt: skip
 def test_judge_says_what_is_due(frames: list[Seen], expected: Due) -> None:
-    assert due(frames, ALICE, [MARK]) == expected
+    assert due(frames, [ALICE], [MARK]) == expected
 
 
 def test_judge_takes_a_share_of_each_days_sum() -> None:
     mark = MarkInForce(46, 0, 3 * DAY_NS)
     frames = [seen(ALICE, PROXY, 41, day * DAY_NS) for day in (0, 0, 1)]
-    assert due(frames, ALICE, [mark]).sponsor == 57 + 28  # of 82 and of 41
+    assert due(frames, [ALICE], [mark]).sponsor == 57 + 28  # of 82 and of 41
 
 
 class _Stage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .books import Account, Books
 from .octets import Due, due, marks_in_force
 from .program import StoryError
-from .stage import ALICE, BOB
+from .stage import ALICE, BOB, TETHERED
 from .story import SHOP_CO, Story
 
 SPONSORED = frozenset(("shop-requests", "shop-answers"))
@@ -16,13 +16,15 @@ def close_the_books(story: Story) -> dict[Account, int]:
     stage = story.stage
     assert story.capture is not None and story.server is not None
     story.server.end()
-    judges = stage.judged()
+    stage.close_judges()
     story.capture.end()
     marks = marks_in_force(stage.home / "books.db")
     books = Books(stage)
     paid = 0
-    for end, account in ((ALICE, "alice"), (BOB, "bob")):
-        expected = due(judges[end.name].seen, end.ipv4, marks)
+    for end, account, addresses in (
+        (ALICE, "alice", (ALICE.ipv4, TETHERED)), (BOB, "bob", (BOB.ipv4,)),
+    ):  # fmt: skip
+        expected = due(stage.seen(end), addresses, marks)
         _expect_octets(books, account, expected)
         paid += expected.sponsor
         story.tell(f"{account:>8}: {expected.uplink + expected.downlink:>9,} octets, pays for "

@@ -77,13 +77,14 @@ class Script:
 
 def fetch(
     stage: Stage, end: End, server: tuple[str, int], target: str, body: bytes | None = None,
-    headers: Mapping[str, str] = {}, *, dscp: int = 0,
+    headers: Mapping[str, str] = {}, *, dscp: int = 0, source: str = "0.0.0.0",
 ) -> bytes:  # fmt: skip
     """What a server answers a host; a body is posted. Raises StoryError where it does not."""
     client = HTTPConnection(*server, timeout=TIMEOUT_S)
     client.sock = stage.namespaces.socket(end.name, socket.AF_INET, socket.SOCK_STREAM)
     try:
         client.sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+        client.sock.bind((source, 0))
         client.sock.connect(server)
         client.request("GET" if body is None else "POST", target, body, dict(headers))
         answer = client.getresponse()

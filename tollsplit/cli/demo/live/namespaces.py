@@ -98,9 +98,7 @@ class Namespaces:
         remove_orphans()
         try:
             self.add(GATEWAY)
-            with self.inside(GATEWAY):
-                for switch in _SWITCHES:
-                    Path("/proc/sys/net", switch).write_text("1")
+            self.forward(GATEWAY)
         except BaseException:
             self.close()
             raise
@@ -145,6 +143,21 @@ class Namespaces:
         self.ip(end.name, "route", "add", "default", "via", f"{ipv4}.1")
         if ipv6:
             self.ip(end.name, "-6", "route", "add", "default", "via", f"{ipv6}::1")
+
+    def forward(self, name: str) -> None:
+        """From now on a host passes packets on that are for others."""
+        with self.inside(name):
+            for switch in _SWITCHES:
+                Path("/proc/sys/net", switch).write_text("1")
+
+    def cable(self, one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
+        """A cable between two hosts beside the gateway: host, interface and IPv4 address of each.
+        """
+        self.ip(one[0], "link", "add", one[1], "type", "veth",
+                "peer", "name", other[1], "netns", self.namespace(other[0]))
+        for name, interface, address in (one, other):
+            self.ip(name, "address", "add", f"{address}/24", "dev", interface)
+            self.ip(name, "link", "set", interface, "up")
 
     def disconnect(self, end: End) -> None:
         self.ip(end.name, "link", "del", "eth0")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -59,12 +59,15 @@ def marks_in_force(ledger: Path) -> list[MarkInForce]:
             for mark, begin, end in rows]  # fmt: skip
 
 
-def due(seen: Iterable[Seen], subscriber: str, marks: Sequence[MarkInForce]) -> Due:
+def due(
+    seen: Iterable[Seen], addresses: Collection[str], marks: Sequence[MarkInForce]
+) -> Due:
     """What a subscriber's packets come to.
 
-    seen   on the subscriber's interface
+    seen        on the subscriber's interface
+    addresses   the subscriber's; at most one of them has sessions
     """
-    own, proxy = IPv4Address(subscriber), IPv4Address(SPONSOR.ipv4)
+    own, proxy = set(map(IPv4Address, addresses)), IPv4Address(SPONSOR.ipv4)
     whole: Counter[str] = Counter()
     marked: Counter[tuple[str, int]] = Counter()  # way and day
     for one in seen:
@@ -74,9 +77,9 @@ def due(seen: Iterable[Seen], subscriber: str, marks: Sequence[MarkInForce]) -> 
         # RFC 791 §3.1: type of service, total length; source and destination
         tos, length = struct.unpack_from("!xBH", packet)
         source, destination = map(IPv4Address, (packet[12:16], packet[16:20]))
-        if own not in (source, destination):
+        if own.isdisjoint((source, destination)):
             continue
-        way, other = ("uplink", destination) if source == own else ("downlink", source)
+        way, other = ("uplink", destination) if source in own else ("downlink", source)
         whole[way] += length
         if other == proxy and any(mark.dscp == tos >> 2 and mark.begin_ns <= one.timestamp_ns
                                   < mark.end_ns for mark in marks):  # fmt: skip

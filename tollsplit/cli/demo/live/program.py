@@ -64,12 +64,22 @@ class Program:
         """The latest of its events of a kind, as soon as there is one."""
         return wait(lambda: self.events(kind), f"{kind!r} of {self.name}", self)[-1]
 
+    def type(self, text: str) -> None:
+        """What a person types, now that it asks."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
     def end(self) -> None:
         """Stop it as people do. Raises StoryError where it does not end well."""
         self.process.send_signal(signal.SIGTERM)
+        self.await_end()
+
+    def await_end(self) -> None:
+        """Until it has ended by itself. Raises StoryError where it does not, or not well."""
         try:
             code = self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            raise StoryError(f"{self.name} did not stop: {self.said}") from None
+            raise StoryError(f"{self.name} did not end: {self.said}") from None
         if code:
             raise StoryError(f"{self.name} ended with {code}: {self.said}")

@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 
-from .judge import Judge
-from .namespaces import End, Namespaces
+from .judge import Judge, Seen
+from .namespaces import GATEWAY, End, Namespaces
 from .program import PATIENCE_S, Program, StoryError
 
 ALICE = End("alice", "sub1", "10.77.1")
@@ -29,11 +29,13 @@ SPONSOR = End("sponsor", "sponsor", "203.0.113")
 SHOP = End("shop", "shop", "198.51.100")
 FILMS = End("films", "films", "198.18.0")
 ENDS = (ALICE, BOB, OPERATOR, SPONSOR, SHOP, FILMS)
+TETHERED = "10.77.3.2"  # an address of Alice's that a neighbour may use
 HOSTS = {"shop.example": SHOP, "films.example": FILMS}
 SERVER = f"http://{OPERATOR.ipv4}:8080"
 _TOLLSPLIT = (sys.executable, "-m", "tollsplit")
 # Secrets are read from standard input where there is no terminal, which Python warns of.
 _ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"}
+Command = tuple[End | None, Sequence[object]]  # where, and its words
 _FILES = ("rules.toml", "subscribers.csv")
 
 
@@ -48,8 +50,11 @@ class Stage:
         self.home = home.resolve()
         self.ledger = f"sqlite:///{self.home / 'books.db'}"
         # The name of a socket is short, whatever the folder's is.
-        self._short = Path(tempfile.mkdtemp(prefix="tollsplit-"))
-        self.control = self._short / "control"
+        self.short = Path(tempfile.mkdtemp(prefix="tollsplit-"))
+        self.control = self.short / "control"
+        self.billing = self.short / "billing"
+        # More of what programs find in their environment.
+        self.environment = dict(_ENVIRONMENT)
         self._namespaces: Namespaces | None = None
         self._judges: dict[str, Judge] = {}
         try:
@@ -60,7 +65,7 @@ class Stage:
                 self._namespaces.connect(end)
                 # Judge and engine then see the same packets, each as the wire has it.
                 self._namespaces.merge(end, "off")
-            self._judges = {end.name: Judge(self._namespaces, "gateway", end.interface)
+            self._judges = {end.name: Judge(self._namespaces, GATEWAY, end.interface)
                             for end in (ALICE, BOB)}  # fmt: skip
         except BaseException:
             self.close()
@@ -99,22 +104,36 @@ class Stage:
         assert self._namespaces is not None
         return self._namespaces
 
+    def tether(self) -> None:
+        """Bob's way to the films leads through Alice, by an address of hers."""
+        net, _, _ = TETHERED.rpartition(".")
+        hosts = self.namespaces
+        hosts.cable((BOB.name, "tether0", TETHERED), (ALICE.name, "hotspot0", f"{net}.1"))
+        hosts.forward(ALICE.name)
+        hosts.ip(GATEWAY, "route", "add", f"{net}.0/24", "via", ALICE.ipv4)
+        hosts.ip(BOB.name, "route", "add", FILMS.ipv4, "via", f"{net}.1", "src", TETHERED)
+
     # --- programs -----------------------------------------------------------------------
 
     def begin(
-        self, end: End | str, name: str, *command: str, pass_fds: Sequence[int] = ()
-    ) -> Program:
+        self, end: End | str, name: str, *command: str, typed: str = "",
+        pass_fds: Sequence[int] = (),
+    ) -> Program:  # fmt: skip
         """A program that goes on; what it says is in the folder, under its name."""
         log = self.home / f"{name}.log"
         where = end if isinstance(end, str) else end.name
         with open(log, "w") as said:
             process = self.namespaces.begin(
-                where, *command, hosts=self._hosts, stdin=subprocess.DEVNULL, stdout=said,
-                stderr=subprocess.STDOUT, pass_fds=pass_fds, more=_ENVIRONMENT)  # fmt: skip
-        return Program(name, process, log)
+                where, *command, hosts=self._hosts, stdin=subprocess.PIPE, stdout=said,
+                stderr=subprocess.STDOUT, pass_fds=pass_fds, more=self.environment)  # fmt: skip
+        program = Program(name, process, log)
+        program.type(typed)
+        return program
 
-    def begin_tollsplit(self, end: End | str, name: str, *arguments: object) -> Program:
-        return self.begin(end, name, *_TOLLSPLIT, *map(str, arguments))
+    def begin_tollsplit(
+        self, end: End | str, name: str, *arguments: object, typed: str = ""
+    ) -> Program:
+        return self.begin(end, name, *_TOLLSPLIT, *map(str, arguments), typed=typed)
 
     def tollsplit(self, end: End | None, *arguments: object, typed: str = "") -> str:
         """What a command says on standard output, run to its end at a host.
@@ -124,27 +143,59 @@ class Stage:
 
         Raises StoryError where it fails.
         """
-        command = [*_TOLLSPLIT, *map(str, arguments)]
+        [said] = self.at_once([(end, arguments)], typed=typed)
+        return said
+
+    def at_once(self, commands: Iterable[Command], *, typed: str = "") -> list[str]:
+        """What commands say, run to their ends beside each other. As `tollsplit`."""
+        running = [(words, self._start(end, words)) for end, words in commands]
+        # All of them end, also where one fails.
+        done = [(words, *_ended(process, typed)) for words, process in running]
+        for words, code, said, errors in done:
+            if code:
+                raise StoryError(f"tollsplit {' '.join(map(str, words))}: {errors or said}")
+        return [said for _, _, said, _ in done]
+
+    def refusal(self, end: End, *arguments: object) -> str:
+        """What a command says that is refused. Raises StoryError where it is not."""
+        code, said, errors = _ended(self._start(end, arguments), "")
+        if code != 1:
+            words = " ".join(map(str, arguments))
+            raise StoryError(f"tollsplit {words}: expected a refusal: {said}{errors}")
+        return errors.strip()
+
+    def _start(self, end: End | None, words: Sequence[object]) -> subprocess.Popen[str]:
+        command = [*_TOLLSPLIT, *map(str, words)]
         if end is not None:
             command = self.namespaces.command(end.name, *command, hosts=self._hosts)
-        done = subprocess.run(
-            command, input=typed, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-            start_new_session=True, env={**os.environ, **_ENVIRONMENT})  # fmt: skip
-        if done.returncode:
-            words = " ".join(map(str, arguments))
-            raise StoryError(f"tollsplit {words}: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True, env={**os.environ, **self.environment})
 
     # --- the end ------------------------------------------------------------------------
 
-    def judged(self) -> dict[str, Judge]:
-        """By subscriber: everything that passed its interface until now; nothing is seen after."""
+    def seen(self, end: End) -> list[Seen]:
+        """What has passed a subscriber's interface by now."""
+        return list(self._judges[end.name].seen)
+
+    def close_judges(self) -> None:
+        """Nothing is seen from now on."""
         for judge in self._judges.values():
             judge.close()
-        return self._judges
 
     def close(self) -> None:
-        self.judged()  # before their interfaces are gone
+        self.close_judges()  # before their interfaces are gone
         if self._namespaces is not None:
             self._namespaces.close()
-        shutil.rmtree(self._short, ignore_errors=True)
+        shutil.rmtree(self.short, ignore_errors=True)
+
+
+def _ended(process: subprocess.Popen[str], typed: str) -> tuple[int, str, str]:
+    """Exit code, and what was said on standard output and error."""
+    try:
+        said, errors = process.communicate(typed, timeout=PATIENCE_S)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    return process.returncode, said, errors

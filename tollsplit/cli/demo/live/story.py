@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .books import Account, Books
 from .namespaces import GATEWAY, End
 from .program import Program, StoryError
-from .stage import ALICE, OPERATOR, SERVER, SPONSOR, Stage
+from .stage import ALICE, BOB, OPERATOR, SERVER, SHOP, SPONSOR, Stage
 
 Tell = Callable[[str], None]
 MONEY = "CNY/1000000"
 CNY = 1_000_000
 SHOP_CO = "sponsor:shop-co"
+CARD = "card:alice"
+_ACCOUNTS = (("bank", "settlement"), ("shop", "settlement"), ("studio", "settlement"),
+             ("alice", "subscriber"), ("bob", "subscriber"), (CARD, "card"))  # fmt: skip
+_PAID_IN = {"alice": 100, "bob": 100, CARD: 1000}  # CNY
 # Where a device is, what it is called, what it is, and whose.
-_DEVICES = ((OPERATOR, "operator", "operator", "operator"), (ALICE, "phone", "terminal", "alice"),
-            (SPONSOR, "proxy", "proxy", SHOP_CO))
+_DEVICES = (
+    (OPERATOR, "operator", "operator", "operator"), (SPONSOR, "proxy", "proxy", SHOP_CO),
+    (ALICE, "phone", "terminal", "alice"), (ALICE, "television", "terminal", "alice"),
+    (ALICE, "chess", "resource", "alice"), (BOB, "tablet", "terminal", "bob"),
+    (SHOP, "till", "terminal", "shop"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Story:
         self.stage = stage
         self.tell = tell
         self.moved: Counter[Account] = Counter()
+        self.devices: dict[str, str] = {}  # ids by name
         self.capture: Program | None = None
         self.server: Program | None = None
 
@@ -61,33 +70,45 @@ class Story:
     def key(self, name: str) -> Path:
         return self.stage.home / f"{name}.key"
 
-    def device(self, end: End, name: str, role: str, account: str) -> str:
-        """A device that is let in and has registered; its id."""
-        token = self.run(None, "device", "enrol", "--ledger", self.stage.ledger, "--role", role,
-                         "--account", account).strip()  # fmt: skip
-        said = self.run(end, "device", "register", *self.by(name), "--token", token,
-                        "--label", name)  # fmt: skip
-        return said.partition(":")[0]
+    def register(self, devices: Iterable[tuple[End, str, str, str]]) -> None:
+        """Devices are let in, make their keys and register: where, name, role, account."""
+        known = list(devices)
+        tokens = self.stage.at_once(
+            (None, ("device", "enrol", "--ledger", self.stage.ledger, "--role", role, "--account",
+                    account)) for _, _, role, account in known)  # fmt: skip
+        said = self.stage.at_once(
+            (end, ("device", "register", *self.by(name), "--token", token.strip(), "--label",
+                   name)) for (end, name, *_), token in zip(known, tokens, strict=True))
+        for (_, name, *_), text in zip(known, said, strict=True):
+            self.devices[name] = text.partition(":")[0]
 
     def by(self, name: str) -> tuple[str, ...]:
         """The options of a command that a device calls the services with."""
         return "--server", SERVER, "--key", str(self.key(name))
 
 
+def paid(payer: str, payee: str, micros: int) -> dict[Account, int]:
+    """What two accounts have gained when one has paid the other."""
+    return {(payer, MONEY): -micros, (payee, MONEY): micros}
+
+
 def open_books(story: Story) -> dict[Account, int]:
     """Accounts; Alice and Bob have paid in."""
     ledger = ("--ledger", story.stage.ledger)
     story.run(None, "ledger", "init", *ledger)
-    for name, kind in (("bank", "settlement"), ("shop", "settlement"), ("alice", "subscriber"),
-                       ("bob", "subscriber")):
-        prepaid = ("--prepaid",) if kind == "subscriber" else ()
-        story.run(None, "ledger", "open", *ledger, "--account", name, "--unit", "CNY", "--kind",
-                  kind, *prepaid)  # fmt: skip
-    for name in ("alice", "bob"):
-        story.run(None, "ledger", "transfer", *ledger, "--from", "bank", "--to", name, "--amount",
-                  "100 CNY", "--reference", f"{name}'s first", "--kind", "top-up")  # fmt: skip
-    story.tell("Alice and Bob have paid in 100 CNY each. Both are prepaid.")
-    return {("bank", MONEY): -200 * CNY, ("alice", MONEY): 100 * CNY, ("bob", MONEY): 100 * CNY}
+    story.stage.at_once(
+        (None, ("ledger", "open", *ledger, "--account", name, "--unit", "CNY", "--kind", kind,
+                *(() if kind == "settlement" else ("--prepaid",))))
+        for name, kind in _ACCOUNTS)  # fmt: skip
+    story.stage.at_once(
+        (None, ("ledger", "transfer", *ledger, "--from", "bank", "--to", name, "--amount",
+                f"{amount} CNY", "--reference", f"{name} pays in", "--kind", "top-up"))
+        for name, amount in _PAID_IN.items())  # fmt: skip
+    story.tell("Alice and Bob have paid in 100 CNY each, and 1,000 CNY are on Alice's card. All "
+               "three are prepaid.")  # fmt: skip
+    moved = Counter({("bank", MONEY): -sum(_PAID_IN.values()) * CNY})
+    moved.update({(name, MONEY): amount * CNY for name, amount in _PAID_IN.items()})
+    return dict(moved)
 
 
 def go_live(story: Story) -> dict[Account, int]:
@@ -101,8 +122,7 @@ def go_live(story: Story) -> dict[Account, int]:
         f"{OPERATOR.ipv4}:8080", "--insecure-listen", "--settings", home / "settings.toml")
     story.capture.await_said("captured from now on")
     story.server.await_said("serving on")
-    for end, name, role, account in _DEVICES:
-        story.device(end, name, role, account)
+    story.register(_DEVICES)
     story.tell("`tollsplit capture` meters the gateway's two subscriber interfaces.")
     story.tell("`tollsplit serve` runs the services, on the same ledger.")
     return {}

@@ -131,7 +131,7 @@ class Reader:
     def __init__(self, folder: Path, port: int) -> None:
         self._folder = folder
         self._port = port
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "reader.conf").write_text(
             f'FRIENDLYNAME "Virtual PCD"\nDEVICENAME /dev/null:{self._port:#06x}\n'
             f"LIBPATH {DRIVER}\nCHANNELID {self._port:#06x}\n"
