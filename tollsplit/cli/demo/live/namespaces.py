@@ -24,6 +24,8 @@ CLONE_NEWNET = 0x40000000
 TIMEOUT_S = 20
 GATEWAY = "gateway"
 _SWITCHES = ("ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/all/keep_addr_on_down")
+# Leads a command line: the program ends when the thread that began it does.
+BOUND = ("setpriv", "--pdeathsig", "KILL")
 # `ip netns exec` gives its program a view of the mounts of its own: a name is known inside alone.
 _WITH_HOSTS = ("sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"')
 
@@ -207,8 +209,7 @@ class Namespaces:
         hosts   what names lead to inside, in the form of /etc/hosts
         """
         known = (*_WITH_HOSTS, str(hosts)) if hosts else ()
-        return ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.namespace(name),
-                *known, *command]  # fmt: skip
+        return [*BOUND, "ip", "netns", "exec", self.namespace(name), *known, *command]
 
     def begin(
         self, name: str, *command: str, hosts: Path | None = None,

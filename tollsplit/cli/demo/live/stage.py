@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from .judge import Judge, Seen
-from .namespaces import GATEWAY, End, Namespaces
+from .namespaces import BOUND, GATEWAY, End, Namespaces
 from .program import PATIENCE_S, Program, StoryError
 
 ALICE = End("alice", "sub1", "10.77.1")
@@ -148,9 +148,16 @@ class Stage:
 
     def at_once(self, commands: Iterable[Command], *, typed: str = "") -> list[str]:
         """What commands say, run to their ends beside each other. As `tollsplit`."""
-        running = [(words, self._start(end, words)) for end, words in commands]
-        # All of them end, also where one fails.
-        done = [(words, *_ended(process, typed)) for words, process in running]
+        running: list[tuple[Sequence[object], subprocess.Popen[str]]] = []
+        try:
+            for end, words in commands:
+                running.append((words, self._start(end, words)))
+            # All of them end, also where one fails.
+            done = [(words, *_ended(process, typed)) for words, process in running]
+        finally:
+            for _, process in running:
+                process.kill()
+                process.wait()
         for words, code, said, errors in done:
             if code:
                 raise StoryError(f"tollsplit {' '.join(map(str, words))}: {errors or said}")
@@ -158,7 +165,12 @@ class Stage:
 
     def refusal(self, end: End, *arguments: object) -> str:
         """What a command says that is refused. Raises StoryError where it is not."""
-        code, said, errors = _ended(self._start(end, arguments), "")
+        process = self._start(end, arguments)
+        try:
+            code, said, errors = _ended(process, "")
+        finally:
+            process.kill()
+            process.wait()
         if code != 1:
             words = " ".join(map(str, arguments))
             raise StoryError(f"tollsplit {words}: expected a refusal: {said}{errors}")
@@ -166,7 +178,9 @@ class Stage:
 
     def _start(self, end: End | None, words: Sequence[object]) -> subprocess.Popen[str]:
         command = [*_TOLLSPLIT, *map(str, words)]
-        if end is not None:
+        if end is None:
+            command = [*BOUND, *command]
+        else:
             command = self.namespaces.command(end.name, *command, hosts=self._hosts)
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -192,10 +206,5 @@ class Stage:
 
 def _ended(process: subprocess.Popen[str], typed: str) -> tuple[int, str, str]:
     """Exit code, and what was said on standard output and error."""
-    try:
-        said, errors = process.communicate(typed, timeout=PATIENCE_S)
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
+    said, errors = process.communicate(typed, timeout=PATIENCE_S)
     return process.returncode, said, errors

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
+from .namespaces import BOUND
 from .program import StoryError, wait
 
 DRIVER = Path("/usr/lib/pcsc/drivers/serial/libifdvpcd.so")
@@ -141,7 +142,7 @@ class Reader:
         self.socket = run / "pcscd.comm"
         self._log = (folder / "pcscd.log").open("wb")
         self._process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "sh", "-c",
+            [*BOUND, "unshare", "--mount", "sh", "-c",
              'mkdir -p /run/pcscd && mount --bind "$1" /run/pcscd && '
              'exec pcscd --foreground --debug --config "$2"', "sh", run, folder / "reader.conf"],
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
