@@ -34,6 +34,7 @@ from tollsplit.services.session import (
     Permit,
     Subscribe,
 )
+from tollsplit.services.sponsorship import SessionPolicy
 
 # Which database it is makes no difference here.
 pytestmark = pytest.mark.parametrize("databases", ["sqlite"], indirect=True, scope="session")
@@ -258,3 +259,21 @@ def test_open_sessions_without_marks_are_found(shop: Distribution) -> None:
         shop.served.database.rows(
             f"UPDATE service_sessions SET state = 'allocated' WHERE id = '{opened.session}'")
     assert len(found) == 1 and "its mark is not in force" in found[0]
+
+
+@pytest.mark.parametrize("left", [1, 0], ids=["another", "none"])
+@pytest.mark.parametrize("has_rule", [True, False])
+def test_mark_of_a_sponsorship_that_was_given_up_is_withdrawn(
+    shop: Distribution, left: int, has_rule: bool
+) -> None:
+    """Its sponsor would pay for as long as the file is read."""
+    shop.open()
+    assert shop.marks()
+    known = shop.served.server.options.settings[SessionPolicy]
+    assert isinstance(known, SessionPolicy)
+    known.sponsorships[:] = known.sponsorships[1:][:left]
+    if not has_rule:
+        rules = shop.home / "rules.toml"
+        rules.write_text(rules.read_text().replace('marks = "tags.marks"', 'port = 443'))
+    shop.served.run_errands()
+    assert not shop.marks()

@@ -76,8 +76,8 @@ class Publication:
     def _loaded(self, marks: Mapping[str, Sequence[Mark]]) -> RuleSet:
         rules = load(self._rules)
         named = {rule.match.marks for rule in rules.rules}
-        for name in marks:
-            if name not in named:
+        for name, published in marks.items():
+            if published and name not in named:
                 raise RulesError(f'{self._rules}: no rule has marks = "{name}"; nobody would pay '
                                  "for what it marks")
         return rules

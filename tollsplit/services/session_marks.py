@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,26 +95,28 @@ def publish(errand: Errand, opened: Callable[[Moment, str], None]) -> None:
     Raises RulesError, UsageError: nothing is written then, and it has to be tried again.
     """
     policy = errand.setting(SessionPolicy)
-    if not policy.sponsorships:
+    if not policy.engine:
         return
     publication = Publication(Path(policy.rules), Path(policy.engine))
     with publication.alone():
         publication.prepare([found.marks for found in policy.sponsorships])
-        rows = errand.read(_published)
+        # What was published for a sponsorship that was given up since is withdrawn as well.
+        agreed = {found.marks for found in policy.sponsorships}
+        rows = errand.read(lambda moment: _published(moment, agreed))
         if not any(row.is_due for row in rows):
             return
-        marks: dict[str, list[Mark]] = {found.marks: [] for found in policy.sponsorships}
+        marks: dict[str, list[Mark]] = {name: [] for name in agreed | {row.file for row in rows}}
         for row in rows:
-            if row.is_live and row.file in marks:
+            if row.is_live:
                 marks[row.file].append(mark(row.mark))
         since_ns = publication.publish(marks)
         errand.write(lambda moment: _settle(moment, rows, since_ns, opened))
 
 
-def _published(moment: Moment) -> list[_Published]:
+def _published(moment: Moment, agreed: Collection[str]) -> list[_Published]:
     return [
-        _Published(session, file, text,
-                   state in ("allocated", "open") and expires_at_ns > moment.now_ns, in_force_ns)
+        _Published(session, file, text, file in agreed and state in ("allocated", "open")
+                   and expires_at_ns > moment.now_ns, in_force_ns)
         for session, file, text, in_force_ns, state, expires_at_ns
         in moment.store.rows(_PUBLISHED)
     ]  # fmt: skip
