@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,7 @@ from serving import Served, on_sqlite
 
 from tollsplit.ledger import Annex, Transfer
 from tollsplit.model import Posting
-from tollsplit.services import device, resource_register
+from tollsplit.services import app, device, resource_register
 from tollsplit.services.operation import Call, Operation, Service
 from tollsplit.services.problem import (
     EXPIRED,
@@ -296,6 +297,18 @@ def test_services_say_what_is_wrong_with_a_request(gifts: Served) -> None:
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
     assert "not the word (status 403)" in alice.http.get(f"{gifts.origin}/problems/wrong-word").text
+
+
+@on_sqlite
+def test_services_wait_for_a_body_only_so_long(
+    gifts: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "SERVICE_BODY_S", 0.05)
+    host, _, port = gifts.origin.partition("://")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        connection.sendall(f"POST /gifts HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: "
+                           "application/json\r\nContent-Length: 9\r\n\r\n{".encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize("unseen", ["\n", "\x00", "\u061c", "\u200b", "\u2028", "\u202e", "\ufeff"])

@@ -161,6 +161,8 @@ PROXY_LINGER_S = 1.0
 SERVICE_AMOUNT_MAX = 2**53 - 1
 # A request's body; the largest ones have some hundreds of octets.
 SERVICE_BODY_OCTETS_MAX = 64 * 1024
+# How long it may take to come: who sends an octet now and then holds a connection no longer.
+SERVICE_BODY_S = 10.0
 # How far a device's clock may be off.
 SERVICE_SKEW_S = 30
 # How long a signature may be good for, as its device says; nonces are kept as long.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, fail_after, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from ..errors import LedgerError
 from ..ledger.store import Row
-from ..limits import SERVICE_BODY_OCTETS_MAX, SERVICE_THREADS
+from ..limits import SERVICE_BODY_OCTETS_MAX, SERVICE_BODY_S, SERVICE_THREADS
 from . import problem
 from .call_log import log
 from .desk import Asking, Desk, Reply
@@ -28,6 +28,7 @@ from .problem import (
     MEDIA,
     METHOD,
     NOT_FOUND,
+    SLOW,
     TOO_LARGE,
     Kind,
     Problem,
@@ -178,10 +179,14 @@ class App:
 
 async def _body(request: Request) -> bytes:
     octets = bytearray()
-    async for chunk in request.stream():
-        octets += chunk
-        if len(octets) > SERVICE_BODY_OCTETS_MAX:
-            raise TOO_LARGE(f"expected at most {SERVICE_BODY_OCTETS_MAX} octets")
+    try:
+        with fail_after(SERVICE_BODY_S):
+            async for chunk in request.stream():
+                octets += chunk
+                if len(octets) > SERVICE_BODY_OCTETS_MAX:
+                    raise TOO_LARGE(f"expected at most {SERVICE_BODY_OCTETS_MAX} octets")
+    except TimeoutError:
+        raise SLOW(f"expected all of it within {SERVICE_BODY_S:g} s") from None
     return bytes(octets)
 
 

@@ -21,6 +21,7 @@ from .problem import (
     KEY_REUSED,
     MALFORMED,
     MEDIA,
+    SLOW,
     TOO_LARGE,
     TOO_MANY,
     UNAVAILABLE,
@@ -127,7 +128,7 @@ class Operation(Generic[Asked, Told]):
         if self.roles or self.newcomer:
             found += [UNSIGNED, FORBIDDEN]
         if self.changes:
-            found += [KEY_IN_PROGRESS, KEY_REUSED, TOO_LARGE, MEDIA]
+            found += [KEY_IN_PROGRESS, KEY_REUSED, TOO_LARGE, MEDIA, SLOW]
         return tuple(dict.fromkeys(found))
 
     @cached_property
