@@ -16,7 +16,7 @@ from tollsplit.cli.demo.live.story import Chapter, Story
 
 ALICE, PROXY, FILMS = "10.77.1.2", "203.0.113.2", "198.18.0.2"
 DAY_NS = 86_400 * 10**9
-MARK = MarkInForce(46, 1000, 2000)
+MARK = MarkInForce(IPv4Address(ALICE), 46, 1000, 2000)
 
 
 def seen(
@@ -46,7 +46,7 @@ def test_judge_says_what_is_due(frames: list[Seen], expected: Due) -> None:
 
 
 def test_judge_takes_a_share_of_each_days_sum() -> None:
-    mark = MarkInForce(46, 0, 3 * DAY_NS)
+    mark = MarkInForce(IPv4Address(ALICE), 46, 0, 3 * DAY_NS)
     frames = [seen(ALICE, PROXY, 41, day * DAY_NS) for day in (0, 0, 1)]
     assert due(frames, [ALICE], [mark]).sponsor == 57 + 28  # of 82 and of 41
 

@@ -28,7 +28,7 @@ def share_an_allowance(story: Story) -> dict[Account, int]:
     lender.await_said("lending for")
     borrower = stage.begin_tollsplit(
         BOB, "borrower", "share", "borrow", *story.by("tablet"), "--octets", "600 KiB",
-        "--location", THERE, "--verify", "module", "--yes")
+        "--location", THERE, "--verify", "module", "--subscriber", TETHERED, "--yes")
     [password] = wait(lambda: re.findall(r": password (\S+)\n", lender.said), "a password", lender)
     borrower.await_said("the lender's password")
     borrower.type(f"{password}\n")

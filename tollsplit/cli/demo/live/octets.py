@@ -5,6 +5,7 @@ Nothing here is the engine's: headers are read by hand, shares are worked out fr
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import struct
 from collections import Counter
@@ -16,6 +17,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from .judge import Seen
+from .program import StoryError
 from .stage import SPONSOR
 
 ETHERNET_OCTETS = 14
@@ -30,6 +32,7 @@ ANSWERS_QUOTA_OCTETS = 256 * 1024
 class MarkInForce:
     """A mark of a session, and from when to when it was in force."""
 
+    subscriber: IPv4Address  # whose packets alone it means
     dscp: int
     begin_ns: int
     end_ns: int
@@ -55,8 +58,14 @@ def marks_in_force(ledger: Path) -> list[MarkInForce]:
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as books:
         rows = books.execute("SELECT mark, in_force_ns, withdrawn_ns FROM service_session_marks "
                              "WHERE in_force_ns IS NOT NULL").fetchall()  # fmt: skip
-    return [MarkInForce(int(mark.partition("dscp=")[2]), begin, end or 2**63 - 1)
-            for mark, begin, end in rows]  # fmt: skip
+    marks = []
+    for text, begin, end in rows:
+        found = re.fullmatch(r"\S+ dscp=(\d+) subscriber=([\d.]+)/32", text)
+        if found is None:
+            raise StoryError(f"{ledger}: not a mark of this story: {text}")
+        marks.append(MarkInForce(
+            IPv4Address(found[2]), int(found[1]), begin, end or 2**63 - 1))  # fmt: skip
+    return marks
 
 
 def due(
@@ -79,10 +88,13 @@ def due(
         source, destination = map(IPv4Address, (packet[12:16], packet[16:20]))
         if own.isdisjoint((source, destination)):
             continue
-        way, other = ("uplink", destination) if source in own else ("downlink", source)
+        way, who, other = (("uplink", source, destination) if source in own
+                           else ("downlink", destination, source))  # fmt: skip
         whole[way] += length
-        if other == proxy and any(mark.dscp == tos >> 2 and mark.begin_ns <= one.timestamp_ns
-                                  < mark.end_ns for mark in marks):  # fmt: skip
+        if other == proxy and any(
+            (mark.subscriber, mark.dscp) == (who, tos >> 2)
+            and mark.begin_ns <= one.timestamp_ns < mark.end_ns for mark in marks
+        ):  # fmt: skip
             marked[way, one.timestamp_ns // DAY_NS] += length
     sponsor = sum(
         int(octets * REQUESTS_SHARE) if way == "uplink" else min(octets, ANSWERS_QUOTA_OCTETS)
