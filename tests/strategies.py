@@ -6,6 +6,7 @@ their prefixes, ports and tags come from the same few values as the traffic's.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable
 from fractions import Fraction
@@ -45,6 +46,12 @@ DAY_NS = 86_400 * 10**9
 MOMENTS = (("Europe/Berlin", 1_792_886_400), ("Europe/Berlin", 1_774_742_400),
            ("America/Havana", 1_793_505_600), ("Australia/Lord_Howe", 1_775_314_800),
            ("Asia/Shanghai", 1_795_966_200), ("UTC", 1_798_675_200))
+
+
+def examples(count: int) -> int:
+    """How many to generate: a third of it on the builds that run each several times as long."""
+    return count if os.environ.get("TOLLSPLIT_BUILD", "release") == "release" else count // 3
+
 
 
 # --- frames ----------------------------------------------------------------------------------

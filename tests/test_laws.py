@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from judges import Frame, core_rows
 from packets import FAULT
-from strategies import rule_sets, traffic
+from strategies import examples, rule_sets, traffic
 from test_reference import capture, document
 
 from tollsplit.cext.reader import Reader
@@ -19,7 +19,7 @@ from tollsplit.engine import Tally, meter
 from tollsplit.rules.rule import RuleSet
 
 PARTIAL = 4  # a flag: the transport header was cut off
-law = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+law = settings(max_examples=examples(100), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class Pieces:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from judges import Frame, core_rows, reference_rows
 from packets import CASES, METERED
-from strategies import capture, frames, prefix, prefixes, rule_sets, traffic
+from strategies import capture, examples, frames, prefix, prefixes, rule_sets, traffic
 
 from tollsplit.cext.layout import FAULT_NAMES
 from tollsplit.engine import Tally, meter, reference
@@ -24,7 +24,7 @@ Reader = pytest.importorskip("tollsplit.cext.reader").Reader
 
 # Without Phase.explain, which traces every line for minutes.
 generated = settings(
-    max_examples=150, deadline=None,
+    max_examples=examples(150), deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
