@@ -149,7 +149,7 @@ def test_story_octets_are_charged_to_whom_the_rules_say(told: Told) -> None:
         "FROM usage_records u JOIN accounts a ON a.id = u.account_id WHERE a.name = 'alice' "
         "GROUP BY rule")
     found = {rule: octets for rule, *octets in sums}
-    requests, answers = found["shop-requests"], found["shop-answers"]
+    requests, answers = found["requests"], found["answers"]
     assert requests[1] == answers[0] == 0
     assert answers[1] > 120_000 and answers[2] == 0  # the picture, under the sponsor's quota
     sponsored = requests[0] * 7 // 10 + answers[1]

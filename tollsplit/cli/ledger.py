@@ -14,7 +14,6 @@ import click
 
 from ..errors import PostingError, UsageError
 from ..limits import LEDGER_BATCH_RECORDS
-from .amount import AMOUNT
 from .proof import read_text
 from .serve import MISSING
 
@@ -89,42 +88,6 @@ def open_account(url: str, account: str, unit: str, kind: AccountKind, prepaid: 
         found = book.open_account(account, unit if unit == "octet" else f"{unit}/1000000", kind,
                                   0 if prepaid else None)  # fmt: skip
     click.echo(f'"{found.account}": {quantity(found.balance, found.unit)}')
-
-
-@ledger.command()
-@_LEDGER
-@click.option("--from", "payer", metavar="NAME", required=True, help="The account that loses it.")
-@click.option("--to", "payee", metavar="NAME", required=True, help="The account that gains it.")
-@AMOUNT
-@click.option("--reference", metavar="TEXT", required=True,
-              help="What this booking is called: the same again is booked once.")
-@click.option("--kind", metavar="WORD", default="settlement", show_default=True,
-              help='What it is: "top-up", "payment".')
-def transfer(
-    url: str, payer: str, payee: str, amount: tuple[int, str], reference: str, kind: str
-) -> None:
-    """Book an amount from one account to another, such as what a subscriber has paid in.
-
-    Both accounts have to be open, and the one that loses it has to have it where it is prepaid.
-
-    \b
-    Exit codes: 0 booked, or it was before; 1 failed, 2 usage.
-
-    \b
-    Example:
-      tollsplit ledger transfer --ledger sqlite:///books.db --from bank --to alice \\
-        --amount "50 CNY" --reference "top-up 1812" --kind top-up
-    """
-    from ..ledger import Transfer, open_ledger
-    from ..model import Posting
-    from .table import quantity
-
-    wanted, unit = amount
-    with open_ledger(url, create=False) as book:
-        posted = book.transfer(Transfer(reference, kind, (
-            Posting(payer, unit, -wanted), Posting(payee, unit, wanted)), reference))
-    done = "booked" if posted.booked else f"was booked at {posted.booked_at:%Y-%m-%dT%H:%M:%SZ}"
-    click.echo(f'{quantity(wanted, unit)} from "{payer}" to "{payee}": {done}')
 
 
 @ledger.command()

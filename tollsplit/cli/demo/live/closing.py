@@ -8,7 +8,7 @@ from .program import StoryError
 from .stage import ALICE, BOB, TETHERED
 from .story import SHOP_CO, Story
 
-SPONSORED = frozenset(("shop-requests", "shop-answers"))
+SPONSORED = frozenset(("requests", "answers"))
 
 
 def close_the_books(story: Story) -> dict[Account, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Story:
     # --- what people do -----------------------------------------------------------------
 
     def run(self, end: End | None, *arguments: object, typed: str = "") -> str:
-        """What a command says; it is told as it would be typed."""
+        """What a command says; see Stage.tollsplit."""
         return self.stage.tollsplit(end, *arguments, typed=typed)
 
     def key(self, name: str) -> Path:
@@ -100,14 +101,16 @@ def open_books(story: Story) -> dict[Account, int]:
         (None, ("ledger", "open", *ledger, "--account", name, "--unit", "CNY", "--kind", kind,
                 *(() if kind == "settlement" else ("--prepaid",))))
         for name, kind in _ACCOUNTS)  # fmt: skip
-    story.stage.at_once(
-        (None, ("ledger", "transfer", *ledger, "--from", "bank", "--to", name, "--amount",
-                f"{amount} CNY", "--reference", f"{name} pays in", "--kind", "top-up"))
-        for name, amount in _PAID_IN.items())  # fmt: skip
+    story.run(None, "ledger", "post", *ledger, typed="\n".join(
+        json.dumps({"key": f"{name} pays in", "kind": "top-up", "description": f"{name} pays in",
+                    "postings": [{"account": account, "unit": MONEY, "amount": micros}
+                                 for (account, _), micros in paid("bank", name, cny * CNY).items()]
+                    }) for name, cny in _PAID_IN.items()))  # fmt: skip
     story.tell("Alice and Bob have paid in 100 CNY each, and 1,000 CNY are on Alice's card. All "
                "three are prepaid.")  # fmt: skip
-    moved = Counter({("bank", MONEY): -sum(_PAID_IN.values()) * CNY})
-    moved.update({(name, MONEY): amount * CNY for name, amount in _PAID_IN.items()})
+    moved: Counter[Account] = Counter()
+    for name, cny in _PAID_IN.items():
+        moved.update(paid("bank", name, cny * CNY))
     return dict(moved)
 
 
