@@ -94,4 +94,4 @@ def test_billing_cli_needs_a_socket_from_somewhere(
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     code, said = run("operate", "--server", arcade.served.origin, "--key", arcade.user().key,
                      "--resource", "chess")  # fmt: skip
-    assert (code, "name the billing manager's socket" in said) == (2, True)
+    assert (code, "name the billing manager's socket (--socket)" in said) == (2, True)

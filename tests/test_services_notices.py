@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import pytest
 from serving import Served, on_sqlite
 
 from tollsplit.services import device, inbox, notice
-from tollsplit.services.client import Client, Notice
+from tollsplit.services.client import Client, Notice, UnreachableError
 from tollsplit.services.operation import Call, Moment, Operation, Service
 from tollsplit.services.problem import NOT_FOUND, Problem
 from tollsplit.services.role import EVERY
@@ -166,3 +167,12 @@ def test_notices_are_forgotten_after_a_month_and_numbers_go_on(words: Served) ->
     bob.call(TELL, Tell(alice.device, "three"))
     told = words.read(lambda ledger: notice.since(ledger.store, alice.device, 0))
     assert [number for number, *_ in told] == [2, 3]
+
+
+def test_notices_of_a_service_that_never_answers_are_not_waited_for() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        client = Client(f"http://127.0.0.1:{nobody.getsockname()[1]}", DeviceKey.new(),
+                        wait=lambda _: None)  # fmt: skip
+        with client, pytest.raises(UnreachableError, match="is `tollsplit serve` running there"):
+            next(client.notices())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from commands import COMMAND
+from commands import COMMAND, tollsplit
 from databases import SqliteFile
 from push_parties import FUNDS, NOTHING, PAID, SECRET, SHOP, Parties
 from resources import key_file
@@ -120,3 +120,24 @@ def test_push_cli_voids(parties: Parties, key: Any) -> None:
     assert run(*void) == (0, f"payment {payment}: voided\n")
     assert run(*void)[0] == 1
     assert parties.money() == NOTHING
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1:8080", "http://", "ftp://a.example", "http://a:b"])
+def test_push_cli_refuses_a_server_that_is_no_url(server: str) -> None:
+    code, said = run("second", "--server", server, "--key", "phone.key")
+    assert (code, 'expected a URL such as "http://127.0.0.1:8080"' in said) == (2, True)
+
+
+def test_push_cli_prompts_without_a_terminal_and_no_python_warning(
+    parties: Parties, key: Any
+) -> None:
+    operator = parties.served.device("operator", "operator")
+    said = tollsplit("push-payment", "secret", *key(operator), "--account", "alice",
+                     input=f"{SECRET}\n{SECRET}\n", start_new_session=True)  # fmt: skip
+    assert (said.returncode, said.stdout) == (0, 'account "alice": set\n'), said.stderr
+    assert "GetPassWarning" not in said.stderr
+
+
+def test_push_cli_says_that_an_account_is_not_open(parties: Parties, key: Any) -> None:
+    code, said = run("first", *key(parties.television), "--payee", "nobody", "--amount", "1 CNY")
+    assert (code, "is not open in this unit" in said) == (1, True)

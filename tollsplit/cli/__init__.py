@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from getpass import GetPassWarning
 from importlib import import_module
 from io import TextIOWrapper
 from typing import ClassVar
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A run makes many objects and no cycles; to look for some was half the time of rating.
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    # Without a terminal secrets are read from standard input, and getpass says so itself.
+    warnings.simplefilter("ignore", GetPassWarning)
     if isinstance(sys.stdout, TextIOWrapper):
         # A table in a locale without its characters is better than none.
         sys.stdout.reconfigure(errors="replace")

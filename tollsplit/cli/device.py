@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -19,7 +20,22 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 KEY = click.option("--key", metavar="FILE", type=_PATH, required=True,
                    help="The device's private key.")
-SERVER = click.option("--server", metavar="URL", required=True, help="The service's address.")
+
+
+def read_server(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """An option's service: scheme and host, perhaps a port."""
+    try:
+        parts = urlsplit(value)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port or an address in brackets that is none
+        whole = False
+    if not whole:
+        raise click.BadParameter(f'expected a URL such as "http://127.0.0.1:8080", got {value!r}')
+    return value
+
+
+SERVER = click.option("--server", metavar="URL", required=True, callback=read_server,
+                      help="The service's address.")
 
 
 @click.group()

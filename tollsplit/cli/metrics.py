@@ -61,10 +61,10 @@ def serve_registry(address: str, make: Callable[[], CollectorRegistry]) -> Itera
     try:
         server, thread = start_http_server(port, host, make())
     except (socket.gaierror, UnicodeError) as error:
-        raise UsageError(f'metrics address "{address}": no such host: {EXPECTED}') from error
+        raise UsageError(f'address "{address}": no such host: {EXPECTED}') from error
     except OSError as error:
         raise TollsplitError(
-            f'metrics address "{address}": cannot be listened on: {error.strerror}') from error
+            f'address "{address}": cannot be listened on: {error.strerror}') from error
     try:
         yield f"[{host}]:{server.server_port}" if ":" in host else f"{host}:{server.server_port}"
     finally:
@@ -84,7 +84,7 @@ def parse_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else -1
     if not 0 <= number <= 65_535 or bare != (":" in host) or host != host.strip():
-        raise UsageError(f'metrics address "{address}": {EXPECTED}')
+        raise UsageError(f'address "{address}": {EXPECTED}')
     return host or LOOPBACK, number
 
 

@@ -154,7 +154,8 @@ def second(server: str, key: Path, gesture: Gesture | None, once: bool) -> None:
     """Be the second terminal: show what is pushed to it, and pay it or not.
 
     Where the code has to be scanned it is asked for: the code in text, or the whole address that
-    the QR code holds. Standard input says yes or no, and the account's payment secret.
+    the QR code holds. Standard input says yes or no; the account's payment secret is typed at
+    the terminal, or where there is none comes from standard input, too.
 
     \b
     Exit codes: 0 ended as asked, 1 refused or failed, 2 usage, 3 the key cannot be read.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import httpx2
@@ -94,8 +95,7 @@ class Client:
                 delay_s = max(delay_s, float(refusal.headers.get("retry-after", 0)))
             except httpx2.TransportError as error:
                 if attempt == self._retries:
-                    raise UnreachableError(f"{self.origin}: {error or type(error).__name__}; try "
-                                           "again later") from error  # fmt: skip
+                    raise self._unreachable(error) from error
             except msgspec.MsgspecError as error:
                 raise UnreachableError(f"{self.origin}: not an answer of tollsplit: {error}"
                                        ) from error  # fmt: skip
@@ -124,20 +124,28 @@ class Client:
 
     def notices(self, after: int = 0) -> Iterator[Notice]:
         """What the device is told after a notice that it has, and whatever it is told from then
-        on; connects again where the connection is lost. Raises Problem where it is refused.
+        on; connects again where the connection is lost.
+
+        Raises Problem where it is refused, UnreachableError where nobody has ever answered.
         """
-        delay_s = 0.1
+        delay_s, lost, reached = 0.1, 0, False
         while True:
             try:
-                for found in self._stream(after):
-                    yield found
-                    after, delay_s = found.number, 0.1
-            except httpx2.TransportError:
-                pass
+                with self._listen(after) as events:
+                    reached = True
+                    for event in events:
+                        after, delay_s = int(event.id), 0.1
+                        yield Notice(after, event.event, event.data)
+            except httpx2.TransportError as error:
+                lost += 1
+                if not reached and lost > self._retries:
+                    raise self._unreachable(error) from error
             self._wait(min(delay_s, SERVICE_RETRY_S_MAX) * random.uniform(0.5, 1.0))
             delay_s *= 2
 
-    def _stream(self, after: int) -> Iterator[Notice]:
+    @contextmanager
+    def _listen(self, after: int) -> Iterator[Iterable[httpx2.ServerSentEvent]]:
+        """A stream's events; none where it is to be asked for again."""
         request = self.http.build_request(
             "GET", f"{self.origin}/notices/stream",
             headers={"Accept": "text/event-stream", "Last-Event-ID": str(after)},
@@ -149,13 +157,17 @@ class Client:
                 response.read()
                 refusal = _refusal(response)
                 assert refusal is not None
-                if refusal.kind.name in _AGAIN:
-                    return
-                raise refusal
-            for event in httpx2.EventSource(response):
-                yield Notice(int(event.id), event.event, event.data)
+                if refusal.kind.name not in _AGAIN:
+                    raise refusal
+                yield ()
+            else:
+                yield httpx2.EventSource(response)
         finally:
             response.close()
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        return UnreachableError(f"{self.origin}: {error or type(error).__name__}; is `tollsplit "
+                                "serve` running there?")  # fmt: skip
 
     def sign(self, request: httpx2.Request, body: bytes) -> None:
         if self.key is not None:

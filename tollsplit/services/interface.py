@@ -45,7 +45,8 @@ def manager_socket() -> Path:
     """Where the billing manager of this user listens. Raises UsageError where that is nowhere."""
     folder = os.environ.get("XDG_RUNTIME_DIR")
     if not folder:
-        raise UsageError("XDG_RUNTIME_DIR is not set: name the billing manager's socket")
+        raise UsageError("XDG_RUNTIME_DIR is not set: name the billing manager's socket "
+                         "(--socket)")
     return Path(folder) / "tollsplit-billing"
 
 

@@ -90,10 +90,17 @@ OF_LEDGER: Mapping[type[LedgerError], Kind] = {
     IdempotencyError: KEY_REUSED,
 }  # fmt: skip
 
+_REFUSED = {
+    OVERDRAFT: "an account is closed, or would be below its floor",
+    WRONG_STATE: "an account is closed, or what was held is over",
+    NOT_FOUND: "an account that it needs is not open in this unit; the operator opens one",
+    KEY_REUSED: "the ledger has something else under it",
+}
+
 
 def of_ledger(error: LedgerError) -> Problem:
     """What to answer. Messages of the ledger name accounts and places, so they are not told."""
     for kind, told in OF_LEDGER.items():
         if isinstance(error, kind):
-            return told("the ledger refuses it")
+            return told(_REFUSED[told])
     return Problem(UNAVAILABLE, "try again later", headers={"Retry-After": "1"})
