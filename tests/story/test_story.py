@@ -53,6 +53,11 @@ def namespaces(pid: int) -> list[str]:
     return [name for name in listed.stdout.split() if name.startswith(f"tollsplit-{pid}-")]
 
 
+def folders(pid: int) -> list[Path]:
+    """What a story keeps where it does not outlive the machine."""
+    return list(Path("/run").glob(f"tollsplit-{pid}-*"))
+
+
 def programs(home: Path) -> list[str]:
     """Command lines of what was begun by a story, and runs."""
     found = []
@@ -95,7 +100,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     with telling(home) as process:
         text, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, text + errors
-    assert not namespaces(process.pid)
+    assert not namespaces(process.pid) and not folders(process.pid)
     assert not programs(home)
     [folder] = home.iterdir()
     return Told(text, folder / "books.db")
@@ -199,11 +204,11 @@ def test_story_that_is_interrupted_leaves_nothing(tmp_path: Path, number: int) -
             if line.startswith("1. " if number == signal.SIGTERM else "2. "):
                 break
         time.sleep(1)  # whatever it is doing
-        assert namespaces(process.pid)
+        assert namespaces(process.pid) and folders(process.pid)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (130, "tollsplit: interrupted\n")
-        assert not namespaces(process.pid)
+        assert not namespaces(process.pid) and not folders(process.pid)
         assert not programs(tmp_path)
 
 
@@ -219,9 +224,9 @@ def test_story_that_is_killed_is_cleared_away_by_the_next(tmp_path: Path) -> Non
     while programs(tmp_path):  # they end with it
         assert time.monotonic() < until_s
         time.sleep(0.05)
-    assert namespaces(process.pid)
+    assert namespaces(process.pid) and folders(process.pid)
     with Namespaces():
-        assert not namespaces(process.pid)
+        assert not namespaces(process.pid) and not folders(process.pid)
 
 
 def test_story_needs_what_it_names(tmp_path: Path) -> None:

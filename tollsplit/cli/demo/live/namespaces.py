@@ -23,6 +23,7 @@ from ....errors import TollsplitError
 CLONE_NEWNET = 0x40000000
 TIMEOUT_S = 20
 GATEWAY = "gateway"
+RUN = Path("/run")  # what does not outlive the machine, and is root's
 _SWITCHES = ("ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/all/keep_addr_on_down")
 # Leads a command line: the program ends when the thread that began it does.
 BOUND = ("setpriv", "--pdeathsig", "KILL")
@@ -83,11 +84,18 @@ def run(*command: str) -> str:
 
 
 def remove_orphans() -> None:
-    """Namespaces whose program was killed before it could remove them."""
+    """Namespaces and folders whose program was killed before it could remove them."""
     for name in run("ip", "netns", "list").split():
-        owner = re.match(r"tollsplit-(\d+)-", name)
-        if owner and not Path("/proc", owner[1]).exists():
+        if _is_orphan(name):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+    for folder in RUN.glob("tollsplit-*"):
+        if _is_orphan(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_orphan(name: str) -> bool:
+    owner = re.match(r"tollsplit-(\d+)-", name)
+    return owner is not None and not Path("/proc", owner[1]).exists()
 
 
 class Namespaces:

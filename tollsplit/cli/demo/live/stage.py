@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from .judge import Judge, Seen
-from .namespaces import BOUND, GATEWAY, End, Namespaces
+from .namespaces import BOUND, GATEWAY, RUN, End, Namespaces
 from .program import PATIENCE_S, Program, StoryError
 
 ALICE = End("alice", "sub1", "10.77.1")
@@ -50,7 +50,7 @@ class Stage:
         self.home = home.resolve()
         self.ledger = f"sqlite:///{self.home / 'books.db'}"
         # The name of a socket is short, whatever the folder's is.
-        self.short = Path(tempfile.mkdtemp(prefix="tollsplit-"))
+        self.short = Path(tempfile.mkdtemp(prefix=f"tollsplit-{os.getpid()}-", dir=RUN))
         self.control = self.short / "control"
         self.billing = self.short / "billing"
         # More of what programs find in their environment.
