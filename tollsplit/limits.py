@@ -72,6 +72,23 @@ EXTENSION_HEADERS_MAX = 8
 # GTP-U extension headers in one packet (TS 29.281 §5.2 knows fewer than ten kinds).
 GTP_EXTENSIONS_MAX = 8
 
+# --- what is remembered of packets -------------------------------------------------------
+# Fragmented datagrams of one worker that are known at a time: 12 MiB. A complete one is known on, so
+# it is as many as come in half a minute of 2,000 a second; before that the complete ones go first.
+FRAGMENT_DATAGRAMS_MAX = 65_536
+# Fragments of one worker that wait for their datagram's first: 11 MiB. They wait in disorder and
+# in floods; a link of 10 Gbit/s brings as many in 80 ms of nothing else.
+FRAGMENTS_WAITING_MAX = 65_536
+# How long a datagram is known. Reassembly waits 30 s (Linux) to 60 s (RFC 8200 §4.5); on a fast
+# link the 16 bits of an IPv4 identification come around sooner.
+FRAGMENT_TIMEOUT_S = 30
+# Stretches of one datagram that do not touch; more are seen only where fragments are made up.
+FRAGMENT_SPANS_MAX = 8
+# A frame that is older than this than the one before is not late: the clock was set back.
+CLOCK_BEHIND_NS = 60_000_000_000
+# Captures that are read side by side, in the order of their packets' times: an open file each.
+MERGED_CAPTURES_MAX = 512
+
 # --- rules -----------------------------------------------------------------------------
 # 15 bits name the rule in a counter; operators' sets stay below a thousand.
 RULES_MAX = 32_766

@@ -26,7 +26,7 @@ from .cext.meter import Meter
 from .cext.shares import paid
 from .engine import meter
 from .engine.cells import Cells, period_start
-from .engine.pipeline import dissection
+from .engine.pipeline import BOUNDS, dissection, state
 from .engine.split import parts
 from .engine.subscribers import INTERNED, Subscribers
 from .errors import CaptureError, UsageError
@@ -156,7 +156,8 @@ def explain(
     rule_set = rules if isinstance(rules, RuleSet) else load(rules)
     [source] = _opened(_names(captures), rule_set, skip_links=True)
     compiled, cells = Compiled(rule_set), Cells(rule_set)
-    core = Meter(dissection(rule_set, None, None, trust_ip_length), compiled.classifier, cells.at)
+    core = Meter(dissection(rule_set, None, None, trust_ip_length), compiled.classifier, cells.at,
+                 state(BOUNDS) if compiled.classifier.tracks else None)
     frame = _frame(source, core, number)
     rows = core.rows([frame])
     bucket = BUCKET_NAMES[int(rows[0]["bucket"])]

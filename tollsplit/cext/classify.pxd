@@ -43,6 +43,7 @@ cdef class Classifier:
     cdef int field_count
     cdef readonly int words
     cdef readonly bint detail    # rules or pools ask for a row's second line
+    cdef readonly bint tracks    # rules ask for what packets before have shown
     cdef const uint64_t *server  # [classes][words]
     cdef const uint16_t *holders  # [classes]: a row of `subscribed`; or NULL
     cdef const uint64_t *subscribed  # [rows][words]

@@ -14,6 +14,7 @@ HOLDERS_MAX: int
 class Classifier:
     words: int
     detail: bool
+    tracks: bool
     def __init__(
         self,
         trie4: Trie,
@@ -29,6 +30,7 @@ class Classifier:
         fields: Mapping[str, tuple[object, ...]],
         claims: npt.NDArray[np.uint64] | None,
         where: tuple[int, npt.NDArray[np.uint64]] | None,
+        tracks: bool = False,
     ) -> None: ...
     @property
     def bounds(self) -> tuple[int, int, int]: ...

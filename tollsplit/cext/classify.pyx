@@ -64,12 +64,14 @@ cdef class Classifier:
     fields         name → (absent row, rows u2[…], values u4[…] or None, bits u8[rows, words])
     claims         u8[words], rules whose claim a server address can contradict; or None
     where          (address of a WherePredicate, u8[words] rules without one); or None
+    tracks         rules ask for what only other packets show
 
     Rules are numbered by precedence: the lowest bit that all agree on wins.
     """
 
     def __cinit__(
-        self, Trie trie4, Trie trie6, pools, segments, server, subscribed, fields, claims, where
+        self, Trie trie4, Trie trie6, pools, segments, server, subscribed, fields, claims, where,
+        bint tracks=False
     ):
         cdef uint64_t[:, ::1] matrix = server
         cdef Py_ssize_t i
@@ -109,6 +111,8 @@ cdef class Classifier:
             self.plain_where = self.words_of(where[1])
             self.detail = True
         self.set_verdicts(matrix.shape[0])
+        self.tracks = tracks
+        self.detail = self.detail or tracks
 
     def __dealloc__(self):
         free(self.pools)

@@ -16,6 +16,13 @@ cdef enum next_e:
     NEXT_CUT                     # the capture ends inside a header
     NEXT_NONSENSE                # what was on the wire contradicts itself
 
+# Where in its datagram a fragment lies, in octets.
+cdef struct datagram_s:
+    uint32_t identification
+    uint32_t first
+    uint32_t end                 # the first octet behind it
+    bint more                    # others follow it
+
 # The checked cursor: a header is read only after has() granted its octets.
 
 cdef struct cursor_s:
@@ -30,6 +37,7 @@ cdef struct cursor_s:
     uint32_t payload_at          # its transport payload; 0: none that can lie in segments
     uint32_t jumbo_octets        # of the jumbogram headers met
     uint32_t jumbo_outside       # those of them that the IP packet read last does not hold
+    datagram_s datagram          # of the IP packet read last, where it is a fragment
 
 
 cdef inline bint has(const cursor_s *c, uint32_t count) noexcept nogil:

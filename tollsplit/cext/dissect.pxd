@@ -1,6 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
+from tollsplit.cext.cursor cimport datagram_s
 from tollsplit.cext.layout cimport frame_s, packet_s
 from tollsplit.cext.lpm cimport trie_s
 
@@ -19,7 +20,8 @@ cdef struct meter_s:
     const trie_s *endpoints6
 
 cdef void dissect_batch(
-    const frame_s *frames, packet_s *rows, int count, const meter_s *meter, bint detail
+    const frame_s *frames, packet_s *rows, int count, const meter_s *meter, bint detail,
+    datagram_s *datagrams
 ) noexcept nogil
 
 

@@ -46,6 +46,10 @@ cdef enum bucket_e:
     BUCKET_DUPLICATE = 4
     BUCKET_FAULT = 5
 
+# No frame ends up here: it waits, and is seen when it has been decided where it does.
+cdef enum:
+    BUCKET_HELD = 6
+
 # Kinds of fault; FAULT_NAMES in layout.pyx spells them in this order.
 cdef enum fault_e:
     FAULT_NONE = 0
@@ -69,6 +73,8 @@ cdef enum flag_e:
     FLAG_FRAGMENT = 16           # a fragment, first or later
     FLAG_LATER_FRAGMENT = 32     # offset > 0: no transport header
     FLAG_TUNNELLED = 64
+    FLAG_TWICE = 128             # its frame is seen for another subscriber's sake
+    FLAG_UNTRACKED = 256         # there was no room to keep what it depends on
 
 # Flags that a counter and a usage record keep.
 cdef enum:

@@ -7,18 +7,22 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
-from tollsplit.cext.classify cimport POOL_BITS, Classifier
+from tollsplit.cext.classify cimport Classifier
 from tollsplit.cext.columns import counters as counters_of
 from tollsplit.cext.dissect cimport Dissection, dissect_batch
-from tollsplit.cext.interface cimport TIMESTAMP_NS_MAX
+from tollsplit.cext.exported cimport check_export, rows_of
+from tollsplit.cext.fragments cimport MET_OVERLAPS, MET_UNTRACKED, MET_WAITS
 from tollsplit.cext.layout cimport *
-from tollsplit.cext.layout import BUCKET_NAMES, COUNTER, FAULT_NAMES, PACKET, SUBSCRIBER
-from tollsplit.cext.lpm cimport lookup4
+from tollsplit.cext.layout import COUNTER, PACKET, SUBSCRIBER
+from tollsplit.cext.merge cimport Merge
 from tollsplit.cext.reader cimport Reader
 from tollsplit.cext.recorder cimport Recorder
 from tollsplit.cext.ring cimport Ring
+from tollsplit.cext.state cimport State
 from tollsplit.cext.subscribers cimport Subscribers
 from tollsplit.cext.table cimport Table
+from tollsplit.cext.totals cimport Totals
+from tollsplit.cext.totals import TOTALS
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -33,11 +37,8 @@ cdef extern from *:
 
 cdef enum:
     CELL_NONE = 0xFFFFFFFF       # CELLS_MAX reached
-    TOTALS = sizeof(totals_s) // sizeof(uint64_t)
 
 cdef uint64_t NEVER_NS = 0xFFFFFFFFFFFFFFFF
-
-assert <int>FAULT_KINDS == <int>FAULTS == len(FAULT_NAMES) and BUCKETS == len(BUCKET_NAMES)
 
 
 cdef class Meter:
@@ -46,17 +47,21 @@ cdef class Meter:
     dissection, classifier   shared, read only
     cell_at                  timestamp_ns → (start_ns, end_ns, number) of its time cell, or None
                              when there are too many; called once per cell and worker
+    state                    what was met before, where the rules ask for that
     """
 
-    def __cinit__(self, Dissection dissection not None, Classifier classifier not None, cell_at):
+    def __cinit__(self, Dissection dissection not None, Classifier classifier not None, cell_at,
+                  State state=None):
         self.dissection = dissection
         self.classifier = classifier
         self.cell_at = cell_at
+        self.state = state
+        self.holding = True
         self.table = Table()
         self.tables = [(self.table, None)]
         self.subscribers = Subscribers()
         self.until_ns = NEVER_NS
-        memset(&self.totals, 0, sizeof(totals_s))
+        self.totals = Totals()
         self.where = <uint64_t *>malloc(2 * BATCH * classifier.words * sizeof(uint64_t))
         self.rows_of_batch = <packet_s *>aligned_alloc(64, 2 * BATCH * sizeof(packet_s))
         if self.where == NULL or self.rows_of_batch == NULL:
@@ -68,7 +73,8 @@ cdef class Meter:
         free(self.rows_of_batch)
 
     def run(self, frames not None, uint64_t limit=0xFFFFFFFFFFFFFFFF, Recorder recorder=None):
-        """Account a Reader's region to its end, a Ring until no frame is ready, or `limit` frames.
+        """Account a Reader's region to its end, a Ring or Merge until no frame is ready, or `limit`
+        frames.
 
         recorder   keeps what is accounted, too
 
@@ -77,8 +83,12 @@ cdef class Meter:
         Budget: 35 ns a packet with a million subscribers. The GIL is released once for all
         batches and taken back where a new time cell begins.
         """
+        if self.classifier.tracks and self.state is None:
+            raise ValueError("rules that depend on what was met before need a state")
         if isinstance(frames, Ring):
             return self.walk[Ring](<Ring>frames, limit, recorder)
+        if isinstance(frames, Merge):
+            return self.walk[Merge](<Merge>frames, limit, recorder)
         return self.walk[Reader](<Reader?>frames, limit, recorder)
 
     cdef uint64_t walk(
@@ -127,6 +137,8 @@ cdef class Meter:
         cdef bint later
         if until_ns == NEVER_NS:
             return self.batch(frames, count)
+        if not self.parted:
+            self.part()
         later = frames[0].timestamp_ns >= until_ns
         for i in range(1, count + 1):
             if i < count and (frames[i].timestamp_ns >= until_ns) == later:
@@ -143,14 +155,159 @@ cdef class Meter:
         """Count some frames, at most BATCH."""
         cdef packet_s *rows = self.rows_of_batch
         cdef int total
-        dissect_batch(frames, rows, count, &self.dissection.meter, self.classifier.detail)
+        if self.state is not None:
+            return self.batch_in_order(frames, count)
+        dissect_batch(frames, rows, count, &self.dissection.meter, self.classifier.detail, NULL)
         total = self.classifier.attribute(frames, rows, count, self.subscribers)
         if self.classifier.detail:
             self.classifier.decide(rows, total, self.where)
         self.place(rows, total)
         self.table.add_batch(rows, self.cells_of_batch, total)
-        self.settle(rows, count, total)
+        self.totals.settle(rows, count, total)
         return 0
+
+    # --- with state ----------------------------------------------------------------------
+
+    cdef int batch_in_order(self, const frame_s *frames, int count) except -1 nogil:
+        """Count some frames, at most BATCH, where what was met before matters.
+
+        Fragments are rare: where there is one, frames are gone through one by one, for what waits
+        for it comes right behind it, whatever the batches.
+        """
+        cdef packet_s *rows = self.rows_of_batch
+        cdef packet_s single[2]
+        cdef uint16_t flags = 0
+        cdef int i
+        dissect_batch(frames, rows, count, &self.dissection.meter, True, self.datagrams)
+        for i in range(count):
+            flags |= rows[i].flags
+        if not flags & FLAG_FRAGMENT:
+            for i in range(count):
+                self.state.advance(frames[i].timestamp_ns)
+            self.count_rows(
+                frames, rows, count,
+                self.classifier.attribute(frames, rows, count, self.subscribers))
+            return self.count_decided()
+        for i in range(count):
+            self.state.advance(frames[i].timestamp_ns)
+            single[0] = rows[i]
+            single[0].frame = 0
+            self.count_single(&frames[i], single, &self.datagrams[i])
+            self.count_decided()
+        return 0
+
+    cdef int count_single(
+        self, const frame_s *frame, packet_s *rows, const datagram_s *datagram
+    ) except -1 nogil:
+        """Count one frame, whose row may be a fragment's.
+
+        rows   room for two
+        """
+        cdef int total = self.classifier.attribute(frame, rows, 1, self.subscribers)
+        if total == 2:
+            rows[1].flags |= FLAG_TWICE
+            self.assemble(&rows[1], datagram)
+            if rows[1].bucket != BUCKET_HELD:
+                rows[0].flags |= FLAG_TWICE
+        self.assemble(&rows[0], datagram)
+        return self.count_rows(frame, rows, 1, total)
+
+    cdef int count_rows(
+        self, const frame_s *frames, packet_s *rows, int count, int total
+    ) except -1 nogil:
+        """Decide and count rows that are as complete as they will be."""
+        self.classifier.decide(rows, total, self.where)
+        self.place(rows, total)
+        self.table.add_batch(rows, self.cells_of_batch, total)
+        self.totals.settle(rows, count, total)
+        return 0
+
+    cdef void assemble(self, packet_s *row, const datagram_s *datagram) noexcept nogil:
+        """Say of a fragment what its datagram says; it is held where that is not known."""
+        cdef subscriber_s who
+        cdef int met
+        if row.bucket != BUCKET_METERED or not row.flags & FLAG_FRAGMENT:
+            return
+        self.identify(row, &who)
+        met = self.state.fragments.meet(row, datagram, &who, self.state.now_ns, self.holding)
+        if met & MET_OVERLAPS:
+            self.totals.overlapping(row)
+        if met & MET_UNTRACKED:
+            self.totals.untracked(row)
+        if met & MET_WAITS:
+            row.bucket = BUCKET_HELD
+
+    cdef void identify(self, const packet_s *row, subscriber_s *who) noexcept nogil:
+        """Who a row's subscriber is, whatever number it has with this meter."""
+        if row.interned:
+            who[0] = self.subscribers.known[row.subscriber]
+            return
+        memset(who, 0, sizeof(subscriber_s))
+        who.lo = row.subscriber
+        who.pool = row.pool
+
+    cdef int count_decided(self) except -1 nogil:
+        """Count the fragments that wait no more."""
+        cdef packet_s row
+        cdef subscriber_s who
+        while self.state.fragments.take(&row, &who):
+            self.count_late(&row, &who)
+        return 0
+
+    cdef int count_late(self, packet_s *row, const subscriber_s *who) except -1 nogil:
+        """Count a row that was held, with the meter whose time it lies in."""
+        if self.parted and row.timestamp_ns >= self.until_ns:
+            return self.successor.count_late(row, who)
+        if row.flags & FLAG_UNTRACKED:
+            self.totals.untracked(row)
+        if row.interned:
+            row.subscriber = self.subscribers.number(who)
+            if row.subscriber == 0xFFFFFFFFU:
+                row.bucket = BUCKET_FAULT
+                row.fault = FAULT_TABLE_FULL
+        self.classifier.decide(row, 1, self.where)
+        self.place(row, 1)
+        self.table.add_batch(row, self.cells_of_batch, 1)
+        self.totals.settle_late(row)
+        return 0
+
+    cdef int part(self) except -1 nogil:
+        """Share the state with the successor, when its time begins.
+
+        What is held under rules that end is decided by what is known then, and nothing is held
+        under them any more: the rules that follow number other things.
+        """
+        if self.state is not None and self.successor.classifier is not self.classifier:
+            self.release()
+            self.holding = False
+        if self.state is not None and self.successor.classifier.tracks:
+            with gil:
+                self.successor.state = self.state
+        self.parted = True
+        return 0
+
+    cdef int release(self) except -1 nogil:
+        """Decide whatever is held by what is known of it."""
+        self.state.fragments.release()
+        return self.count_decided()
+
+    def finish(self):
+        """Decide whatever is held: no frames come any more."""
+        if self.state is not None:
+            self.release()
+
+    def hand_over(self, Meter fresh not None):
+        """Have another meter go on with the same frames, its state with it.
+
+        Where that has other rules, what is held is decided here.
+        """
+        if fresh.classifier is not self.classifier:
+            self.finish()
+        if self.state is not None and fresh.classifier.tracks:
+            fresh.state = self.state
+        self.state = None
+
+    # --- places --------------------------------------------------------------------------
 
     cdef int place(self, packet_s *rows, int count) except -1 nogil:
         """Find each metered row's time cell; mostly all lie in the one that the last lay in."""
@@ -176,48 +333,6 @@ cdef class Meter:
             for i in range(2 * BATCH):
                 cells[i] = self.number
         return 0
-
-    cdef void settle(self, packet_s *rows, int count, int total) noexcept nogil:
-        """Put every frame into exactly one bucket; metered ones lie in the counters."""
-        cdef int i
-        cdef uint64_t octets = 0
-        cdef packet_s *row
-        cdef packet_s *other
-        cdef totals_s *totals = &self.totals
-        for i in range(count, total):  # downlinks of packets between two subscribers
-            other = &rows[i]
-            row = &rows[other.frame]
-            if row.bucket == BUCKET_METERED and other.bucket == BUCKET_METERED:
-                totals.twice_packets += 1
-                totals.twice_octets += row.octets
-            elif other.bucket == BUCKET_METERED:
-                row.bucket = BUCKET_METERED
-            row.flags |= other.flags & FLAG_MISMATCH
-        for i in range(count):
-            row = &rows[i]
-            octets += row.octets
-            if row.bucket != BUCKET_METERED or row.flags:
-                self.settle_unusual(row)
-            if not row.brief:
-                totals.tunnel_octets += row.tunnel_octets
-        totals.seen_packets += count
-        totals.seen_octets += octets
-
-    cdef void settle_unusual(self, const packet_s *row) noexcept nogil:
-        """The bucket of a row that is not metered, and what flags are counted."""
-        cdef totals_s *totals = &self.totals
-        if row.bucket == BUCKET_FAULT:
-            totals.fault_packets[row.fault] += 1
-            totals.fault_octets[row.fault] += row.octets
-        elif row.bucket != BUCKET_METERED:
-            totals.packets[row.bucket] += 1
-            totals.octets[row.bucket] += row.octets
-        if row.flags & FLAG_COALESCED and row.bucket <= BUCKET_UNATTRIBUTED:
-            totals.coalesced_packets += 1
-            totals.coalesced_octets += row.octets
-        if row.flags & FLAG_MISMATCH:
-            totals.mismatch_packets += 1
-            totals.mismatch_octets += row.octets
 
     cdef int find_cell(self, uint64_t timestamp_ns) except -1 nogil:
         """Make the cell that an instant lies in the current one; CELL_NONE: there are too many."""
@@ -280,7 +395,7 @@ cdef class Meter:
             done = self.table.merge(other.table, &numbers[0])
         if not done:
             raise MemoryError
-        self.add_totals(<const uint64_t *>&other.totals)
+        self.totals.add(other.totals.numbers())
 
     def forget(self):
         """Begin anew under the same rules, in the memory that counting has taken by now.
@@ -292,14 +407,14 @@ cdef class Meter:
                              "anew")
         self.table.forget()
         self.subscribers = Subscribers()
-        memset(&self.totals, 0, sizeof(totals_s))
+        self.totals = Totals()
 
     def annex(self, Meter other not None):
         """Add what another worker counted, its counters in their own table: for Columns alone."""
         cdef uint32_t[::1] numbers = self.number_all(
             other.subscribers.known, other.subscribers.count)
         self.tables.append((other.table, np.asarray(numbers)))
-        self.add_totals(<const uint64_t *>&other.totals)
+        self.totals.add(other.totals.numbers())
 
     def export(self):
         """All that was counted here, as (COUNTER[n], SUBSCRIBER[m], totals u8[…]), copies.
@@ -307,10 +422,8 @@ cdef class Meter:
         For load() of a meter with the same rules, pools and cells, in this version of tollsplit.
         No other thread runs the meter meanwhile.
         """
-        totals = np.empty(TOTALS, np.uint64)
-        cdef uint64_t[::1] view = totals
-        memcpy(&view[0], &self.totals, sizeof(totals_s))
-        return counters_of(self.table), self.subscribers.subscribers(), totals
+        return (counters_of(self.table), self.subscribers.subscribers(),
+                self.totals.numbers())
 
     def load(self, counters, subscribers, totals, uint32_t cells):
         """Add what export() gave, as absorb() adds the meter that it was called on.
@@ -328,53 +441,14 @@ cdef class Meter:
         cdef bint done = True
         if sums.shape[0] != TOTALS:
             raise ValueError(f"totals: {sums.shape[0]} of them, expected {TOTALS}")
-        self.check(rows, known, cells)
+        check_export(self.classifier, rows, known, cells)
         numbers = self.number_all(&known[0] if known.shape[0] else NULL, known.shape[0])
         if count:
             with nogil:
                 done = self.table.load(&rows[0], count, &numbers[0])
         if not done:
             raise MemoryError
-        self.add_totals(&sums[0])
-
-    cdef int check(
-        self, const counter_s[::1] counters, const subscriber_s[::1] subscribers, uint64_t cells
-    ) except -1:
-        """Raise ValueError at the first row that names what this meter cannot have counted."""
-        cdef uint64_t rules, pools, tenures, count = subscribers.shape[0]
-        cdef Py_ssize_t i
-        cdef const subscriber_s *who
-        cdef const counter_s *one
-        rules, pools, tenures = self.classifier.bounds
-        for i in range(subscribers.shape[0]):
-            who = &subscribers[i]
-            if not is_key(who):
-                raise ValueError(f"subscriber {i}: no key of kind {who.kind}: "
-                                 f"{who.hi:#x}, {who.lo:#x}")
-            if not 0 < who.pool <= pools or who.tenure > tenures:
-                raise ValueError(f"subscriber {i}: pool {who.pool}, tenure {who.tenure}: "
-                                 f"expected 1 to {pools}, 0 to {tenures}")
-        for i in range(counters.shape[0]):
-            one = &counters[i]
-            if one.interned > 1 or one.flags & ~<uint8_t>FLAGS_KEPT:
-                raise ValueError(f"counter {i}: interned {one.interned}, flags {one.flags}: "
-                                 f"expected 0 or 1, 0 to {<int>FLAGS_KEPT}")
-            if one.interned and one.subscriber >= count:
-                raise ValueError(f"counter {i}: subscriber {one.subscriber}: "
-                                 f"expected one below {count}")
-            if not one.interned and not lookup4(
-                    self.classifier.trie4, one.subscriber) & ((1 << POOL_BITS) - 1):
-                raise ValueError(f"counter {i}: address {one.subscriber:#010x} is in no pool")
-            if one.rule > rules or one.cell >= cells:
-                raise ValueError(f"counter {i}: rule {one.rule}, cell {one.cell}: "
-                                 f"expected 0 to {rules}, one below {cells}")
-            if not one.first_ns <= one.last_ns <= TIMESTAMP_NS_MAX:
-                raise ValueError(f"counter {i}: from {one.first_ns} to {one.last_ns} ns: "
-                                 f"expected times in order, up to {TIMESTAMP_NS_MAX}")
-            if (one.uplink_packets | one.uplink_octets
-                    | one.downlink_packets | one.downlink_octets) >> 63:
-                raise ValueError(f"counter {i}: a sum of 2^63 or more")
-        return 0
+        self.totals.add(sums)
 
     cdef uint32_t[::1] number_all(self, const subscriber_s *subscribers, uint64_t count):
         """u4[count + 1], what another meter's subscribers are called here."""
@@ -388,12 +462,6 @@ cdef class Meter:
         if not done:
             raise MemoryError
         return numbers
-
-    cdef void add_totals(self, const uint64_t *theirs) noexcept nogil:
-        cdef uint64_t *mine = <uint64_t *>&self.totals
-        cdef int i
-        for i in range(TOTALS):
-            mine[i] += theirs[i]
 
     def rows(self, frames):
         """PACKET[n] of frames as Reader.frames() and Ring.frames() give them, not counted.
@@ -416,7 +484,7 @@ cdef class Meter:
             frame.link_type = link_type
             frame.ingress = ingress
             frame.segment_octets = segment_octets
-            dissect_batch(&frame, rows, 1, &self.dissection.meter, True)
+            dissect_batch(&frame, rows, 1, &self.dissection.meter, True, NULL)
             count = self.classifier.attribute(&frame, rows, 1, self.subscribers)
             self.classifier.decide(rows, count, self.where)
             result = np.zeros(count, PACKET)
@@ -429,39 +497,8 @@ cdef class Meter:
     @property
     def seen(self):
         """(packets, octets) of all frames so far; while another thread runs, of its last batch."""
-        return self.totals.seen_packets, self.totals.seen_octets
+        return self.totals.sums.seen_packets, self.totals.sums.seen_octets
 
     def sums(self):
         """The buckets' packets and octets: dict of name → (packets, octets)."""
-        cdef totals_s *totals = &self.totals
-        found = {
-            "seen": (totals.seen_packets, totals.seen_octets),
-            "metered_twice": (totals.twice_packets, totals.twice_octets),
-            "coalesced": (totals.coalesced_packets, totals.coalesced_octets),
-            "mismatch": (totals.mismatch_packets, totals.mismatch_octets),
-            "tunnel": (0, totals.tunnel_octets),
-        }
-        for i, name in enumerate(BUCKET_NAMES):
-            if i != BUCKET_METERED and i != BUCKET_FAULT:
-                found[name] = (totals.packets[i], totals.octets[i])
-        for i, name in enumerate(FAULT_NAMES):
-            if totals.fault_packets[i]:
-                found["fault:" + name] = (totals.fault_packets[i], totals.fault_octets[i])
-        return found
-
-
-cdef rows_of(str name, rows, dtype):
-    """A copy of an array that may come from anywhere: of this dtype, aligned, and our own."""
-    if not isinstance(rows, np.ndarray) or rows.dtype != dtype or rows.ndim != 1:
-        raise ValueError(f"{name}: expected an array of one dimension and the dtype of an export")
-    return rows.copy()
-
-
-cdef bint is_key(const subscriber_s *who) noexcept nogil:
-    """Whether a subscriber's key is one of its kind."""
-    if who.kind == KIND_IPV6:
-        return True
-    if who.kind == KIND_VLAN:  # the inner VID counts from 1
-        return who.hi >> 12 == 0 and who.lo <= 4096
-    return who.kind <= KIND_MAC and who.hi == 0 and (
-        who.lo >> (48 if who.kind == KIND_MAC else 32) == 0)
+        return self.totals.by_name()

@@ -84,6 +84,10 @@ cdef inline fault_e ipv4(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
             row.flags |= FLAG_LATER_FRAGMENT
         else:
             c.fragment = True
+        c.datagram.identification = be16(p + 4)
+        c.datagram.first = (fragment & 0x1FFF) * 8
+        c.datagram.end = c.datagram.first + total - header
+        c.datagram.more = fragment & 0x2000
     row.payload_octets = total - header
     c.at += header
     return FAULT_NONE
@@ -205,6 +209,11 @@ cdef inline fault_e extension_headers(cursor_s *c, packet_s *row, uint8_t protoc
                     row.flags |= FLAG_LATER_FRAGMENT
                 else:
                     c.fragment = True
+                c.datagram.identification = be32(p + 4)
+                c.datagram.first = fragment & 0xFFF8
+                # behind this header its part of the datagram begins
+                c.datagram.end = c.datagram.first + row.ip_octets - (c.at + 8 - c.start)
+                c.datagram.more = fragment & 1
         elif protocol == PROTOCOL_AH:
             size = 8 + 4 * <uint32_t>p[1]  # RFC 4302 §2.2: in words, minus 2
         else:

@@ -12,8 +12,9 @@ from typing import Protocol
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.recorder import Recorder
 from tollsplit.cext.ring import Ring
+from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.cells import Cells
-from tollsplit.engine.pipeline import Tally, dissection, tally
+from tollsplit.engine.pipeline import BOUNDS, Tally, dissection, state, tally
 from tollsplit.engine.usage import Prior, Provenance, Spent
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import RuleSet
@@ -39,6 +40,7 @@ class Generation:
 
     following   an earlier one of the same rules, whose compiled form serves again
     keep_cells  number time cells as that one does, so that what both count can be added up
+    bounds      how much is remembered of packets, where rules depend on that
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class Generation:
         trust_ip_length: bool = False,
         following: Generation | None = None,
         keep_cells: bool = False,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         self.rules = rules
+        self._bounds = bounds
         self.compiled: Compiled = following.compiled if following else Compiled(rules)
         self.cells: Cells = following.cells if following and keep_cells else Cells(rules)
         self._dissection = dissection(rules, None, None, trust_ip_length)
@@ -57,6 +61,14 @@ class Generation:
     def meter(self) -> Meter:
         """A meter that has counted nothing; what it counts can be added to any other of these."""
         return Meter(self._dissection, self.compiled.classifier, self.cells.at)
+
+    def worker(self) -> Meter:
+        """A meter that a worker begins with: it remembers what it meets, if the rules ask for it.
+
+        It hands that over to those that follow it.
+        """
+        remembered = state(self._bounds) if self.compiled.classifier.tracks else None
+        return Meter(self._dissection, self.compiled.classifier, self.cells.at, remembered)
 
     def tally(
         self, counted: Meter, prior: Prior, spent: Spent, provenance: Provenance
@@ -96,6 +108,7 @@ class _Worker(threading.Thread):
 
     def _hand_over(self) -> None:
         assert self._next is not None
+        self.meter.hand_over(self._next)
         counted, self.meter, self._next = self.meter, self._next, None
         self._handed.put(counted)
 
@@ -108,6 +121,7 @@ class _Worker(threading.Thread):
         """The meter that was asked for."""
         while True:
             if self._next is not None and not self.is_alive():
+                self.meter.finish()  # no frames come any more
                 self._hand_over()
             try:
                 return self._handed.get(timeout=TURN_S)
@@ -132,7 +146,7 @@ class Counting:
         self._successors: list[Meter] = []
         self._taken: list[Meter] = []  # by the last take: they serve again at the next
         each = zip_longest(lanes, recorders)
-        self._workers = [_Worker(number, lane, generation.meter(), recorder)
+        self._workers = [_Worker(number, lane, generation.worker(), recorder)
                          for number, (lane, recorder) in enumerate(each)]
 
     def start(self) -> None:
@@ -158,7 +172,7 @@ class Counting:
     def succeed(self, following: Generation, until_ns: int) -> None:
         """Have another generation count the frames whose timestamps are `until_ns` or later."""
         self._following = following
-        self._successors = [following.meter() for _ in self._workers]
+        self._successors = [following.worker() for _ in self._workers]
         for worker, successor in zip(self._workers, self._successors, strict=True):
             worker.meter.succeed(successor, until_ns)
 

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from tollsplit.cext.dissect import Dissection
+from tollsplit.cext.merge import Merge
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.reader import Astray, Reader
+from tollsplit.cext.state import State
+from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.cells import Cells
 from tollsplit.engine.usage import Prior, Provenance, Spent, Usage, gather
-from tollsplit.limits import WORKERS_MAX
+from tollsplit.errors import UsageError
+from tollsplit.limits import MERGED_CAPTURES_MAX, WORKERS_MAX
 from tollsplit.model import Volume
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import At, Layer, RuleSet
@@ -36,6 +40,7 @@ class Source(Protocol):
 
 
 NOTHING = Volume()
+BOUNDS = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class Sums:
     faults: dict[str, Volume] = field(default_factory=dict)
     coalesced: Volume = NOTHING
     mismatch: Volume = NOTHING
+    overlapping: Volume = NOTHING  # fragments of what their datagram had already
+    untracked: Volume = NOTHING  # what its verdict depends on found no room
     tunnel_overhead_octets: int = 0
     subscriber_octets: int = 0
     sponsor_octets: dict[str, int] = field(default_factory=dict)
@@ -70,6 +77,8 @@ class Sums:
              for kind in sorted(self.faults.keys() | other.faults.keys())},
             self.coalesced + other.coalesced,
             self.mismatch + other.mismatch,
+            self.overlapping + other.overlapping,
+            self.untracked + other.untracked,
             self.tunnel_overhead_octets + other.tunnel_overhead_octets,
             self.subscriber_octets + other.subscriber_octets,
             {name: self.sponsor_octets.get(name, 0) + other.sponsor_octets.get(name, 0)
@@ -124,19 +133,28 @@ def meter(
     source: str = "",
     epoch: str = "",
     progress: Callable[[], None] | None = None,
+    bounds: Bounds = BOUNDS,
 ) -> Tally:
     """Account all frames of the sources.
 
-    workers    threads, at most WORKERS_MAX; any number gives the same figures
+    workers    threads, at most WORKERS_MAX; any number gives the same figures. Where a packet's rule
+               depends on others (Compiled.tracks) their order matters: one thread goes through
+               all sources in order of (timestamp, source, position)
     prior      given the cells met, what an earlier run booked in their periods
     source, epoch
                the first two parts of every usage record's key
     progress   called after each chunk
+    bounds     how much is remembered of packets, where rules depend on that
 
-    Raises what a source's fail() raises; a where expression may import Numba.
+    Raises UsageError where too many sources have to be read side by side,
+    and what a source's fail() raises; a where expression may import Numba.
     """
     compiled = Compiled(rules)
     dissect = dissection(rules, layer, at, trust_ip_length)
+    if compiled.classifier.tracks:
+        cells, counted = _count_in_order(sources, rules, compiled, dissect, bounds, progress)
+        return tally(
+            rules, compiled, cells, counted, prior, Provenance(source, epoch, dissect.layer))
     try:
         cells, counted = _count(sources, rules, compiled, dissect, workers, progress)
     except Astray:  # what was counted since means nothing, and neither do the cells met
@@ -164,6 +182,56 @@ def _count(
     for other in meters[1:]:
         meters[0].annex(other)
     return cells, meters[0]
+
+
+def _count_in_order(
+    sources: Sequence[Source],
+    rules: RuleSet,
+    compiled: Compiled,
+    dissect: Dissection,
+    bounds: Bounds,
+    progress: Callable[[], None] | None,
+) -> tuple[Cells, Meter]:
+    cells = Cells(rules)
+    worker = Meter(dissect, compiled.classifier, cells.at, state(bounds))
+    if len(sources) == 1:
+        _run(worker, sources, progress)
+    else:
+        _run_merged(worker, sources, progress)
+    worker.finish()
+    return cells, worker
+
+
+def state(bounds: Bounds) -> State:
+    """What a worker remembers: nothing so far."""
+    return State(bounds.datagrams, bounds.fragments, bounds.fragment_timeout_ns)
+
+
+def _run_merged(
+    worker: Meter, sources: Sequence[Source], progress: Callable[[], None] | None
+) -> None:
+    """All sources at the same time, whichever has the earliest frame first."""
+    if len(sources) > MERGED_CAPTURES_MAX:
+        raise UsageError(
+            f"{len(sources):,} captures: with rules that ask for ports or flows at most "
+            f"{MERGED_CAPTURES_MAX} are read side by side; join some before, with mergecap")
+    merge = Merge(len(sources))
+    chunks = [iter(source.chunks(parallel=False)) for source in sources]
+    readers = [next(each, None) for each in chunks]
+    for number, reader in enumerate(readers):
+        merge.feed(number, reader)
+    while True:
+        worker.run(merge)
+        number = merge.waiting
+        if number < 0:
+            return
+        reader = readers[number]
+        assert reader is not None
+        _check(sources[number], reader)
+        if progress:
+            progress()
+        readers[number] = next(chunks[number], None)
+        merge.feed(number, readers[number])
 
 
 def _run(
@@ -232,6 +300,8 @@ def tally(
         faults={n[6:]: v for n, v in sorted(sums.items()) if n.startswith("fault:")},
         coalesced=sums["coalesced"],
         mismatch=sums["mismatch"],
+        overlapping=sums["overlapping"],
+        untracked=sums["untracked"],
         tunnel_overhead_octets=sums["tunnel"].octets,
         subscriber_octets=usage.subscriber_total,
         sponsor_octets=usage.sponsor_totals(),

@@ -17,6 +17,7 @@ from tollsplit.cext.classify import (
 )
 from tollsplit.cext.lpm import Trie
 from tollsplit.errors import RulesError
+from tollsplit.rules.expression import check
 from tollsplit.rules.rule import Match, Pool, Prefix, Rule, RuleSet, Tenure
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 POOL_BITS = 12
 # Pool key kinds as the core numbers them (kind_e).
 KINDS = {"address": 0, "gtp_teid": 2, "vlan": 3, "pppoe_session": 4, "mac": 5}
+# Fields that only the first fragment of a datagram has.
+TRANSPORT = frozenset({
+    "protocol", "source_port", "destination_port", "server_port", "subscriber_port", "tcp_flags"})
 # How many values a field's table has; wide fields are hashed.
 SIZES = {"direction": 2, "protocol": 256, "port": 65536, "dscp": 64, "vlan": 4096,
          "vlan_inner": 4096, "qfi": 64, "ingress": 256}  # fmt: skip
@@ -59,6 +63,7 @@ class Compiled:
             _fields(rules, words),
             claims if claims.any() else None,
             where,
+            tracks(rules),
         )
 
     def pool_of(self, address: int) -> int:
@@ -68,6 +73,14 @@ class Compiled:
     def pools_of(self, addresses: np.ndarray) -> np.ndarray:
         """u2[n], the pool (from 1 on) of each IPv4 address u4[n]; 0: none."""
         return (self._trie4.values(addresses) & ((1 << POOL_BITS) - 1)).astype(np.uint16)
+
+
+def tracks(rules: RuleSet) -> bool:
+    """Whether some rule asks for what not every packet shows, but others of its datagram do."""
+    return any(
+        rule.match.port is not None or rule.match.protocol is not None
+        or (rule.match.where is not None and not TRANSPORT.isdisjoint(check(rule.match.where)))
+        for rule in rules.rules)
 
 
 def _bits(rules: Iterable[int], words: int) -> np.ndarray:

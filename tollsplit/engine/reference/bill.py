@@ -11,8 +11,17 @@ from fractions import Fraction
 from math import floor
 from typing import Any, NamedTuple
 
+from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.reference.calendar import DAY_S, SECOND_NS, Unit, span
-from tollsplit.engine.reference.packet import COALESCED, MISMATCH, PARTIAL, TRUSTED, inside
+from tollsplit.engine.reference.datagrams import Clock, Datagrams, Item
+from tollsplit.engine.reference.packet import (
+    COALESCED,
+    MISMATCH,
+    PARTIAL,
+    TRUSTED,
+    Datagram,
+    inside,
+)
 from tollsplit.engine.reference.rows import (
     CONTROL,
     FAULT,
@@ -21,7 +30,7 @@ from tollsplit.engine.reference.rows import (
     NON_IP,
     PORTS,
     TAGS,
-    dissect,
+    read,
 )
 from tollsplit.rules.expression import evaluate
 from tollsplit.rules.rule import At, Layer, Match, Pool, Rule, RuleSet
@@ -31,6 +40,7 @@ FLAG_NAMES = {COALESCED: "coalesced", MISMATCH: "mismatch", PARTIAL: "partial", 
 # The order of subscribers in a bill; addresses come by their version before all others.
 KINDS = ("gtp_teid", "vlan", "pppoe_session", "mac")
 Row = dict[str, int]
+BOUNDS = Bounds()
 # timestamp_ns, captured octets, original length, link type, ingress, octets of a segment
 Frame = tuple[int, bytes, int, int, int, int]
 
@@ -93,20 +103,22 @@ class Volume(dict[str, int]):
 def account(
     frames: Iterable[Frame], rules: RuleSet, *, layer: Layer | None = None, at: At | None = None,
     trust_ip_length: bool = False, prior: Mapping[tuple[str, str, str, int], int] = {},
-    spent: Mapping[tuple[str, int], int] = {},
+    spent: Mapping[tuple[str, int], int] = {}, bounds: Bounds = BOUNDS,
 ) -> dict[str, Any]:
     """The figures of `tollsplit account --format json`, without charges and times.
 
     prior   octets that earlier runs booked, by (subscriber, account, rule, start of period in ns)
     spent   … of a sponsor's budget, by (sponsor, start of period in ns; 0: the campaign)
+    bounds  how much is remembered of packets
     """
-    bill = Bill(rules, layer or rules.meter.layer, at or rules.meter.at)
+    bill = Bill(rules, layer or rules.meter.layer, at or rules.meter.at, bounds)
     for timestamp_ns, octets, original, link_type, ingress, segment_octets in frames:
-        row = dissect(
+        row, datagram = read(
             octets, original, link_type, layer=bill.layer, at=bill.at,
             trust_ip_length=trust_ip_length, endpoints=rules.meter.tunnel_endpoints,
             segment_octets=segment_octets)
-        bill.count(row, timestamp_ns, ingress, octets if link_type == 1 else b"")
+        bill.count(row, datagram, timestamp_ns, ingress, octets if link_type == 1 else b"")
+    bill.finish()
     bill.split(prior, spent)
     return bill.document()
 
@@ -192,16 +204,26 @@ def holds(match: Match, row: Row, rules: RuleSet, *, server: bool = True) -> boo
     return match.where is None or evaluate(match.where, row)
 
 
+def asks_transport(rules: RuleSet) -> bool:
+    """Whether some rule asks for what only the first fragment of a datagram has."""
+    return any(
+        rule.match.port is not None or rule.match.protocol is not None
+        or any(name in (rule.match.where or "") for name in ("port", "protocol", "tcp_flags"))
+        for rule in rules.rules)
+
+
 class Bill:
     """Counters of one run, and what becomes of them."""
 
-    def __init__(self, rules: RuleSet, layer: Layer, at: At) -> None:
+    def __init__(self, rules: RuleSet, layer: Layer, at: At, bounds: Bounds) -> None:
         self.rules = rules
         self.layer = layer
         self.at = at
         self.buckets = {name: Volume() for name in (
             "seen", "metered", "metered_twice", "unattributed", "non_ip", "control", "duplicate",
-            "coalesced", "mismatch")}
+            "coalesced", "mismatch", "overlapping", "untracked")}
+        self.clock = Clock()
+        self.datagrams = Datagrams(bounds) if asks_transport(rules) else None
         self.faults: dict[str, Volume] = {}
         self.tunnel_overhead_octets = 0
         self.records: dict[Key, Record] = {}
@@ -210,7 +232,14 @@ class Bill:
 
     # --- counting ------------------------------------------------------------------------
 
-    def count(self, row: Row, timestamp_ns: int, ingress: int, ethernet: bytes) -> None:
+    def count(
+        self, row: Row, datagram: Datagram | None, timestamp_ns: int, ingress: int,
+        ethernet: bytes,
+    ) -> None:
+        """Put a frame into its bucket, and each subscriber's packet into a record, now or later."""
+        now_ns = self.clock.advance(timestamp_ns)
+        if self.datagrams is not None:
+            self.datagrams.expire(now_ns)
         octets = row["octets"]
         self.buckets["seen"].count(octets)
         self.tunnel_overhead_octets += row["tunnel_octets"]
@@ -224,26 +253,49 @@ class Bill:
             self.buckets["coalesced"].count(octets)
         ends = (("source", "destination", ethernet[6:12]),
                 ("destination", "source", ethernet[:6]))
-        found, mismatch = 0, False
+        found = []
         for direction, (near, far, mac) in enumerate(ends):
             end = subscriber_at(self.rules, row, row[near], mac, timestamp_ns)
             if end is not None:
-                found += 1
                 self.buckets["metered"].count(octets)
                 seen = row | {
                     "direction": direction, "ingress": ingress, "server": row[far],
                     "near": row[near],
                     "server_port": row[f"{far}_port"], "subscriber_port": row[f"{near}_port"]}
-                mismatch |= self.meter(seen, timestamp_ns, *end)
-        if mismatch:
-            self.buckets["mismatch"].count(octets)
-        if found == 0:
+                found.append(Item(seen, timestamp_ns, *end))
+        if not found:
             self.buckets["unattributed"].count(octets)
-        elif found == 2:
+        elif len(found) == 2:
             self.buckets["metered_twice"].count(octets)
+        for item in reversed(found):
+            if not self.waits(item, datagram):
+                self.meter(item)
+        self.meter_decided()
 
-    def meter(self, row: Row, timestamp_ns: int, subscriber: Subscriber, who: str) -> bool:
-        """Add a packet to its record. Returns whether its claim is contradicted."""
+    def waits(self, item: Item, datagram: Datagram | None) -> bool:
+        """Whether a packet has to wait for its datagram's first fragment."""
+        if datagram is None or self.datagrams is None:
+            return False
+        waits, overlaps = self.datagrams.meet(item, datagram, self.clock.now_ns)
+        if overlaps:
+            self.buckets["overlapping"].count(item.row["octets"])
+        return waits
+
+    def meter_decided(self) -> None:
+        for item in self.datagrams.take() if self.datagrams is not None else ():
+            if item.untracked:
+                self.buckets["untracked"].count(item.row["octets"])
+            self.meter(item)
+
+    def finish(self) -> None:
+        """No more packets come: what waits is decided by what is known of it."""
+        if self.datagrams is not None:
+            self.datagrams.release()
+            self.meter_decided()
+
+    def meter(self, item: Item) -> None:
+        """Add a packet to its record."""
+        row, timestamp_ns, subscriber = item.row, item.timestamp_ns, item.subscriber
         rule = next((r for r in self.rules.rules if holds(r.match, row, self.rules)), None)
         flags = row["flags"] & (COALESCED | PARTIAL | TRUSTED)
         if rule is None and any(
@@ -251,10 +303,11 @@ class Bill:
             and holds(r.match, row, self.rules, server=False) for r in self.rules.rules
         ):
             flags |= MISMATCH
+            self.buckets["mismatch"].count(row["octets"])
         meter = self.rules.meter
         window = span(meter.zone, "month" if meter.window_month else meter.window_s, timestamp_ns)
         key = Key(window[0] or 0, subscriber, rule.precedence if rule else float("inf"))
-        record = self.records.setdefault(key, Record(rule, who, window))
+        record = self.records.setdefault(key, Record(rule, item.account, window))
         record.packets[row["direction"]] += 1
         record.octets[row["direction"]] += row["octets"]
         record.flags |= flags
@@ -266,7 +319,6 @@ class Bill:
                 budget = self.rules.sponsors[split.sponsor].budget
                 periods.append(self.period(budget.per if budget else None, timestamp_ns, key))
             self.cells[key][tuple(periods)] += row["octets"]
-        return bool(flags & MISMATCH)
 
     def period(self, per: str | None, timestamp_ns: int, key: Key) -> int:
         """The start of a period; 0 where it is the whole input or campaign."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import dpkt
 
@@ -30,6 +30,15 @@ class Control(Exception):
     """A tunnel's own message, carried by the last IP packet met."""
 
 
+class Datagram(NamedTuple):
+    """Where in its datagram a fragment lies, in octets."""
+
+    identification: int
+    first: int
+    end: int
+    more: bool
+
+
 @dataclass
 class Packet:
     """One IP packet of a nest. Positions are offsets into the frame."""
@@ -53,6 +62,7 @@ class Packet:
     payload_octets: int = 0
     payload_at: int = 0  # where the transport payload starts; 0: not known
     jumbo_octets: int = 0  # of a header that only a jumbogram has
+    datagram: Datagram | None = None  # None: no fragment
 
 
 def fields(header: Any, octets: bytes) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tollsplit.engine.reference.packet import (
     COALESCED,
@@ -10,6 +11,7 @@ from tollsplit.engine.reference.packet import (
     TRUSTED,
     Control,
     Cut,
+    Datagram,
     NonIp,
     Nonsense,
     Packet,
@@ -33,12 +35,17 @@ SEGMENT_UNKNOWN = 0xFFFFFFFF
 OCTETS_MAX = 0xFFFFFFFF  # of a row
 
 
-def dissect(
+def dissect(octets: bytes, original: int, link_type: int, **options: Any) -> dict[str, int]:
+    """One frame's row; see read()."""
+    return read(octets, original, link_type, **options)[0]
+
+
+def read(
     octets: bytes, original: int, link_type: int, *, layer: Layer = "ip", at: At = "inner",
     trust_ip_length: bool = False, endpoints: Sequence[Prefix] | None = None,
     segment_octets: int = 0,
-) -> dict[str, int]:
-    """One frame's row: the PACKET fields that dissecting fills, by name.
+) -> tuple[dict[str, int], Datagram | None]:
+    """One frame's row: the PACKET fields that dissecting fills, by name; a fragment's place too.
 
     Addresses are plain integers. A fault has the outermost IP packet's length, or where there
     is none the frame without the link layers that were understood. With at="outer" a capture
@@ -91,7 +98,7 @@ def dissect(
             row |= segmented(row, packet, [] if cut else walk.packets, segment_octets)
     if layer == "frame":
         row["octets"] = original
-    return row
+    return row, packet.datagram if packet is not None else None
 
 
 def segmented(

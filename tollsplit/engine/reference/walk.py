@@ -17,6 +17,7 @@ from tollsplit.engine.reference.packet import (
     TRUSTED,
     Control,
     Cut,
+    Datagram,
     NonIp,
     Nonsense,
     Packet,
@@ -206,8 +207,8 @@ class Walk:
         if packet.version == 4 and packet.protocol == 51:
             # An authentication header is no part of IPv4's own: broken, it ends the chain.
             with suppress(Nonsense):
-                packet.transport, packet.protocol, _ = self.extensions(
-                    packet.transport, packet.wire_end, 51, (51,))
+                packet.transport, packet.protocol, *_ = self.extensions(
+                    packet.transport, packet.wire_end, 51, (51,), 0)
                 self.transport(packet)
         if len(self.packets) == TUNNELS_MAX:
             return
@@ -260,9 +261,15 @@ class Walk:
         elif header.mf:
             flags |= FRAGMENT
         wire_end = self.wire_end(at, end, octets, flags)
+        datagram = None
+        if flags & FRAGMENT:
+            first = header.offset * 8
+            datagram = Datagram(
+                header.id, first, first + octets - header.hl * 4, bool(header.mf))
         return Packet(
             at, 4, int.from_bytes(header.src, "big"), int.from_bytes(header.dst, "big"), header.p,
-            octets, wire_end, at + header.hl * 4, header.tos >> 2, header.ttl, 0, flags)
+            octets, wire_end, at + header.hl * 4, header.tos >> 2, header.ttl, 0, flags,
+            datagram=datagram)
 
     def ipv6(self, at: int, end: int) -> Packet:
         header = fields(dpkt.ip6.IP6, self.header(at, 40, end, 6))
@@ -281,12 +288,12 @@ class Walk:
                 flags |= COALESCED
         flags |= self.length(at, end, octets)
         wire_end = self.wire_end(at, end, octets, flags)
-        transport, protocol, fragment = self.extensions(
-            at + 40, wire_end, header.nxt, EXTENSION_HEADERS)
+        transport, protocol, fragment, datagram = self.extensions(
+            at + 40, wire_end, header.nxt, EXTENSION_HEADERS, at + octets)
         return Packet(
             at, 6, int.from_bytes(header.src, "big"), int.from_bytes(header.dst, "big"), protocol,
             octets, wire_end, transport, header.fc >> 2, header.hlim, header.flow,
-            flags | fragment, jumbo_octets=jumbo_octets)
+            flags | fragment, jumbo_octets=jumbo_octets, datagram=datagram)
 
     def jumbo(self, at: int, end: int) -> int | None:
         """The jumbo payload length of a hop-by-hop header, if there is one (RFC 2675 §2)."""
@@ -304,10 +311,14 @@ class Walk:
         return None
 
     def extensions(
-        self, at: int, end: int, protocol: int, followed: Sequence[int]
-    ) -> tuple[int, int, int]:
-        """Where the transport header starts, its protocol, and flags of fragments."""
+        self, at: int, end: int, protocol: int, followed: Sequence[int], packet_end: int
+    ) -> tuple[int, int, int, Datagram | None]:
+        """Where the transport header starts, its protocol, flags of fragments, and their place.
+
+        packet_end   by the packet's own length
+        """
         flags = 0
+        datagram = None
         for count in range(EXTENSION_HEADERS_MAX + 1):
             if protocol not in followed:
                 break
@@ -325,12 +336,16 @@ class Walk:
             at += size
             if protocol == 44:
                 offset = int.from_bytes(header[2:4], "big")
-                if offset & 0xFFF8:
-                    return at, following, FRAGMENT | LATER_FRAGMENT
+                first = offset & 0xFFF8
+                if offset & 0xFFF9:
+                    datagram = Datagram(int.from_bytes(header[4:8], "big"), first,
+                                        first + packet_end - at, bool(offset & 1))
+                if first:
+                    return at, following, FRAGMENT | LATER_FRAGMENT, datagram
                 if offset & 1:
                     flags |= FRAGMENT
             protocol = following
-        return at, protocol, flags
+        return at, protocol, flags, datagram
 
     def transport(self, packet: Packet) -> None:
         """Read ports, TCP's flags and the payload's length."""

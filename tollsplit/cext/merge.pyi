@@ -1,0 +1,6 @@
+from tollsplit.cext.reader import Reader
+
+class Merge:
+    waiting: int
+    def __init__(self, sources: int) -> None: ...
+    def feed(self, number: int, reader: Reader | None) -> None: ...

@@ -1,0 +1,9 @@
+import numpy as np
+import numpy.typing as npt
+
+TOTALS: int
+
+class Totals:
+    def add(self, theirs: npt.NDArray[np.uint64]) -> None: ...
+    def numbers(self) -> npt.NDArray[np.uint64]: ...
+    def by_name(self) -> dict[str, tuple[int, int]]: ...
