@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def parts(draw: st.DrawFn) -> list[Part]:
     cuts = sorted(draw(st.sets(st.integers(1, 7), max_size=3)))
     edges = [0, *(8 * cut for cut in cuts), 8 * draw(st.integers(8, 10)) - draw(
         st.sampled_from([0, 3]))]
-    cut = [Part(a, b, b != edges[-1]) for a, b in zip(edges, edges[1:], strict=False)]
+    cut = [Part(a, b, b != edges[-1]) for a, b in pairwise(edges)]
     how = draw(st.sampled_from(["whole", "whole", "whole", "repeated", "gaps", "overlaps"]))
     if how == "repeated":
         cut += draw(st.lists(st.sampled_from(cut), min_size=1, max_size=2))

@@ -31,6 +31,8 @@ def snapshot(sponsors: int = 3, subscribers: int = 12_345, running_s: float = 3_
         faults=faults,
         coalesced=Volume(12, 70_000),
         mismatch=Volume(6, 5_000),
+        overlapping=Volume(5, 700),
+        untracked=Volume(4, 300),
         tunnel_overhead_octets=4_096,
         subscriber_octets=700_000_000,
         sponsor_octets=sponsor_octets,

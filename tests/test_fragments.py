@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +14,19 @@ from fragments import SECOND_NS, fragment, fragmented, frame, gtpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from judges import Frame
-from strategies import ipv4, prefix, tcp, udp
+from strategies import capture, ipv4, prefix, tcp, udp
 from test_laws import Pieces, bill
+from test_meter import reader_of
 from test_reference import assert_same, document, fast, slow
 
-from tollsplit.engine import Tally
+from tollsplit.cext.meter import Meter as Core
+from tollsplit.engine import Tally, meter
 from tollsplit.engine.bounds import Bounds
+from tollsplit.engine.live import Generation
+from tollsplit.engine.usage import Provenance
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import Match, Meter, Pool, Rule, RuleSet, Split, Sponsor
+from tollsplit.run import explain
 
 START_NS = 1_793_505_600 * SECOND_NS
 HTTPS = ((443, 443),)
@@ -35,6 +42,9 @@ CONTENT = udp(1000, 443, bytes(72))  # 80 octets
 few = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 Parts = Sequence[tuple[int, int]]
+bounds = st.sampled_from([
+    Bounds(), Bounds(), Bounds(datagrams=1), Bounds(datagrams=2, fragments=1),
+    Bounds(fragments=2), Bounds(fragments=3, fragment_timeout_ns=SECOND_NS)])
 
 
 def sent(parts: Parts, *, content: bytes = CONTENT, ends: tuple[str, str] = (CLIENT, SERVER),
@@ -174,6 +184,24 @@ def test_no_truncation_of_a_fragment_loses_an_octet() -> None:
             assert_same(cut, RULES)
 
 
+def test_explain_says_of_a_fragment_what_its_datagram_is(tmp_path: Path) -> None:
+    (tmp_path / "capture.pcapng").write_bytes(capture(sent(ORDERS["in order"])))
+    (tmp_path / "rules.toml").write_text('''
+[[pools]]
+prefixes = ["10.0.0.0/8"]
+[sponsors.web]
+[[rules]]
+id = "https"
+precedence = 1
+match = { port = 443 }
+split = { sponsor = "web" }
+''')
+    found = explain(tmp_path / "capture.pcapng", tmp_path / "rules.toml", 3)
+    [side] = found.sides
+    assert side.rule is not None and side.rule.id == "https"
+    assert (side.octets, side.before) == (36, 36 + 44)
+
+
 # --- bounds --------------------------------------------------------------------------------------
 
 
@@ -210,11 +238,108 @@ def test_flood_of_fragments_loses_no_octet_and_leaves_others_alone() -> None:
     assert tally.untracked.packets == 20_000 - 4_096
 
 
-# --- against the slow judge ----------------------------------------------------------------------
+# --- meters that follow each other ---------------------------------------------------------------
 
-bounds = st.sampled_from([
-    Bounds(), Bounds(), Bounds(datagrams=1), Bounds(datagrams=2, fragments=1),
-    Bounds(fragments=2), Bounds(fragments=3, fragment_timeout_ns=SECOND_NS)])
+
+def figures(generation: Generation, *counted: Core) -> tuple[dict[str, int], int, int]:
+    """(octets by sponsor, of the subscribers, packets seen) of what some meters have counted."""
+    whole = generation.meter()
+    for each in counted:
+        whole.absorb(each)
+    tally = generation.tally(whole, {}, {}, Provenance("", "", "ip"))
+    assert tally.identity_holds
+    return dict(tally.sponsor_octets), tally.subscriber_octets, tally.seen.packets
+
+
+def test_fragments_wait_on_when_a_meter_hands_over() -> None:
+    frames = sent(ORDERS["the first one last"])
+    generation = Generation(RULES)
+    first, second = generation.worker(), generation.meter()
+    first.run(reader_of(frames[:3]))
+    assert first.seen == (0, 0)  # nothing is seen that is not decided
+    first.hand_over(second)
+    second.run(reader_of(frames[3:]))
+    second.finish()
+    assert figures(generation, first) == ({"web": 0, "names": 0}, 0, 0)
+    assert figures(generation, second) == ({"web": ALL, "names": 0}, 0, 4)
+
+
+def test_fragments_wait_on_where_the_same_rules_succeed() -> None:
+    """A window ends between them: each is in the window of its own time."""
+    rules = replace(RULES, meter=Meter(window_s=2))
+    generation = Generation(rules)
+    following = Generation(rules, following=generation)
+    first, second = generation.worker(), following.worker()
+    first.succeed(second, START_NS + 2 * SECOND_NS)
+    first.run(reader_of(sent(ORDERS["the first one last"])))
+    first.finish()
+    first.hand_over(second)
+    second.finish()
+    ours, theirs = figures(generation, first), figures(following, second)
+    assert ours[0]["web"] + theirs[0]["web"] == ALL
+    assert ours[1:] == (0, 0) and theirs[1:] == (0, 4)
+
+
+def test_fragments_wait_no_more_when_other_rules_come() -> None:
+    """What waits then is the subscriber's; who has his ports keeps them under the new rules."""
+    begun = sent([(0, 16)], number=2)
+    rest = sent([(40, 80)], number=2, at_ns=START_NS + 5 * SECOND_NS)
+    late = sent([(0, 16)], at_ns=START_NS + 6 * SECOND_NS)
+    frames = [*sent([(16, 40)]), *begun, *rest, *late]
+    old, new = Generation(RULES), Generation(replace(RULES, version="sha256:1"))
+    first, second = old.worker(), new.worker()
+    first.run(reader_of(frames[:2]))
+    first.succeed(second, START_NS + 5 * SECOND_NS)
+    first.run(reader_of(frames[2:]))
+    first.finish()
+    first.hand_over(second)
+    second.finish()
+    assert figures(old, first) == ({"web": 36, "names": 0}, 44, 2)
+    assert figures(new, second) == ({"web": 60 + 36, "names": 0}, 0, 2)
+
+
+def test_meter_of_such_rules_refuses_to_forget_everything() -> None:
+    with pytest.raises(ValueError, match="need a state"):
+        Generation(RULES).meter().run(reader_of(sent([(0, 16)])))
+
+
+@few
+@given(fragmented(START_NS), bounds, st.lists(st.integers(0, 8), max_size=5), st.booleans())
+def test_fragments_cost_the_same_however_meters_follow_each_other(
+    frames: list[Frame], bounds: Bounds, sizes: list[int], succeeds: bool
+) -> None:
+    """Handed over between any two frames; in the middle of the time another generation follows."""
+    judged = slow(frames, RULES, bounds=bounds)["metered"]
+    generation = Generation(RULES, bounds=bounds)
+    worker, counted = generation.worker(), []
+    middle_ns = frames[len(frames) // 2].timestamp_ns
+    following = Generation(RULES, following=generation, keep_cells=True)
+    if succeeds:
+        successor = following.worker()
+        worker.succeed(successor, middle_ns)
+        worker.run(reader_of(frames))
+        worker.finish()
+        worker.hand_over(successor)
+        successor.finish()
+        counted = [worker, successor]
+    else:
+        at = 0
+        for size in [*sizes, len(frames)]:
+            worker.run(reader_of(frames[at : at + size]))
+            at += size
+            fresh = generation.meter()
+            worker.hand_over(fresh)
+            counted.append(worker)
+            worker = fresh
+        worker.finish()
+        counted.append(worker)
+    sponsors, subscriber, seen = figures(generation, *counted)
+    assert {name: octets for name, octets in sponsors.items() if octets} == {
+        name: octets for name, octets in judged["sponsor_octets"].items() if octets}
+    assert (subscriber, seen) == (judged["subscriber_octets"], len(frames))
+
+
+# --- against the slow judge ----------------------------------------------------------------------
 
 
 @few
@@ -233,7 +358,6 @@ def test_fragments_cost_the_same_however_frames_are_batched(
     frames: list[Frame], bounds: Bounds, sizes: list[int]
 ) -> None:
     whole = fast(frames, RULES, bounds=bounds)
-    from tollsplit.engine import meter
     cut = meter([Pieces(frames, sizes, RULES)], RULES, workers=2, bounds=bounds)
     assert document(cut) == document(whole)
     assert bill([Pieces(frames, sizes, RULES)], RULES, 1) == document(fast(frames, RULES))

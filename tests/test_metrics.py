@@ -65,7 +65,8 @@ def test_metrics_equal_the_snapshot() -> None:
     volumes = {
         f"tollsplit_{name}_{unit}_total": getattr(getattr(now, name), unit)
         for name in ("seen", "metered", "metered_twice", "unattributed", "non_ip", "control",
-                     "duplicate", "coalesced", "mismatch")
+                     "duplicate", "coalesced", "mismatch", "overlapping",
+                     "untracked")
         for unit in ("packets", "octets")
     }
     expected = {key(name): value for name, value in volumes.items()} | {

@@ -73,8 +73,8 @@ EXTENSION_HEADERS_MAX = 8
 GTP_EXTENSIONS_MAX = 8
 
 # --- what is remembered of packets -------------------------------------------------------
-# Fragmented datagrams of one worker that are known at a time: 12 MiB. A complete one is known on, so
-# it is as many as come in half a minute of 2,000 a second; before that the complete ones go first.
+# Fragmented datagrams of one worker that are known at a time: 12 MiB. Half a minute of 2,000 a
+# second; of more, complete ones go first.
 FRAGMENT_DATAGRAMS_MAX = 65_536
 # Fragments of one worker that wait for their datagram's first: 11 MiB. They wait in disorder and
 # in floods; a link of 10 Gbit/s brings as many in 80 ms of nothing else.

@@ -62,6 +62,10 @@ class Sums(Protocol):
     @property
     def mismatch(self) -> Volume: ...
     @property
+    def overlapping(self) -> Volume: ...
+    @property
+    def untracked(self) -> Volume: ...
+    @property
     def tunnel_overhead_octets(self) -> int: ...
     @property
     def subscriber_octets(self) -> int: ...
@@ -213,6 +217,8 @@ class Report:
             yield bucket.name, bucket.volume
         yield "coalesced", tally.coalesced
         yield "mismatch", tally.mismatch
+        yield "overlapping", tally.overlapping
+        yield "untracked", tally.untracked
         yield "tunnel_overhead", Volume(0, tally.tunnel_overhead_octets)
         yield "lost:kernel", Volume(self.lost_kernel, 0)
         yield "lost:interface", Volume(self.lost_interface, 0)
@@ -239,6 +245,8 @@ class Report:
             "tunnel_overhead_octets": tally.tunnel_overhead_octets,
             "coalesced": _volume(tally.coalesced),
             "mismatch": _volume(tally.mismatch),
+            "overlapping": _volume(tally.overlapping),
+            "untracked": _volume(tally.untracked),
             "lost": {"kernel": self.lost_kernel, "interface": self.lost_interface},
             "identity": {"holds": self.identity_holds},
             "truncated": list(self.truncated),

@@ -54,6 +54,8 @@ class Snapshot:
     faults: dict[str, Volume]
     coalesced: Volume
     mismatch: Volume
+    overlapping: Volume
+    untracked: Volume
     tunnel_overhead_octets: int
     subscriber_octets: int
     sponsor_octets: dict[str, int]  # by identity; every sponsor of the rules in force is there

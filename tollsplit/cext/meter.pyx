@@ -466,13 +466,13 @@ cdef class Meter:
     def rows(self, frames):
         """PACKET[n] of frames as Reader.frames() and Ring.frames() give them, not counted.
 
-        Dissected, attributed and decided; the downlink of a packet between two subscribers
-        follows its uplink.
+        Dissected, attributed and decided by what was met before, and nothing is held; the downlink
+        of a packet between two subscribers follows its uplink.
         """
         cdef frame_s frame
         cdef packet_s rows[2]
         cdef packet_s[::1] view
-        cdef int count
+        cdef int count, k
         found = []
         for i, (octets, timestamp_ns, original, link_type, ingress, segment_octets) in enumerate(
                 frames):
@@ -484,8 +484,13 @@ cdef class Meter:
             frame.link_type = link_type
             frame.ingress = ingress
             frame.segment_octets = segment_octets
-            dissect_batch(&frame, rows, 1, &self.dissection.meter, True, NULL)
+            dissect_batch(&frame, rows, 1, &self.dissection.meter, True, self.datagrams)
             count = self.classifier.attribute(&frame, rows, 1, self.subscribers)
+            if self.state is not None:
+                self.holding = False
+                for k in range(count):
+                    self.assemble(&rows[k], self.datagrams)
+                self.holding = True
             self.classifier.decide(rows, count, self.where)
             result = np.zeros(count, PACKET)
             view = result

@@ -143,6 +143,10 @@ def families(now: Snapshot) -> Iterator[Metric]:
                        now.coalesced)
     yield from volumes("mismatch", "that claim a sponsor whom their server contradicts",
                        now.mismatch)
+    yield from volumes("overlapping", "fragments of what their datagram had already",
+                       now.overlapping)
+    yield from volumes("untracked", "that are metered without state, for want of room",
+                       now.untracked)
     yield counter("tunnel_overhead_octets", "Octets of tunnels' own headers, on no bill.",
                   now.tunnel_overhead_octets)
     yield counters("paid_octets", "Octets metered, by who pays for them.", ("payer", "sponsor"),

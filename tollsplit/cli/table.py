@@ -222,6 +222,12 @@ def _print_notes(sums: Sums, out: Console) -> None:
     if sums.mismatch.packets:
         out.print(Text(f"mismatch: {sums.mismatch.packets:,} packets claim a sponsor that their "
                        "server contradicts; subscribers pay"))
+    if sums.overlapping.packets:
+        out.print(Text(f"overlapping: {sums.overlapping.packets:,} fragments bring what their "
+                       "datagram had already"))
+    if sums.untracked.packets:
+        out.print(Text(f"untracked: {sums.untracked.packets:,} packets are metered by what they "
+                       "say themselves: too many fragments or flows at a time"))
 
 
 def receipt_text(receipt: Receipt) -> str:

@@ -137,9 +137,9 @@ def meter(
 ) -> Tally:
     """Account all frames of the sources.
 
-    workers    threads, at most WORKERS_MAX; any number gives the same figures. Where a packet's rule
-               depends on others (Compiled.tracks) their order matters: one thread goes through
-               all sources in order of (timestamp, source, position)
+    workers    threads, at most WORKERS_MAX; any number gives the same figures. Where a packet's
+               rule depends on other packets (Classifier.tracks) one thread goes through all
+               sources, in order of (timestamp, source, position)
     prior      given the cells met, what an earlier run booked in their periods
     source, epoch
                the first two parts of every usage record's key
