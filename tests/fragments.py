@@ -97,8 +97,7 @@ def fragmented(draw: st.DrawFn, start_ns: int) -> list[Frame]:
                               content[part.first : part.end], part.more)
             found.append((at_ns, gtpu(packet) if tunnelled else packet))
             at_ns += draw(st.sampled_from([0, 1, 1, 31 * SECOND_NS]))
-        if draw(st.booleans()):
-            found.append((at_ns, ipv4(17, content, "10.0.0.7", "203.0.113.5")))
+        found.append((at_ns, ipv4(17, content, "10.0.0.7", "203.0.113.5")))
     found.sort(key=lambda item: item[0])
     if draw(st.integers(0, 5)) == 0:  # the clock was set back
         found = [(at_ns - 3600 * SECOND_NS * (n > len(found) // 2), packet)

@@ -172,14 +172,12 @@ def test_view_shows_the_books_and_what_is_seldom() -> None:
     text = drawn(snapshot())
     for part in ("booked 98,765 records", "not yet: 2 batches, 1.2 MiB on disk",
                  "a power cut would lose 2.0 KiB", "tunnel overhead 4.0 KiB",
-                 "coalesced 12 packets", "mismatch 6 packets", "overlapping 5 fragments",
-                 "untracked 4 packets",
+                 "coalesced 12 packets", "mismatch 6 packets", "untracked 4 packets",
                  "events: clock_step 1, rules_changed 2"):
         assert part in text
     plain = drawn(replace(snapshot(), tunnel_overhead_octets=0, coalesced=Volume(),
-                          mismatch=Volume(), overlapping=Volume(),
-                          untracked=Volume(), events={"clock_step": 0}))
-    for word in ("tunnel", "coalesced", "mismatch", "overlapping", "untracked", "events"):
+                          mismatch=Volume(), untracked=Volume(), events={"clock_step": 0}))
+    for word in ("tunnel", "coalesced", "mismatch", "untracked", "events"):
         assert word not in plain
 
 

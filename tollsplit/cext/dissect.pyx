@@ -210,11 +210,11 @@ cdef void segments(
 
 cdef void dissect(
     const frame_s *frame, uint32_t number, packet_s *row, const meter_s *meter,
-    datagram_s *datagram
+    datagram_s *datagrams
 ) noexcept nogil:
     """One frame's row: the metered packet, its tags, and its bucket; `octets` of layer ip.
 
-    datagram   where a fragment lies in its own; filled for fragments alone, NULL: nobody asks
+    datagrams   where a fragment lies in its own, by number of the frame; NULL: nobody asks
     """
     cdef cursor_s c
     cdef datagram_s outermost
@@ -261,8 +261,8 @@ cdef void dissect(
     step = transport(&c, row, meter)
     if step != NEXT_NOTHING:
         tunnels(&c, row, meter, step, link_octets)
-    if datagram != NULL and row.flags & FLAG_FRAGMENT:
-        datagram[0] = outermost if meter.outer else c.datagram
+    if datagrams != NULL and row.flags & FLAG_FRAGMENT:
+        datagrams[number] = outermost if meter.outer else c.datagram
     if row.bucket != BUCKET_FAULT:
         row.octets = row.ip_octets
     if frame.segment_octets and row.bucket == BUCKET_METERED:
@@ -309,7 +309,7 @@ cdef void dissect_batch(
         found = plain(frame, <uint32_t>i, row, described)
         if found != PLAIN and not (
                 found == PLAIN_GTPU and plain_gtpu(frame, <uint32_t>i, row, meter)):
-            dissect(frame, <uint32_t>i, row, meter, &datagrams[i] if datagrams != NULL else NULL)
+            dissect(frame, <uint32_t>i, row, meter, datagrams)
         if meter.layer == LAYER_FRAME:
             row.octets = frame.original_octets
         elif meter.layer == LAYER_PAYLOAD and (

@@ -258,8 +258,6 @@ def _notes(now: Snapshot) -> list[Text]:
         parts.append(f"coalesced {now.coalesced.packets:,} packets")
     if now.mismatch.packets:
         parts.append(f"mismatch {now.mismatch.packets:,} packets")
-    if now.overlapping.packets:
-        parts.append(f"overlapping {now.overlapping.packets:,} fragments")
     if now.untracked.packets:
         parts.append(f"untracked {now.untracked.packets:,} packets")
     counts = ", ".join(f"{_plain(kind)} {count:,}" for kind, count in sorted(now.events.items())
