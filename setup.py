@@ -13,7 +13,8 @@ from setuptools import Extension, setup
 # Named, not globbed: a source that goes missing stops the build.
 MODULES = (
     "layout", "reader", "ring", "recorder", "dissect", "lpm", "classify", "subscribers", "table",
-    "bounded", "fragments", "state", "totals", "merge", "meter", "order", "columns", "shares",
+    "bounded", "fragments", "flows", "state", "totals", "merge", "counted", "meter", "order",
+    "columns", "shares",
 )
 
 SANITIZE = "-fsanitize=address,undefined"

@@ -39,7 +39,7 @@ RULES = RuleSet("fragments", "sha256:0", Meter(), POOLS, SPONSORS, (
          (Split("names", Fraction(1, 3)),))))
 CLIENT, SERVER = "10.0.0.7", "203.0.113.5"
 CONTENT = udp(1000, 443, bytes(72))  # 80 octets
-few = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 Parts = Sequence[tuple[int, int]]
 bounds = st.sampled_from([

@@ -239,6 +239,32 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         {},
         ['rules.toml:4: rule "video": key "where": column 9: invalid syntax'],
     ),
+    (
+        "a sticky rule with an expression",
+        rule('match = { vlan = 46, where = "octets > 100", sticky = true }'),
+        {},
+        [
+            'rules.toml:4: rule "video": key "sticky": expected no "where" beside it: give its '
+            "conditions as keys"
+        ],
+    ),
+    (
+        "a sticky rule that every packet of a flow fulfils, or none",
+        rule('match = { server = ["192.0.2.0/24"], port = 443, sticky = true }'),
+        {},
+        [
+            'rules.toml:4: rule "video": key "sticky": expected a condition that one packet of a '
+            'flow can fulfil and another not: "dscp", "ingress", "flow_label", "vlan", '
+            '"vlan_inner", "mpls", "gtp_teid", "qfi", "gre_key" or "vni", direction'
+        ],
+    ),
+    (
+        "more sticky rules than a flow has bits for",
+        "\n".join(f'[[rules]]\nid = "r{n}"\nprecedence = {n}\nmatch = {{ vlan = {n}, '
+                  "sticky = true }" for n in range(65)),
+        {},
+        ['rules.toml:260: rule "r64": key "sticky": expected at most 64 sticky rules'],
+    ),
 ]
 
 

@@ -84,6 +84,17 @@ FRAGMENTS_WAITING_MAX = 65_536
 FRAGMENT_TIMEOUT_S = 30
 # Stretches of one datagram that do not touch; more are seen only where fragments are made up.
 FRAGMENT_SPANS_MAX = 8
+# Flows of one worker that are known at a time: 160 MiB, and 24 more for what leads to them.
+FLOWS_MAX = 1_048_576
+# How long a flow without packets is known. Most NATs forget UDP after 30 s to 5 min, and TCP, which
+# sends its keep-alives after 2 h, later; a tag that comes again is seen again.
+FLOW_IDLE_S = 300
+# How long a flow's packets may wait for what it shows: handshakes are over in a second or two.
+FLOW_HOLD_S = 10
+# Counters of packets that wait, of one worker: 16 MiB; a flow mostly has one.
+HELD_COUNTERS_MAX = 262_144
+# A bit each in a flow's entry.
+STICKY_RULES_MAX = 64
 # A frame that is older than this than the one before is not late: the clock was set back.
 CLOCK_BEHIND_NS = 60_000_000_000
 # Captures that are read side by side, in the order of their packets' times: an open file each.

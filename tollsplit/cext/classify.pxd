@@ -1,6 +1,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from tollsplit.cext.flows cimport witness_s
 from tollsplit.cext.layout cimport frame_s, packet_s, subscriber_s
 from tollsplit.cext.lpm cimport trie_s
 from tollsplit.cext.subscribers cimport Subscribers
@@ -11,6 +12,7 @@ cdef enum:
     FIELDS_MAX = 16
     VERDICT_NONE = 0
     VERDICT_EVALUATE = 0xFFFF
+    STICKY_MAX = 64
 
 # What makes a subscriber of one pool.
 cdef struct pool_s:
@@ -52,6 +54,10 @@ cdef class Classifier:
     cdef const uint64_t *plain_where  # [words]: rules without an expression
     cdef where_f where
     cdef uint16_t *verdicts      # [classes][2]
+    cdef readonly uint32_t serial  # of these rules among all that this process has had
+    cdef readonly int sticky_count
+    cdef uint16_t sticky[STICKY_MAX]  # indices of the rules that stick to flows
+    cdef uint64_t *stick_of      # [classes], a bit for each of them whose server condition holds
     cdef const uint32_t *group_at
     cdef const uint64_t *segment_start
     cdef const uint32_t *segment_tenure
@@ -59,6 +65,7 @@ cdef class Classifier:
 
     cdef const uint64_t *words_of(self, mask) except NULL
     cdef void set_verdicts(self, Py_ssize_t classes)
+    cdef void set_sticky(self, rules, const uint64_t[:, ::1] server)
     cdef int attribute(
         self, const frame_s *frames, packet_s *rows, int count, Subscribers subscribers
     ) noexcept nogil
@@ -79,3 +86,38 @@ cdef class Classifier:
     ) noexcept nogil
     cdef uint32_t tenure_at(self, uint32_t group, uint64_t timestamp_ns) noexcept nogil
     cdef void evaluate(self, packet_s *row, const uint64_t *where) noexcept nogil
+    cdef uint64_t possible(self, const packet_s *row) noexcept nogil
+    cdef uint64_t shown(self, const packet_s *row, uint64_t some) noexcept nogil
+    cdef uint64_t recall(
+        self, const packet_s *row, const witness_s *witness, uint64_t some
+    ) noexcept nogil
+    cdef uint64_t allowed(
+        self, const field_s *field, const packet_s *row, uint64_t some
+    ) noexcept nogil
+    cdef uint64_t among(self, const uint64_t *rules, uint64_t some) noexcept nogil
+    cdef uint16_t first(self, uint16_t rule, uint64_t covered) noexcept nogil
+    cdef bint may_come(self, uint16_t rule, uint64_t others) noexcept nogil
+
+
+cdef extern from *:
+    """
+    #define tollsplit_lowest(x) __builtin_ctzll(x)
+    """
+    int tollsplit_lowest(uint64_t x) noexcept nogil
+
+
+cdef inline void remember(const packet_s *row, witness_s *witness) noexcept nogil:
+    """Keep of a packet what rules may ask of it, beside its ends."""
+    witness.flow_label = row.flow_label
+    witness.mpls = row.mpls
+    witness.gtp_teid = row.gtp_teid
+    witness.gre_key = row.gre_key
+    witness.vni = row.vni
+    witness.tags = row.tags
+    witness.vlan = row.vlan
+    witness.vlan_inner = row.vlan_inner
+    witness.ingress = row.ingress
+    witness.dscp = row.dscp
+    witness.qfi = row.qfi
+    witness.direction = row.direction
+    witness.shown = True

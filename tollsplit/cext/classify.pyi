@@ -15,6 +15,8 @@ class Classifier:
     words: int
     detail: bool
     tracks: bool
+    serial: int
+    sticky_count: int
     def __init__(
         self,
         trie4: Trie,
@@ -31,6 +33,7 @@ class Classifier:
         claims: npt.NDArray[np.uint64] | None,
         where: tuple[int, npt.NDArray[np.uint64]] | None,
         tracks: bool = False,
+        sticky: Sequence[int] = (),
     ) -> None: ...
     @property
     def bounds(self) -> tuple[int, int, int]: ...

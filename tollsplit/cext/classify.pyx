@@ -1,5 +1,7 @@
 """PACKET rows → subscriber, direction and rule."""
 
+import itertools
+
 import numpy as np
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
@@ -7,7 +9,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from tollsplit.cext.layout cimport *
+from tollsplit.cext.flows cimport witness_s
 from tollsplit.cext.lpm cimport LPM_NODE, Trie, lookup4, lookup6, trie_s
+from tollsplit.cext.network cimport PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP
 from tollsplit.cext.subscribers cimport Subscribers
 from tollsplit.cext.table cimport COUNT_MAX
 
@@ -36,17 +40,13 @@ cdef enum:
     CLASS_MASK = (1 << CLASS_BITS) - 1
     WORDS_MAX = 512              # of rules' bits; two rule numbers mean something else
 
-BOUNDS = {"RULES_MAX": 64 * WORDS_MAX - 2, "POOLS_MAX": POOL_MASK}
+BOUNDS = {"RULES_MAX": 64 * WORDS_MAX - 2, "POOLS_MAX": POOL_MASK, "STICKY_RULES_MAX": STICKY_MAX}
 # Different sets of rules by server, and by subscriber.
 CLASSES_MAX = CLASS_MASK + 1
 HOLDERS_MAX = 1 << (32 - CLASS_BITS)
 
-
-cdef extern from *:
-    """
-    #define tollsplit_lowest(x) __builtin_ctzll(x)
-    """
-    int tollsplit_lowest(uint64_t x) noexcept nogil
+# One number for each classifier: what was found out under one's rules is not true under another's.
+_serials = itertools.count(1)
 
 
 cdef class Classifier:
@@ -65,13 +65,14 @@ cdef class Classifier:
     claims         u8[words], rules whose claim a server address can contradict; or None
     where          (address of a WherePredicate, u8[words] rules without one); or None
     tracks         rules ask for what only other packets show
+    sticky         indices of rules that cover a flow once a packet of it has fulfilled them
 
     Rules are numbered by precedence: the lowest bit that all agree on wins.
     """
 
     def __cinit__(
         self, Trie trie4, Trie trie6, pools, segments, server, subscribed, fields, claims, where,
-        bint tracks=False
+        bint tracks=False, sticky=()
     ):
         cdef uint64_t[:, ::1] matrix = server
         cdef Py_ssize_t i
@@ -113,10 +114,13 @@ cdef class Classifier:
         self.set_verdicts(matrix.shape[0])
         self.tracks = tracks
         self.detail = self.detail or tracks
+        self.serial = next(_serials)
+        self.set_sticky(sticky, matrix)
 
     def __dealloc__(self):
         free(self.pools)
         free(self.verdicts)
+        free(self.stick_of)
 
     @property
     def bounds(self):
@@ -201,6 +205,20 @@ cdef class Classifier:
                     else:
                         self.verdicts[i * 2 + j] = VERDICT_EVALUATE
                     break
+
+    cdef void set_sticky(self, rules, const uint64_t[:, ::1] server):
+        cdef Py_ssize_t i
+        cdef int s, rule
+        if len(rules) > STICKY_MAX:
+            raise ValueError(f"{len(rules)} sticky rules: out of bounds")
+        self.sticky_count = len(rules)
+        self.stick_of = <uint64_t *>calloc(server.shape[0], sizeof(uint64_t))
+        if self.stick_of == NULL:
+            raise MemoryError
+        for s, rule in enumerate(sorted(rules)):
+            self.sticky[s] = rule
+            for i in range(server.shape[0]):
+                self.stick_of[i] |= (server[i, rule // 64] >> (rule % 64) & 1) << s
 
     cdef int attribute(
         self, const frame_s *frames, packet_s *rows, int count, Subscribers subscribers
@@ -421,6 +439,84 @@ cdef class Classifier:
                 claimed = True
         if claimed:
             row.flags |= FLAG_MISMATCH
+
+    # --- what a flow has fulfilled: a bit for each sticky rule, in order of precedence -------
+
+    cdef uint64_t possible(self, const packet_s *row) noexcept nogil:
+        """The sticky rules that some packet of a row's flow may fulfil; 0: none, or it has no flow."""
+        cdef uint64_t found = self.stick_of[row.classes & CLASS_MASK]
+        cdef int f
+        if not found or row.flags & FLAG_LATER_FRAGMENT:
+            return 0
+        if self.subscribed != NULL:
+            found = self.among(
+                &self.subscribed[<size_t>(row.classes >> CLASS_BITS) * self.words], found)
+        if not row.tags & TAG_PORTS and row.protocol in (
+                PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_SCTP):
+            return 0
+        for f in range(self.field_count):
+            if self.fields[f].kind == FIELD_PORT or self.fields[f].kind == FIELD_PROTOCOL:
+                found = self.allowed(&self.fields[f], row, found)
+        return found
+
+    cdef uint64_t shown(self, const packet_s *row, uint64_t some) noexcept nogil:
+        """Those of some possible ones that a row fulfils itself."""
+        cdef int f
+        for f in range(self.field_count):
+            if not some:
+                return 0
+            some = self.allowed(&self.fields[f], row, some)
+        return some
+
+    cdef uint64_t recall(
+        self, const packet_s *row, const witness_s *witness, uint64_t some
+    ) noexcept nogil:
+        """Those of some possible ones that a row's flow has fulfilled, by the packet that is remembered of it."""
+        cdef packet_s seen = row[0]
+        if not witness.shown:
+            return 0
+        seen.flow_label = witness.flow_label
+        seen.mpls = witness.mpls
+        seen.gtp_teid = witness.gtp_teid
+        seen.gre_key = witness.gre_key
+        seen.vni = witness.vni
+        seen.tags = witness.tags
+        seen.vlan = witness.vlan
+        seen.vlan_inner = witness.vlan_inner
+        seen.ingress = witness.ingress
+        seen.dscp = witness.dscp
+        seen.qfi = witness.qfi
+        seen.direction = witness.direction
+        return self.shown(&seen, some)
+
+    cdef uint64_t allowed(
+        self, const field_s *field, const packet_s *row, uint64_t some
+    ) noexcept nogil:
+        """Those of some whose condition of one field a row fulfils."""
+        return self.among(&field.bits[<size_t>row_of(field, row) * self.words], some)
+
+    cdef uint64_t among(self, const uint64_t *rules, uint64_t some) noexcept nogil:
+        """Those of some sticky rules that are in a set of rules."""
+        cdef uint64_t left = some, found = 0
+        cdef int s, rule
+        while left:
+            s = tollsplit_lowest(left)
+            left &= left - 1
+            rule = self.sticky[s]
+            found |= (rules[rule >> 6] >> (rule & 63) & 1) << s
+        return found
+
+    cdef uint16_t first(self, uint16_t rule, uint64_t covered) noexcept nogil:
+        """The first by precedence of a rule, which may be none, and some sticky ones."""
+        cdef uint16_t other
+        if not covered:
+            return rule
+        other = self.sticky[tollsplit_lowest(covered)] + 1
+        return other if rule == VERDICT_NONE or other < rule else rule
+
+    cdef bint may_come(self, uint16_t rule, uint64_t others) noexcept nogil:
+        """Whether one of some sticky rules would come before a rule."""
+        return self.first(rule, others) != rule
 
 
 cdef inline int root(

@@ -40,6 +40,11 @@ cdef enum met_e:
     MET_UNTRACKED = 4            # there was no room to wait
 
 
+cdef inline bint over(uint64_t since_ns, uint64_t now_ns, uint64_t timeout_ns) noexcept nogil:
+    """Whether a time is over; before its beginning, which clocks that step can show, it is not."""
+    return now_ns > since_ns and now_ns - since_ns > timeout_ns
+
+
 @cython.final
 cdef class Fragments(Bounded):
     cdef uint64_t timeout_ns

@@ -111,6 +111,7 @@ cdef class Fragments(Bounded):
 
     cdef void complete_row(self, const assembly_s *assembly, packet_s *row) noexcept nogil:
         """Say of a fragment what its datagram's first one says."""
+        row.flags &= ~<uint16_t>FLAG_LATER_FRAGMENT
         row.protocol = assembly.protocol
         row.tcp_flags = assembly.tcp_flags
         row.tags = (row.tags & ~<uint16_t>TAG_PORTS) | assembly.ports
@@ -219,11 +220,6 @@ cdef class Fragments(Bounded):
         self.waiting[place].next = self.waiting_free
         self.waiting_free = place
         return True
-
-
-cdef inline bint over(uint64_t since_ns, uint64_t now_ns, uint64_t timeout_ns) noexcept nogil:
-    """Whether a time is over; before its beginning, which clocks that step can show, it is not."""
-    return now_ns > since_ns and now_ns - since_ns > timeout_ns
 
 
 cdef inline bint is_whole(const assembly_s *assembly) noexcept nogil:

@@ -3,26 +3,25 @@
 import numpy as np
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memmove, memset
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
 
-from tollsplit.cext.classify cimport Classifier
-from tollsplit.cext.columns import counters as counters_of
+from tollsplit.cext.classify cimport Classifier, remember
+from tollsplit.cext.counted cimport BATCH, Counted
+from tollsplit.cext.cursor cimport datagram_s
 from tollsplit.cext.dissect cimport Dissection, dissect_batch
-from tollsplit.cext.exported cimport check_export, rows_of
+from tollsplit.cext.bounded cimport entry_s
+from tollsplit.cext.flows cimport flow_s, held_s
 from tollsplit.cext.fragments cimport MET_OVERLAPS, MET_UNTRACKED, MET_WAITS
+from tollsplit.cext.key cimport key_s, who_of
 from tollsplit.cext.layout cimport *
-from tollsplit.cext.layout import COUNTER, PACKET, SUBSCRIBER
+from tollsplit.cext.layout import PACKET
 from tollsplit.cext.merge cimport Merge
 from tollsplit.cext.reader cimport Reader
 from tollsplit.cext.recorder cimport Recorder
 from tollsplit.cext.ring cimport Ring
 from tollsplit.cext.state cimport State
-from tollsplit.cext.subscribers cimport Subscribers
-from tollsplit.cext.table cimport Table
-from tollsplit.cext.totals cimport Totals
-from tollsplit.cext.totals import TOTALS
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -35,40 +34,29 @@ cdef extern from *:
     uint64_t acquire "TOLLSPLIT_ACQUIRE64"(const uint64_t *) nogil
     void release_to "TOLLSPLIT_RELEASE64"(uint64_t *, uint64_t) nogil
 
-cdef enum:
-    CELL_NONE = 0xFFFFFFFF       # CELLS_MAX reached
-
 cdef uint64_t NEVER_NS = 0xFFFFFFFFFFFFFFFF
 
 
-cdef class Meter:
+cdef class Meter(Counted):
     """Counts frames by (subscriber, rule, cell); one per worker.
 
     dissection, classifier   shared, read only
-    cell_at                  timestamp_ns → (start_ns, end_ns, number) of its time cell, or None
-                             when there are too many; called once per cell and worker
+    cell_at                  as Counted has it
     state                    what was met before, where the rules ask for that
     """
 
-    def __cinit__(self, Dissection dissection not None, Classifier classifier not None, cell_at,
+    def __cinit__(self, Dissection dissection not None, Classifier classifier, cell_at,
                   State state=None):
         self.dissection = dissection
-        self.classifier = classifier
-        self.cell_at = cell_at
         self.state = state
         self.holding = True
-        self.table = Table()
-        self.tables = [(self.table, None)]
-        self.subscribers = Subscribers()
         self.until_ns = NEVER_NS
-        self.totals = Totals()
         self.where = <uint64_t *>malloc(2 * BATCH * classifier.words * sizeof(uint64_t))
         self.rows_of_batch = <packet_s *>aligned_alloc(64, 2 * BATCH * sizeof(packet_s))
         if self.where == NULL or self.rows_of_batch == NULL:
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.cells)
         free(self.where)
         free(self.rows_of_batch)
 
@@ -177,19 +165,21 @@ cdef class Meter:
         cdef packet_s *rows = self.rows_of_batch
         cdef packet_s single[2]
         cdef uint16_t flags = 0
-        cdef int i
+        cdef int i, total
         dissect_batch(frames, rows, count, &self.dissection.meter, True, self.datagrams)
         for i in range(count):
             flags |= rows[i].flags
         if not flags & FLAG_FRAGMENT:
             for i in range(count):
-                self.state.advance(frames[i].timestamp_ns)
-            self.count_rows(
-                frames, rows, count,
-                self.classifier.attribute(frames, rows, count, self.subscribers))
+                self.now_of_batch[i] = self.state.advance(frames[i].timestamp_ns)
+            total = self.classifier.attribute(frames, rows, count, self.subscribers)
+            self.classifier.decide(rows, total, self.where)
+            if self.classifier.sticky_count:
+                self.follow_all(rows, count, total)
+            self.count_rows(rows, count, total)
             return self.count_decided()
         for i in range(count):
-            self.state.advance(frames[i].timestamp_ns)
+            self.end_waits(self.state.advance(frames[i].timestamp_ns))
             single[0] = rows[i]
             single[0].frame = 0
             self.count_single(&frames[i], single, &self.datagrams[i])
@@ -206,17 +196,20 @@ cdef class Meter:
         cdef int total = self.classifier.attribute(frame, rows, 1, self.subscribers)
         if total == 2:
             rows[1].flags |= FLAG_TWICE
-            self.assemble(&rows[1], datagram)
+            self.prepare(&rows[1], datagram)
             if rows[1].bucket != BUCKET_HELD:
                 rows[0].flags |= FLAG_TWICE
-        self.assemble(&rows[0], datagram)
-        return self.count_rows(frame, rows, 1, total)
+        self.prepare(&rows[0], datagram)
+        return self.count_rows(rows, 1, total)
 
-    cdef int count_rows(
-        self, const frame_s *frames, packet_s *rows, int count, int total
-    ) except -1 nogil:
-        """Decide and count rows that are as complete as they will be."""
-        self.classifier.decide(rows, total, self.where)
+    cdef int prepare(self, packet_s *row, const datagram_s *datagram) except -1 nogil:
+        """Decide a row that may be a fragment's, with what was met before."""
+        self.assemble(row, datagram)
+        self.classifier.decide(row, 1, self.where)
+        return self.follow(row, self.state.now_ns)
+
+    cdef int count_rows(self, packet_s *rows, int count, int total) except -1 nogil:
+        """Count rows that are decided, or held."""
         self.place(rows, total)
         self.table.add_batch(rows, self.cells_of_batch, total)
         self.totals.settle(rows, count, total)
@@ -266,10 +259,170 @@ cdef class Meter:
                 row.bucket = BUCKET_FAULT
                 row.fault = FAULT_TABLE_FULL
         self.classifier.decide(row, 1, self.where)
+        self.follow(row, self.state.now_ns)
+        if row.bucket == BUCKET_HELD:
+            return 0
         self.place(row, 1)
         self.table.add_batch(row, self.cells_of_batch, 1)
         self.totals.settle_late(row)
         return 0
+
+    # --- flows ---------------------------------------------------------------------------
+
+    cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil:
+        """Have each decided row's flow say what it knows, frame by frame, at that frame's time."""
+        cdef int i, other = count
+        for i in range(count):
+            self.end_waits(self.now_of_batch[i])
+            while other < total and rows[other].frame == <uint32_t>i:
+                rows[other].flags |= FLAG_TWICE
+                self.follow(&rows[other], self.now_of_batch[i])
+                if rows[other].bucket != BUCKET_HELD:
+                    rows[i].flags |= FLAG_TWICE
+                other += 1
+            self.follow(&rows[i], self.now_of_batch[i])
+        return 0
+
+    cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil:
+        """Give a row the first rule that its flow has fulfilled, or hold it while one may be.
+
+        This is the door for whatever else tells what a flow is: what a packet shows is a bit for
+        each rule, and what its flow has shown covers it.
+        """
+        cdef uint64_t possible, covered, shown
+        cdef uint32_t number
+        cdef subscriber_s who
+        cdef flow_s *flow
+        cdef bint asked_anew
+        if row.bucket != BUCKET_METERED or row.flags & FLAG_MISMATCH:
+            return 0
+        possible = self.classifier.possible(row)
+        if not possible:
+            return 0
+        self.identify(row, &who)
+        number = self.state.flows.enter(row, &who, now_ns)
+        if not number:
+            self.totals.untracked(row)
+            return 0
+        flow = <flow_s *>self.state.flows.at(number)
+        asked_anew = flow.entry.serial != self.classifier.serial
+        if asked_anew:
+            flow.fulfilled = self.classifier.recall(row, &flow.witness, possible)
+            flow.entry.serial = self.classifier.serial
+        shown = self.classifier.shown(row, possible & ~flow.fulfilled)
+        if shown:
+            flow.fulfilled |= shown
+            remember(row, &flow.witness)
+        covered = flow.fulfilled & possible
+        row.rule = self.classifier.first(row.rule, covered)
+        if not self.holding:
+            return 0
+        if flow.entry.held and (shown or asked_anew):
+            self.charge_held(number, covered, possible)
+        if self.state.flows.waits(number) and self.classifier.may_come(
+                row.rule, possible & ~covered):
+            self.hold(number, row)
+        return 0
+
+    cdef int hold(self, uint32_t number, packet_s *row) except -1 nogil:
+        """Hold a row until its flow shows what it is; where too much is held, the oldest goes."""
+        if not self.is_in_a_cell(row.timestamp_ns):
+            return 0
+        if not self.state.flows.hold(number, row, self.start_ns):
+            self.totals.untracked(row)
+            return 0
+        row.bucket = BUCKET_HELD
+        while self.state.flows.held_count > self.state.flows.held_most:
+            self.count_all_held(self.state.flows.waits_oldest, True)
+            self.state.flows.wait_no_more(self.state.flows.waits_oldest)
+        return 0
+
+    cdef int end_waits(self, uint64_t now_ns) except -1 nogil:
+        """Charge what has waited for long enough as it is, and forget flows that are idle."""
+        cdef uint32_t number = self.state.flows.waited_enough(now_ns)
+        while number:
+            self.count_all_held(number, False)
+            self.state.flows.wait_no_more(number)
+            number = self.state.flows.waited_enough(now_ns)
+        number = self.state.flows.idle_enough(now_ns)
+        while number:
+            self.count_all_held(number, False)
+            self.state.flows.drop(number)
+            number = self.state.flows.idle_enough(now_ns)
+        return 0
+
+    cdef int charge_held(
+        self, uint32_t number, uint64_t covered, uint64_t possible
+    ) except -1 nogil:
+        """Charge what is held of a flow to the rule that it fulfils; what may be another's stays."""
+        cdef entry_s *entry = self.state.flows.at(number)
+        cdef uint32_t place = entry.held, following
+        cdef uint32_t *link = &entry.held
+        cdef held_s *held
+        while place:
+            held = &self.state.flows.held[place]
+            following = held.next
+            held.rule = self.classifier.first(held.rule, covered)
+            if self.classifier.may_come(held.rule, possible & ~covered):
+                link = &held.next
+            else:
+                self.count_held(held, &entry.key)
+                link[0] = following
+                self.state.flows.free_held(place)
+            place = following
+        return 0
+
+    cdef int count_all_held(self, uint32_t number, bint crowded) except -1 nogil:
+        """Count what is held of a flow as it is.
+
+        crowded   for want of room, before its time
+        """
+        cdef entry_s *entry = self.state.flows.at(number)
+        cdef uint32_t place = entry.held
+        cdef held_s *held
+        while place:
+            held = &self.state.flows.held[place]
+            entry.held = held.next
+            if crowded:
+                self.totals.sums.untracked_packets += <uint64_t>held.packets[0] + held.packets[1]
+                self.totals.sums.untracked_octets += held.octets[0] + held.octets[1]
+            self.count_held(held, &entry.key)
+            self.state.flows.free_held(place)
+            place = entry.held
+        return 0
+
+    cdef int count_held(self, const held_s *held, const key_s *key) except -1 nogil:
+        """Count packets that were held, with the meter whose time they lie in."""
+        cdef subscriber_s who
+        cdef counter_s counter
+        cdef fault_e fault = FAULT_NONE
+        if self.parted and held.first_ns >= self.until_ns:
+            return self.successor.count_held(held, key)
+        memset(&counter, 0, sizeof(counter_s))
+        who_of(key, &who)
+        counter.subscriber = self.subscribers.number(&who) if key.interned else <uint32_t>who.lo
+        if key.interned and counter.subscriber == 0xFFFFFFFFU:
+            fault = FAULT_TABLE_FULL
+        counter.interned = key.interned
+        counter.rule = held.rule
+        counter.flags = held.flags
+        counter.used = 1
+        counter.uplink_packets = held.packets[0]
+        counter.downlink_packets = held.packets[1]
+        counter.uplink_octets = held.octets[0]
+        counter.downlink_octets = held.octets[1]
+        counter.first_ns = held.first_ns
+        counter.last_ns = held.last_ns
+        if not self.is_in_a_cell(held.first_ns):
+            fault = FAULT_CELLS_FULL
+        counter.cell = self.number
+        self.table.reserve(1)
+        if fault == FAULT_NONE and not self.table.put(&counter):
+            fault = FAULT_TABLE_FULL
+        self.totals.settle_held(held, fault)
+        return 0
+
+    # --- meters that follow each other ---------------------------------------------------
 
     cdef int part(self) except -1 nogil:
         """Share the state with the successor, when its time begins.
@@ -288,8 +441,14 @@ cdef class Meter:
 
     cdef int release(self) except -1 nogil:
         """Decide whatever is held by what is known of it."""
+        cdef uint32_t number
         self.state.fragments.release()
-        return self.count_decided()
+        self.count_decided()
+        number = self.state.flows.waits_oldest
+        while number:
+            self.count_all_held(number, False)
+            number = (<flow_s *>self.state.flows.at(number)).waits_newer
+        return 0
 
     def finish(self):
         """Decide whatever is held: no frames come any more."""
@@ -307,161 +466,11 @@ cdef class Meter:
             fresh.state = self.state
         self.state = None
 
-    # --- places --------------------------------------------------------------------------
-
-    cdef int place(self, packet_s *rows, int count) except -1 nogil:
-        """Find each metered row's time cell; mostly all lie in the one that the last lay in."""
-        cdef uint32_t *cells = self.cells_of_batch
-        cdef uint64_t start_ns = self.start_ns, length_ns = self.end_ns - self.start_ns
-        cdef uint64_t outside = 0
-        cdef int i
-        for i in range(count):
-            outside |= rows[i].timestamp_ns - start_ns >= length_ns
-        if not outside and self.same_cell:
-            return 0
-        for i in range(count):
-            if rows[i].bucket != BUCKET_METERED:
-                continue
-            if not self.start_ns <= rows[i].timestamp_ns < self.end_ns:
-                self.find_cell(rows[i].timestamp_ns)
-            cells[i] = self.number
-            if self.number == CELL_NONE:
-                rows[i].bucket = BUCKET_FAULT
-                rows[i].fault = FAULT_CELLS_FULL
-        self.same_cell = not outside
-        if not outside:
-            for i in range(2 * BATCH):
-                cells[i] = self.number
-        return 0
-
-    cdef int find_cell(self, uint64_t timestamp_ns) except -1 nogil:
-        """Make the cell that an instant lies in the current one; CELL_NONE: there are too many."""
-        cdef uint32_t low = 0, high = self.cell_count, middle
-        while low < high:  # the first cell that starts later
-            middle = (low + high) // 2
-            if self.cells[middle].start_ns <= timestamp_ns:
-                low = middle + 1
-            else:
-                high = middle
-        if low and timestamp_ns < self.cells[low - 1].end_ns:
-            self.enter(&self.cells[low - 1])
-        else:
-            with gil:
-                self.learn_cell(timestamp_ns)
-        return 0
-
-    cdef void enter(self, const cell_s *cell) noexcept nogil:
-        self.start_ns = cell.start_ns
-        self.end_ns = cell.end_ns
-        self.number = cell.number
-
-    cdef int learn_cell(self, uint64_t timestamp_ns) except -1:
-        """Ask for an instant's cell and make it the current one."""
-        cdef uint32_t at = 0
-        cdef cell_s *cells
-        found = self.cell_at(timestamp_ns)
-        if found is None:
-            self.start_ns = self.end_ns = 0  # the next packet asks again
-            self.number = CELL_NONE
-            return 0
-        start_ns, end_ns, number = found
-        if self.cell_count == self.cell_room:
-            cells = <cell_s *>realloc(
-                self.cells, (2 * <size_t>self.cell_room + 16) * sizeof(cell_s))
-            if cells == NULL:
-                raise MemoryError
-            self.cells = cells
-            self.cell_room = 2 * self.cell_room + 16
-        at = self.cell_count
-        while at and self.cells[at - 1].start_ns > <uint64_t>start_ns:
-            at -= 1
-        memmove(&self.cells[at + 1], &self.cells[at], (self.cell_count - at) * sizeof(cell_s))
-        self.cells[at].start_ns = start_ns
-        self.cells[at].end_ns = end_ns
-        self.cells[at].number = number
-        self.cell_count += 1
-        self.enter(&self.cells[at])
-        return 0
-
-    def absorb(self, Meter other not None):
-        """Add what another worker counted; any order of workers gives the same counters.
-
-        Raises MemoryError where the counters of both find no room.
-        """
-        cdef uint32_t[::1] numbers = self.number_all(
-            other.subscribers.known, other.subscribers.count)
-        cdef bint done
-        with nogil:
-            done = self.table.merge(other.table, &numbers[0])
-        if not done:
-            raise MemoryError
-        self.totals.add(other.totals.numbers())
-
     def forget(self):
-        """Begin anew under the same rules, in the memory that counting has taken by now.
-
-        Raises ValueError where it has a successor, or counters of others.
-        """
-        if self.successor is not None or len(self.tables) > 1:
-            raise ValueError("a meter that is succeeded, or has annexed another, does not begin "
-                             "anew")
-        self.table.forget()
-        self.subscribers = Subscribers()
-        self.totals = Totals()
-
-    def annex(self, Meter other not None):
-        """Add what another worker counted, its counters in their own table: for Columns alone."""
-        cdef uint32_t[::1] numbers = self.number_all(
-            other.subscribers.known, other.subscribers.count)
-        self.tables.append((other.table, np.asarray(numbers)))
-        self.totals.add(other.totals.numbers())
-
-    def export(self):
-        """All that was counted here, as (COUNTER[n], SUBSCRIBER[m], totals u8[…]), copies.
-
-        For load() of a meter with the same rules, pools and cells, in this version of tollsplit.
-        No other thread runs the meter meanwhile.
-        """
-        return (counters_of(self.table), self.subscribers.subscribers(),
-                self.totals.numbers())
-
-    def load(self, counters, subscribers, totals, uint32_t cells):
-        """Add what export() gave, as absorb() adds the meter that it was called on.
-
-        cells   how many time cells are known: a counter's is the number of one of them
-
-        All is checked before anything is added. Raises ValueError where an array is not of its
-        dtype or size, or a row names what cannot be; MemoryError as absorb() does.
-        """
-        cdef const counter_s[::1] rows = rows_of("counters", counters, COUNTER)
-        cdef const subscriber_s[::1] known = rows_of("subscribers", subscribers, SUBSCRIBER)
-        cdef const uint64_t[::1] sums = rows_of("totals", totals, np.dtype(np.uint64))
-        cdef uint32_t[::1] numbers
-        cdef uint64_t count = rows.shape[0]
-        cdef bint done = True
-        if sums.shape[0] != TOTALS:
-            raise ValueError(f"totals: {sums.shape[0]} of them, expected {TOTALS}")
-        check_export(self.classifier, rows, known, cells)
-        numbers = self.number_all(&known[0] if known.shape[0] else NULL, known.shape[0])
-        if count:
-            with nogil:
-                done = self.table.load(&rows[0], count, &numbers[0])
-        if not done:
-            raise MemoryError
-        self.totals.add(sums)
-
-    cdef uint32_t[::1] number_all(self, const subscriber_s *subscribers, uint64_t count):
-        """u4[count + 1], what another meter's subscribers are called here."""
-        cdef uint32_t[::1] numbers = np.zeros(count + 1, np.uint32)
-        cdef uint64_t i
-        cdef bint done = True
-        with nogil:
-            for i in range(count):
-                numbers[i] = self.subscribers.number(&subscribers[i])
-                done = done and numbers[i] != 0xFFFFFFFFU
-        if not done:
-            raise MemoryError
-        return numbers
+        """Begin anew, as Counted does; raises ValueError where it has a successor, too."""
+        if self.successor is not None:
+            raise ValueError("a meter that is succeeded does not begin anew")
+        Counted.forget(self)
 
     def rows(self, frames):
         """PACKET[n] of frames as Reader.frames() and Ring.frames() give them, not counted.
@@ -489,21 +498,13 @@ cdef class Meter:
             if self.state is not None:
                 self.holding = False
                 for k in range(count):
-                    self.assemble(&rows[k], self.datagrams)
+                    self.prepare(&rows[k], self.datagrams)
                 self.holding = True
-            self.classifier.decide(rows, count, self.where)
+            else:
+                self.classifier.decide(rows, count, self.where)
             result = np.zeros(count, PACKET)
             view = result
             memcpy(&view[0], rows, count * sizeof(packet_s))
             result["frame"] = i
             found.append(result)
         return np.concatenate(found) if found else np.zeros(0, PACKET)
-
-    @property
-    def seen(self):
-        """(packets, octets) of all frames so far; while another thread runs, of its last batch."""
-        return self.totals.sums.seen_packets, self.totals.sums.seen_octets
-
-    def sums(self):
-        """The buckets' packets and octets: dict of name → (packets, octets)."""
-        return self.totals.by_name()

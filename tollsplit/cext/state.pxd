@@ -1,6 +1,7 @@
 cimport cython
 from libc.stdint cimport uint64_t
 
+from tollsplit.cext.flows cimport Flows
 from tollsplit.cext.fragments cimport Fragments
 
 cdef extern from *:
@@ -15,5 +16,6 @@ cdef extern from *:
 cdef class State:
     cdef uint64_t now_ns
     cdef Fragments fragments
+    cdef Flows flows
 
     cdef uint64_t advance(self, uint64_t timestamp_ns) noexcept nogil

@@ -2,5 +2,12 @@ BOUNDS: dict[str, int]
 
 class State:
     def __init__(
-        self, datagrams: int, fragments: int, fragment_timeout_ns: int
+        self,
+        datagrams: int,
+        fragments: int,
+        fragment_timeout_ns: int,
+        flows: int,
+        held: int,
+        flow_idle_ns: int,
+        flow_hold_ns: int,
     ) -> None: ...

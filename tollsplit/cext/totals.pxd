@@ -1,7 +1,8 @@
 cimport cython
 from libc.stdint cimport uint64_t
 
-from tollsplit.cext.layout cimport packet_s
+from tollsplit.cext.flows cimport held_s
+from tollsplit.cext.layout cimport fault_e, packet_s
 
 cdef enum:
     FAULT_KINDS = 11
@@ -36,5 +37,6 @@ cdef class Totals:
     cdef void settle_unusual(self, const packet_s *row) noexcept nogil
     cdef void settle_mismatch(self, const packet_s *row) noexcept nogil
     cdef void settle_late(self, const packet_s *row) noexcept nogil
+    cdef void settle_held(self, const held_s *held, fault_e fault) noexcept nogil
     cdef void overlapping(self, const packet_s *row) noexcept nogil
     cdef void untracked(self, const packet_s *row) noexcept nogil

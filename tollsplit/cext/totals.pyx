@@ -5,6 +5,7 @@ import numpy as np
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+from tollsplit.cext.flows cimport held_s
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.layout import BUCKET_NAMES, FAULT_NAMES
 
@@ -81,6 +82,20 @@ cdef class Totals:
         elif row.bucket == BUCKET_METERED:
             totals.twice_packets += 1
             totals.twice_octets += row.octets
+
+    cdef void settle_held(self, const held_s *held, fault_e fault) noexcept nogil:
+        """See frames that were held, unless they were seen before; fault: they found no counter."""
+        cdef totals_s *totals = &self.sums
+        cdef uint64_t packets = <uint64_t>held.packets[0] + held.packets[1] - held.twice_packets
+        cdef uint64_t octets = held.octets[0] + held.octets[1] - held.twice_octets
+        totals.seen_packets += packets
+        totals.seen_octets += octets
+        if fault != FAULT_NONE:
+            totals.fault_packets[<int>fault] += packets
+            totals.fault_octets[<int>fault] += octets
+        else:
+            totals.twice_packets += held.twice_packets
+            totals.twice_octets += held.twice_octets
 
     cdef void overlapping(self, const packet_s *row) noexcept nogil:
         """A fragment brings what its datagram had already."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tollsplit.limits import (
+    FLOW_HOLD_S,
+    FLOW_IDLE_S,
+    FLOWS_MAX,
     FRAGMENT_DATAGRAMS_MAX,
     FRAGMENT_TIMEOUT_S,
     FRAGMENTS_WAITING_MAX,
+    HELD_COUNTERS_MAX,
 )
 
 SECOND_NS = 1_000_000_000
@@ -20,3 +24,7 @@ class Bounds:
     datagrams: int = FRAGMENT_DATAGRAMS_MAX
     fragments: int = FRAGMENTS_WAITING_MAX
     fragment_timeout_ns: int = FRAGMENT_TIMEOUT_S * SECOND_NS
+    flows: int = FLOWS_MAX
+    held: int = HELD_COUNTERS_MAX
+    flow_idle_ns: int = FLOW_IDLE_S * SECOND_NS
+    flow_hold_ns: int = FLOW_HOLD_S * SECOND_NS

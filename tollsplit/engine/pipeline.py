@@ -204,7 +204,9 @@ def _count_in_order(
 
 def state(bounds: Bounds) -> State:
     """What a worker remembers: nothing so far."""
-    return State(bounds.datagrams, bounds.fragments, bounds.fragment_timeout_ns)
+    return State(
+        bounds.datagrams, bounds.fragments, bounds.fragment_timeout_ns,
+        bounds.flows, bounds.held, bounds.flow_idle_ns, bounds.flow_hold_ns)
 
 
 def _run_merged(

@@ -64,6 +64,7 @@ class Compiled:
             claims if claims.any() else None,
             where,
             tracks(rules),
+            [i for i, r in enumerate(rules.rules) if r.match.sticky],
         )
 
     def pool_of(self, address: int) -> int:
@@ -76,9 +77,9 @@ class Compiled:
 
 
 def tracks(rules: RuleSet) -> bool:
-    """Whether some rule asks for what not every packet shows, but others of its datagram do."""
+    """Whether some rule asks for what not every packet shows, but others of its flow do."""
     return any(
-        rule.match.port is not None or rule.match.protocol is not None
+        rule.match.sticky or rule.match.port is not None or rule.match.protocol is not None
         or (rule.match.where is not None and not TRANSPORT.isdisjoint(check(rule.match.where)))
         for rule in rules.rules)
 

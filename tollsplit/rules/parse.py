@@ -84,6 +84,7 @@ class _Reader:
         self._document = document
         self._files: dict[str, tuple[Prefix, ...]] = {}
         self._prefixes = 0
+        self._sticky = 0
         self._tariffs: dict[str, Tariff] = {}
         self._sponsors: dict[str, Sponsor] = {}
         self._ingresses: dict[str, Ingress] = {}
@@ -271,6 +272,7 @@ class _Reader:
             dscp=_as_set(table.several("dscp", units.dscp)),
             ingress=table.read("ingress", units.string, None),
             where=table.read("where", _where, None),
+            sticky=table.read("sticky", units.boolean, False),
             marks=cast(str, table.peek("marks")) if marks is not None else None,
             **numbers,
         )
@@ -280,12 +282,27 @@ class _Reader:
         self._check_match(table, match, unverified)
         return match
 
+    def _check_sticky(self, table: Table, match: Match) -> None:
+        if not match.sticky:
+            return
+        self._sticky += 1
+        if match.where is not None:
+            table.error('expected no "where" beside it: give its conditions as keys', "sticky")
+        if self._sticky == limits.STICKY_RULES_MAX + 1:
+            table.error(f"expected at most {limits.STICKY_RULES_MAX} sticky rules", "sticky")
+        shown = ("dscp", "ingress", *_NUMBERS)
+        if match.marks is None and match.direction == "both" and all(
+                getattr(match, key) is None for key in shown):
+            table.error("expected a condition that one packet of a flow can fulfil and another "
+                        f"not: {units.listed(shown)}, direction", "sticky")
+
     def _check_match(self, table: Table, match: Match, unverified: bool) -> None:
         ingress = self._ingresses.get(match.ingress) if match.ingress is not None else None
         if match.ingress is not None and ingress is None:
             remedy = units.nearest(match.ingress, self._ingresses)
             remedy = remedy or "; define it as a table under [ingress]"
             table.error(f"unknown ingress {units.shown(match.ingress)}{remedy}", "ingress")
+        self._check_sticky(table, match)
         protocols = match.protocol or units.PROTOCOLS_WITH_PORTS
         if match.port is not None and not protocols & units.PROTOCOLS_WITH_PORTS:
             table.error('expected "protocol" tcp, udp or another that has ports', "port")

@@ -10,7 +10,8 @@ from tollsplit.rules.prefixes import Cover, prefix_text, shortened
 from tollsplit.rules.rule import Ingress, Match, Meter, Pool, Prefix, Rule, Sponsor
 from tollsplit.rules.units import PROTOCOLS_WITH_PORTS, shown
 
-_SETS = tuple(f.name for f in fields(Match) if f.name not in ("server", "port", "direction"))
+_SETS = tuple(
+    f.name for f in fields(Match) if f.name not in ("server", "port", "direction", "sticky"))
 
 
 def review(
@@ -150,6 +151,9 @@ class _Index:
 def _takes(wide: Match, narrow: Match, covers: dict[tuple[Prefix, ...], Cover]) -> bool:
     """Whether every packet that `narrow` matches is matched by `wide`."""
     if wide.direction not in ("both", narrow.direction):
+        return False
+    # What it has taken once, it takes of the whole flow.
+    if narrow.sticky and not wide.sticky:
         return False
     for name in _SETS:
         allowed, asked = getattr(wide, name), getattr(narrow, name)

@@ -120,6 +120,7 @@ class Match:
     vni: frozenset[int] | None = None
     ingress: str | None = None
     where: str | None = None  # an expression over the packet row's fields
+    sticky: bool = False  # what one packet fulfils, its whole flow has fulfilled
     marks: str | None = None  # the file that gave server and tag, and gives others tomorrow
 
     @property

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.reference.calendar import DAY_S, SECOND_NS, Unit, span
 from tollsplit.engine.reference.datagrams import Clock, Datagrams, Item
+from tollsplit.engine.reference.flows import Flows
 from tollsplit.engine.reference.packet import (
     COALESCED,
     MISMATCH,
@@ -205,9 +206,9 @@ def holds(match: Match, row: Row, rules: RuleSet, *, server: bool = True) -> boo
 
 
 def asks_transport(rules: RuleSet) -> bool:
-    """Whether some rule asks for what only the first fragment of a datagram has."""
+    """Whether some rule asks for what only the first fragment of a datagram has, or for flows."""
     return any(
-        rule.match.port is not None or rule.match.protocol is not None
+        rule.match.sticky or rule.match.port is not None or rule.match.protocol is not None
         or any(name in (rule.match.where or "") for name in ("port", "protocol", "tcp_flags"))
         for rule in rules.rules)
 
@@ -219,11 +220,16 @@ class Bill:
         self.rules = rules
         self.layer = layer
         self.at = at
+        meter = rules.meter
+        self.unit: Unit = "month" if meter.window_month else meter.window_s  # a window's length
         self.buckets = {name: Volume() for name in (
             "seen", "metered", "metered_twice", "unattributed", "non_ip", "control", "duplicate",
             "coalesced", "mismatch", "overlapping", "untracked")}
         self.clock = Clock()
         self.datagrams = Datagrams(bounds) if asks_transport(rules) else None
+        self.flows = Flows(
+            rules.rules, lambda match, row: holds(match, row, rules),
+            lambda at_ns: span(rules.meter.zone, self.unit, at_ns)[0] or 0, bounds)
         self.faults: dict[str, Volume] = {}
         self.tunnel_overhead_octets = 0
         self.records: dict[Key, Record] = {}
@@ -240,6 +246,7 @@ class Bill:
         now_ns = self.clock.advance(timestamp_ns)
         if self.datagrams is not None:
             self.datagrams.expire(now_ns)
+        self.flows.expire(now_ns)
         octets = row["octets"]
         self.buckets["seen"].count(octets)
         self.tunnel_overhead_octets += row["tunnel_octets"]
@@ -285,17 +292,24 @@ class Bill:
         for item in self.datagrams.take() if self.datagrams is not None else ():
             if item.untracked:
                 self.buckets["untracked"].count(item.row["octets"])
+                item.untracked = False
             self.meter(item)
+        for item, rule in self.flows.take():
+            if item.untracked:
+                self.buckets["untracked"].count(item.row["octets"])
+            self.record(item, rule, item.row["flags"] & (COALESCED | PARTIAL | TRUSTED))
 
     def finish(self) -> None:
         """No more packets come: what waits is decided by what is known of it."""
         if self.datagrams is not None:
             self.datagrams.release()
             self.meter_decided()
+        self.flows.release()
+        self.meter_decided()
 
     def meter(self, item: Item) -> None:
-        """Add a packet to its record."""
-        row, timestamp_ns, subscriber = item.row, item.timestamp_ns, item.subscriber
+        """Find a packet's rule, and add it to its record, unless it waits for its flow."""
+        row = item.row
         rule = next((r for r in self.rules.rules if holds(r.match, row, self.rules)), None)
         flags = row["flags"] & (COALESCED | PARTIAL | TRUSTED)
         if rule is None and any(
@@ -304,8 +318,18 @@ class Bill:
         ):
             flags |= MISMATCH
             self.buckets["mismatch"].count(row["octets"])
-        meter = self.rules.meter
-        window = span(meter.zone, "month" if meter.window_month else meter.window_s, timestamp_ns)
+        else:
+            waits, rule, untracked = self.flows.follow(item, rule, self.clock.now_ns)
+            if untracked:
+                self.buckets["untracked"].count(row["octets"])
+            if waits:
+                return
+        self.record(item, rule, flags)
+
+    def record(self, item: Item, rule: Rule | None, flags: int) -> None:
+        """Add a packet to its record."""
+        row, timestamp_ns, subscriber = item.row, item.timestamp_ns, item.subscriber
+        window = span(self.rules.meter.zone, self.unit, timestamp_ns)
         key = Key(window[0] or 0, subscriber, rule.precedence if rule else float("inf"))
         record = self.records.setdefault(key, Record(rule, item.account, window))
         record.packets[row["direction"]] += 1

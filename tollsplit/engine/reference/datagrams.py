@@ -148,6 +148,7 @@ class Datagrams:
 def complete_row(row: dict[str, int], transport: dict[str, int]) -> None:
     """Say of a fragment what the first one of its datagram says."""
     row.update({name: transport[name] for name in TRANSPORT})
+    row["flags"] &= ~LATER_FRAGMENT
     row["tags"] = row["tags"] & ~PORTS | transport["ports"]
     server, subscriber = ("source", "destination")[:: 1 if row["direction"] else -1]
     row["server_port"] = row[f"{server}_port"]

@@ -1,0 +1,72 @@
+cimport cython
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from tollsplit.cext.bounded cimport Bounded, entry_s, order_s
+from tollsplit.cext.layout cimport packet_s, subscriber_s
+
+# The packet by which a flow fulfilled a rule: what rules may ask of one, beside its ends.
+cdef struct witness_s:
+    uint32_t flow_label
+    uint32_t mpls
+    uint32_t gtp_teid
+    uint32_t gre_key
+    uint32_t vni
+    uint16_t tags
+    uint16_t vlan
+    uint16_t vlan_inner
+    uint16_t ingress
+    uint8_t dscp
+    uint8_t qfi
+    uint8_t direction
+    uint8_t shown                # 0: there is no such packet
+
+# A five-tuple of one subscriber, both directions. 152 octets.
+cdef struct flow_s:
+    entry_s entry                # in order of the last packet's time; `held` are counters
+    uint64_t opened_ns
+    uint64_t fulfilled           # a bit for each sticky rule that a packet of it has fulfilled
+    uint32_t waits_newer         # among the flows that may hold, in order of their opening
+    uint32_t waits_older
+    witness_s witness
+
+# Packets of one flow that are not charged yet, of one rule and time cell. 64 octets.
+cdef struct held_s:
+    uint64_t cell_ns             # where the time cell begins
+    uint64_t first_ns
+    uint64_t last_ns
+    uint64_t octets[2]           # by direction_e
+    uint64_t twice_octets        # of those, in frames that were seen for another subscriber
+    uint32_t packets[2]
+    uint32_t twice_packets
+    uint32_t next
+    uint16_t rule                # as things are
+    uint8_t flags                # FLAGS_KEPT
+    uint8_t reserved
+    uint32_t reserved_too
+
+
+@cython.final
+cdef class Flows(Bounded):
+    cdef uint64_t idle_ns
+    cdef uint64_t hold_ns
+    cdef order_s idle
+    cdef uint32_t waits_oldest
+    cdef uint32_t waits_newest
+    cdef held_s *held
+    cdef uint32_t held_free
+    cdef uint32_t held_made
+    cdef uint32_t held_room
+    cdef uint32_t held_count
+    cdef uint32_t held_most
+
+    cdef uint32_t enter(
+        self, const packet_s *row, const subscriber_s *who, uint64_t now_ns
+    ) noexcept nogil
+    cdef bint waits(self, uint32_t number) noexcept nogil
+    cdef void wait_no_more(self, uint32_t number) noexcept nogil
+    cdef bint hold(self, uint32_t number, const packet_s *row, uint64_t cell_ns) noexcept nogil
+    cdef uint32_t held_place(self) noexcept nogil
+    cdef void free_held(self, uint32_t place) noexcept nogil
+    cdef uint32_t waited_enough(self, uint64_t now_ns) noexcept nogil
+    cdef uint32_t idle_enough(self, uint64_t now_ns) noexcept nogil
+    cdef void drop(self, uint32_t number) noexcept nogil

@@ -1,0 +1,172 @@
+"""Flows, in a bounded table: what their packets have shown, and what they have yet to be charged."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from tollsplit.cext.bounded cimport Bounded, entry_s
+from tollsplit.cext.fragments cimport over
+from tollsplit.cext.key cimport begin_key, key_s
+from tollsplit.cext.layout cimport *
+
+cdef enum:
+    HELD_AT_FIRST = 64
+
+
+cdef class Flows(Bounded):
+    """Flows by five-tuple and subscriber; both directions are one.
+
+    most        flows; to another one there is no room until one has been idle for long enough
+    held_most   counters of packets that wait, between two frames
+    idle_ns     how long a flow without packets is known
+    hold_ns     how long its packets may wait, from its first one on
+    """
+
+    def __cinit__(self, uint32_t most, size_t entry_octets, uint32_t held_most, uint64_t idle_ns,
+                  uint64_t hold_ns):
+        self.held_most = held_most
+        self.idle_ns = idle_ns
+        self.hold_ns = hold_ns
+        self.held_room = HELD_AT_FIRST
+        self.held = <held_s *>realloc(NULL, (self.held_room + 1) * sizeof(held_s))
+        if self.held == NULL or entry_octets != sizeof(flow_s):
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.held)
+
+    cdef uint32_t enter(
+        self, const packet_s *row, const subscriber_s *who, uint64_t now_ns
+    ) noexcept nogil:
+        """The number of a row's flow, which has a packet now; it may be a new one. 0: no room."""
+        cdef key_s key
+        cdef uint32_t number
+        cdef flow_s *flow
+        begin_key(row, who, &key)
+        if row.direction == DIRECTION_DOWNLINK:
+            key.source_hi, key.destination_hi = key.destination_hi, key.source_hi
+            key.source_lo, key.destination_lo = key.destination_lo, key.source_lo
+        key.number = <uint32_t>row.subscriber_port << 16 | row.server_port
+        key.protocol = row.protocol
+        number = self.find(&key)
+        if number:
+            self.unlink(&self.idle, number)
+        else:
+            number = self.add(&key)
+            if not number:
+                return 0
+            flow = <flow_s *>self.at(number)
+            flow.opened_ns = now_ns
+            flow.waits_older = self.waits_newest
+            if self.waits_newest:
+                (<flow_s *>self.at(self.waits_newest)).waits_newer = number
+            else:
+                self.waits_oldest = number
+            self.waits_newest = number
+        self.at(number).since_ns = now_ns
+        self.append(&self.idle, number)
+        return number
+
+    cdef bint waits(self, uint32_t number) noexcept nogil:
+        """Whether packets of a flow may be held."""
+        cdef const flow_s *flow = <const flow_s *>self.at(number)
+        return flow.waits_older != 0 or self.waits_oldest == number
+
+    cdef void wait_no_more(self, uint32_t number) noexcept nogil:
+        """Hold nothing of a flow any more; what was held has been counted."""
+        cdef flow_s *flow = <flow_s *>self.at(number)
+        if not self.waits(number):
+            return
+        if flow.waits_newer:
+            (<flow_s *>self.at(flow.waits_newer)).waits_older = flow.waits_older
+        else:
+            self.waits_newest = flow.waits_older
+        if flow.waits_older:
+            (<flow_s *>self.at(flow.waits_older)).waits_newer = flow.waits_newer
+        else:
+            self.waits_oldest = flow.waits_newer
+        flow.waits_older = flow.waits_newer = 0
+
+    cdef bint hold(self, uint32_t number, const packet_s *row, uint64_t cell_ns) noexcept nogil:
+        """Add a row to what waits of its flow; False: memory is short.
+
+        cell_ns   where the row's time cell begins
+        """
+        cdef entry_s *entry = self.at(number)
+        cdef uint32_t place = entry.held, last = 0
+        cdef held_s *held
+        cdef bint downlink = row.direction == DIRECTION_DOWNLINK
+        while place:
+            held = &self.held[place]
+            if (held.cell_ns == cell_ns and held.rule == row.rule
+                    and held.flags == row.flags & FLAGS_KEPT):
+                break
+            last = place
+            place = held.next
+        if not place:
+            place = self.held_place()
+            if not place:
+                return False
+            held = &self.held[place]
+            memset(held, 0, sizeof(held_s))
+            held.cell_ns = cell_ns
+            held.rule = row.rule
+            held.flags = row.flags & FLAGS_KEPT
+            held.first_ns = row.timestamp_ns
+            if last:
+                self.held[last].next = place
+            else:
+                entry.held = place
+        held = &self.held[place]
+        held.packets[downlink] += 1
+        held.octets[downlink] += row.octets
+        if row.flags & FLAG_TWICE:
+            held.twice_packets += 1
+            held.twice_octets += row.octets
+        held.first_ns = min(held.first_ns, row.timestamp_ns)
+        held.last_ns = max(held.last_ns, row.timestamp_ns)
+        return True
+
+    cdef uint32_t held_place(self) noexcept nogil:
+        """A place for one more counter; 0: memory is short."""
+        cdef uint32_t place = self.held_free
+        cdef held_s *held
+        if place:
+            self.held_free = self.held[place].next
+        else:
+            if self.held_made == self.held_room:
+                held = <held_s *>realloc(
+                    self.held, (2 * <size_t>self.held_room + 1) * sizeof(held_s))
+                if held == NULL:
+                    return 0
+                self.held = held
+                self.held_room *= 2
+            self.held_made += 1
+            place = self.held_made
+        self.held_count += 1
+        return place
+
+    cdef void free_held(self, uint32_t place) noexcept nogil:
+        self.held[place].next = self.held_free
+        self.held_free = place
+        self.held_count -= 1
+
+    cdef uint32_t waited_enough(self, uint64_t now_ns) noexcept nogil:
+        """A flow whose packets have waited for long enough; 0: none, or no other."""
+        cdef uint32_t number = self.waits_oldest
+        if number and over((<flow_s *>self.at(number)).opened_ns, now_ns, self.hold_ns):
+            return number
+        return 0
+
+    cdef uint32_t idle_enough(self, uint64_t now_ns) noexcept nogil:
+        """A flow that has been idle for long enough; 0: none, or no other."""
+        cdef uint32_t number = self.idle.oldest
+        if number and over(self.at(number).since_ns, now_ns, self.idle_ns):
+            return number
+        return 0
+
+    cdef void drop(self, uint32_t number) noexcept nogil:
+        """Forget a flow; what was held of it has been counted."""
+        self.wait_no_more(number)
+        self.unlink(&self.idle, number)
+        self.remove(number)
