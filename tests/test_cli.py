@@ -20,8 +20,8 @@ from commands import COMMAND
 
 from tollsplit import account, run
 from tollsplit.cli import main, output, progress
+from tollsplit.cli.amount import money, size
 from tollsplit.cli.demo.example import RULES, write_example
-from tollsplit.cli.table import money, size
 from tollsplit.errors import TollsplitError, UsageError
 from tollsplit.rules import load
 

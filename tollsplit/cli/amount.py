@@ -1,4 +1,4 @@
-"""Amounts as people write them: "12.50 CNY", "5000 octets"."""
+"""Amounts as people write and read them: "12.50 CNY", "5000 octets", "1.2 MiB"."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 # Micro-units are the least that a ledger holds of a currency.
 _AMOUNT = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,6}))? ?(?:([A-Z]{3})|octets?)")
+UNITS = ("octets", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def read_amount(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, str]:
@@ -26,3 +27,31 @@ def read_amount(ctx: click.Context, param: click.Parameter, value: str) -> tuple
 
 AMOUNT = click.option("--amount", metavar="AMOUNT", required=True, callback=read_amount,
                       help='How much: "25.00 CNY", "5000 octets".')
+
+
+def size(octets: int) -> str:
+    """Octets for the eye: "1.2 MiB"."""
+    value = float(octets)
+    for unit in UNITS:
+        if abs(value) < 1024 or unit == UNITS[-1]:
+            break
+        value /= 1024
+    return f"{octets} octets" if unit == "octets" else f"{value:.1f} {unit}"
+
+
+def share(octets: int, whole: int) -> str:
+    """A part of a whole: "79.9 %"; "-" where there is nothing to share."""
+    return f"{100 * octets / whole:.1f} %" if whole else "-"
+
+
+def money(amount_micros: int, currency: str) -> str:
+    """An amount, exact to the micro-unit: "1.234567 CNY"."""
+    sign = "-" if amount_micros < 0 else ""
+    units, micros = divmod(abs(amount_micros), 1_000_000)
+    return f"{sign}{units:,}.{micros:06} {currency}"
+
+
+def quantity(amount: int, unit: str) -> str:
+    """An amount of a ledger's unit."""
+    currency, slash, _ = unit.partition("/")
+    return money(amount, currency) if slash else f"{amount:,} {unit}s"

@@ -10,9 +10,8 @@ from pathlib import Path
 import click
 
 from ..errors import TollsplitError
-from .amount import AMOUNT
+from .amount import AMOUNT, quantity
 from .device import KEY, SERVER, expect_services, open_client
-from .table import quantity
 
 _PATH = click.Path(path_type=Path)
 _RESOURCE = click.option("--resource", metavar="NAME", required=True, help="The resource.")

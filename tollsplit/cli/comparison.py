@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ..reconcile import AGREEING, Comparison, Figure, Finding
-from .table import console, grid, quantity
+from .amount import quantity
+from .table import console, grid
 
 _VERDICTS = {
     "agreeing": "agreeing", "within_tolerance": "within the tolerance", "differing": "differing",

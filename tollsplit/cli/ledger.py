@@ -82,7 +82,7 @@ def open_account(url: str, account: str, unit: str, kind: AccountKind, prepaid: 
         --kind subscriber --prepaid
     """
     from ..ledger import open_ledger
-    from .table import quantity
+    from .amount import quantity
 
     with open_ledger(url, create=False) as book:
         found = book.open_account(account, unit if unit == "octet" else f"{unit}/1000000", kind,

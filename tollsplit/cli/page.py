@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from .amount import money, quantity, size
 from .plot import plot
-from .table import money, origin_text, quantity, size
+from .table import origin_text
 
 if TYPE_CHECKING:
     from ..ledger import BookedCharge, RecordLine, Statement

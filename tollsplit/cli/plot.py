@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from .table import size
+from .amount import size
 
 if TYPE_CHECKING:
     from ..ledger import Statement

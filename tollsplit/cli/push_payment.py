@@ -12,9 +12,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import click
 
 from ..errors import TollsplitError, UsageError
-from .amount import AMOUNT, read_amount
+from .amount import AMOUNT, quantity, read_amount
 from .device import KEY, SERVER, open_client
-from .table import quantity
 
 if TYPE_CHECKING:
     from ..services.client import Client

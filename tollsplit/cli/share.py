@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 import click
 
 from ..errors import TollsplitError
-from .amount import read_amount
+from .amount import quantity, read_amount
 from .device import KEY, SERVER, open_client
-from .table import quantity
 
 if TYPE_CHECKING:
     from ..services.client import Client, Notice

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ..model import Charge, UsageRecord
 from ..report import buckets_of
+from .amount import money, quantity, share, size
 
 if TYPE_CHECKING:
     from ..ledger import Balance, Origin, Receipt, RecordLine, Statement
@@ -26,29 +27,6 @@ if TYPE_CHECKING:
 
 LAST = math.inf  # no rule comes after every precedence
 COLUMNS = 80  # where the output is no terminal
-UNITS = ("octets", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-
-
-def size(octets: int) -> str:
-    """Octets for the eye: "1.2 MiB"."""
-    value = float(octets)
-    for unit in UNITS:
-        if abs(value) < 1024 or unit == UNITS[-1]:
-            break
-        value /= 1024
-    return f"{octets} octets" if unit == "octets" else f"{value:.1f} {unit}"
-
-
-def share(octets: int, whole: int) -> str:
-    """A part of a whole: "79.9 %"; "-" where there is nothing to share."""
-    return f"{100 * octets / whole:.1f} %" if whole else "-"
-
-
-def money(amount_micros: int, currency: str) -> str:
-    """An amount, exact to the micro-unit: "1.234567 CNY"."""
-    sign = "-" if amount_micros < 0 else ""
-    units, micros = divmod(abs(amount_micros), 1_000_000)
-    return f"{sign}{units:,}.{micros:06} {currency}"
 
 
 def console(stream: IO[str]) -> Console:
@@ -371,9 +349,3 @@ def _print_side(side: Side, out: Console) -> None:
     for sponsor, octets in side.sponsor_octets:
         out.print(Text(f"  {sponsor} pays {octets:,}"))
     out.print(Text(f"  the subscriber pays {side.subscriber_octets:,}"))
-
-
-def quantity(amount: int, unit: str) -> str:
-    """An amount of a ledger's unit."""
-    currency, slash, _ = unit.partition("/")
-    return money(amount, currency) if slash else f"{amount:,} {unit}s"

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import TollsplitError
-from .amount import AMOUNT
+from .amount import AMOUNT, quantity
 from .device import KEY, SERVER, open_client
-from .table import quantity
 
 if TYPE_CHECKING:
     from ..services.client import Client

@@ -19,7 +19,8 @@ from rich.text import Text
 from ..model import Volume
 from ..report import Bucket, buckets_of
 from ..snapshot import Snapshot
-from .table import bucket_cells, console, identity_text, share, size
+from .amount import share, size
+from .table import bucket_cells, console, identity_text
 
 RESIZE_S = 0.25  # how soon a terminal of another size has a picture that fits
 PATIENCE_S = 1.0  # how long the end waits for a terminal that does not read
