@@ -34,6 +34,8 @@ cdef class Bounded:
 
     cdef entry_s *at(self, uint32_t number) noexcept nogil
     cdef uint32_t find(self, const key_s *key) noexcept nogil
+    cdef void expect(self, const key_s *key) noexcept nogil
+    cdef void expect_entry(self, const key_s *key) noexcept nogil
     cdef uint32_t add(self, const key_s *key) noexcept nogil
     cdef void remove(self, uint32_t number) noexcept nogil
     cdef void append(self, order_s *order, uint32_t number) noexcept nogil

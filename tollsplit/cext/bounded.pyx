@@ -8,6 +8,9 @@ from libc.string cimport memset
 
 from tollsplit.cext.key cimport KEY_WORDS, hash_key, key_s, same_key
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void *) nogil
+
 cdef enum:
     BITS_AT_FIRST = 8            # of places in the index; half as many entries
 
@@ -47,6 +50,18 @@ cdef class Bounded:
         while number and not same_key(&self.at(number).key, key):
             number = self.at(number).next
         return number
+
+    cdef void expect(self, const key_s *key) noexcept nogil:
+        """Have the place of a key brought in, which is asked for soon."""
+        prefetch(&self.index[hash_key(key, self.multipliers) >> self.shift])
+
+    cdef void expect_entry(self, const key_s *key) noexcept nogil:
+        """Have the entry brought in that the place of a key names; the place is at hand."""
+        cdef uint32_t number = self.index[hash_key(key, self.multipliers) >> self.shift]
+        cdef char *entry = <char *>self.at(number)
+        prefetch(entry)
+        prefetch(entry + 64)
+        prefetch(entry + 128)
 
     cdef uint32_t add(self, const key_s *key) noexcept nogil:
         """The number of a new entry, all zero but its key; 0: there is no room.

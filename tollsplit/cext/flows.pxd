@@ -2,7 +2,8 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from tollsplit.cext.bounded cimport Bounded, entry_s, order_s
-from tollsplit.cext.layout cimport packet_s, subscriber_s
+from tollsplit.cext.key cimport begin_key, key_s
+from tollsplit.cext.layout cimport DIRECTION_DOWNLINK, packet_s, subscriber_s
 
 # The packet by which a flow fulfilled a rule: what rules may ask of one, beside its ends.
 cdef struct witness_s:
@@ -20,10 +21,11 @@ cdef struct witness_s:
     uint8_t direction
     uint8_t shown                # 0: there is no such packet
 
-# A five-tuple of one subscriber, both directions. 152 octets.
+# A five-tuple of one subscriber, both directions. 160 octets.
 cdef struct flow_s:
-    entry_s entry                # in order of the last packet's time; `held` are counters
+    entry_s entry                # in order of when it was last listed; `held` are counters
     uint64_t opened_ns
+    uint64_t last_ns             # of its packets
     uint64_t fulfilled           # a bit for each sticky rule that a packet of it has fulfilled
     uint32_t waits_newer         # among the flows that may hold, in order of their opening
     uint32_t waits_older
@@ -59,9 +61,8 @@ cdef class Flows(Bounded):
     cdef uint32_t held_count
     cdef uint32_t held_most
 
-    cdef uint32_t enter(
-        self, const packet_s *row, const subscriber_s *who, uint64_t now_ns
-    ) noexcept nogil
+    cdef uint32_t open(self, const key_s *key, uint64_t now_ns) noexcept nogil
+    cdef bint is_idle(self, uint32_t number, uint64_t now_ns) noexcept nogil
     cdef bint waits(self, uint32_t number) noexcept nogil
     cdef void wait_no_more(self, uint32_t number) noexcept nogil
     cdef bint hold(self, uint32_t number, const packet_s *row, uint64_t cell_ns) noexcept nogil
@@ -70,3 +71,15 @@ cdef class Flows(Bounded):
     cdef uint32_t waited_enough(self, uint64_t now_ns) noexcept nogil
     cdef uint32_t idle_enough(self, uint64_t now_ns) noexcept nogil
     cdef void drop(self, uint32_t number) noexcept nogil
+
+
+cdef inline void flow_key(
+    const packet_s *row, const subscriber_s *who, key_s *key
+) noexcept nogil:
+    """The key of a row's flow."""
+    begin_key(row, who, key)
+    if row.direction == DIRECTION_DOWNLINK:
+        key.source_hi, key.destination_hi = key.destination_hi, key.source_hi
+        key.source_lo, key.destination_lo = key.destination_lo, key.source_lo
+    key.number = <uint32_t>row.subscriber_port << 16 | row.server_port
+    key.protocol = row.protocol

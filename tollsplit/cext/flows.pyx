@@ -6,7 +6,7 @@ from libc.string cimport memset
 
 from tollsplit.cext.bounded cimport Bounded, entry_s
 from tollsplit.cext.fragments cimport over
-from tollsplit.cext.key cimport begin_key, key_s
+from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
 
 cdef enum:
@@ -35,37 +35,29 @@ cdef class Flows(Bounded):
     def __dealloc__(self):
         free(self.held)
 
-    cdef uint32_t enter(
-        self, const packet_s *row, const subscriber_s *who, uint64_t now_ns
-    ) noexcept nogil:
-        """The number of a row's flow, which has a packet now; it may be a new one. 0: no room."""
-        cdef key_s key
-        cdef uint32_t number
+    cdef uint32_t open(self, const key_s *key, uint64_t now_ns) noexcept nogil:
+        """The number of a flow that is not known yet; 0: there is no room.
+
+        A packet later moves nothing in the list: it would touch two others each time.
+        """
+        cdef uint32_t number = self.add(key)
         cdef flow_s *flow
-        begin_key(row, who, &key)
-        if row.direction == DIRECTION_DOWNLINK:
-            key.source_hi, key.destination_hi = key.destination_hi, key.source_hi
-            key.source_lo, key.destination_lo = key.destination_lo, key.source_lo
-        key.number = <uint32_t>row.subscriber_port << 16 | row.server_port
-        key.protocol = row.protocol
-        number = self.find(&key)
-        if number:
-            self.unlink(&self.idle, number)
+        if not number:
+            return 0
+        flow = <flow_s *>self.at(number)
+        flow.opened_ns = flow.last_ns = flow.entry.since_ns = now_ns
+        flow.waits_older = self.waits_newest
+        if self.waits_newest:
+            (<flow_s *>self.at(self.waits_newest)).waits_newer = number
         else:
-            number = self.add(&key)
-            if not number:
-                return 0
-            flow = <flow_s *>self.at(number)
-            flow.opened_ns = now_ns
-            flow.waits_older = self.waits_newest
-            if self.waits_newest:
-                (<flow_s *>self.at(self.waits_newest)).waits_newer = number
-            else:
-                self.waits_oldest = number
-            self.waits_newest = number
-        self.at(number).since_ns = now_ns
+            self.waits_oldest = number
+        self.waits_newest = number
         self.append(&self.idle, number)
         return number
+
+    cdef bint is_idle(self, uint32_t number, uint64_t now_ns) noexcept nogil:
+        """Whether a flow's packets are so long ago that it is another one now."""
+        return over((<flow_s *>self.at(number)).last_ns, now_ns, self.idle_ns)
 
     cdef bint waits(self, uint32_t number) noexcept nogil:
         """Whether packets of a flow may be held."""
@@ -159,10 +151,18 @@ cdef class Flows(Bounded):
         return 0
 
     cdef uint32_t idle_enough(self, uint64_t now_ns) noexcept nogil:
-        """A flow that has been idle for long enough; 0: none, or no other."""
+        """A flow that has been idle for long enough; 0: none, or no other that makes room yet.
+
+        Those that had packets since they were listed are listed anew.
+        """
         cdef uint32_t number = self.idle.oldest
-        if number and over(self.at(number).since_ns, now_ns, self.idle_ns):
-            return number
+        while number and over(self.at(number).since_ns, now_ns, self.idle_ns):
+            if self.is_idle(number, now_ns):
+                return number
+            self.unlink(&self.idle, number)
+            self.at(number).since_ns = (<flow_s *>self.at(number)).last_ns
+            self.append(&self.idle, number)
+            number = self.idle.oldest
         return 0
 
     cdef void drop(self, uint32_t number) noexcept nogil:

@@ -51,6 +51,10 @@ cdef class Meter(Counted):
     cdef int prepare(self, packet_s *row, const datagram_s *datagram) except -1 nogil
     cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil
     cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil
+    cdef uint64_t flow_of(self, const packet_s *row, key_s *key) noexcept nogil
+    cdef int follow_flow(
+        self, packet_s *row, const key_s *key, uint64_t possible, uint64_t now_ns
+    ) except -1 nogil
     cdef int hold(self, uint32_t number, packet_s *row) except -1 nogil
     cdef int end_waits(self, uint64_t now_ns) except -1 nogil
     cdef int charge_held(

@@ -12,7 +12,7 @@ from tollsplit.cext.counted cimport BATCH, Counted
 from tollsplit.cext.cursor cimport datagram_s
 from tollsplit.cext.dissect cimport Dissection, dissect_batch
 from tollsplit.cext.bounded cimport entry_s
-from tollsplit.cext.flows cimport flow_s, held_s
+from tollsplit.cext.flows cimport flow_key, flow_s, held_s
 from tollsplit.cext.fragments cimport MET_OVERLAPS, MET_UNTRACKED, MET_WAITS
 from tollsplit.cext.key cimport key_s, who_of
 from tollsplit.cext.layout cimport *
@@ -270,41 +270,75 @@ cdef class Meter(Counted):
     # --- flows ---------------------------------------------------------------------------
 
     cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil:
-        """Have each decided row's flow say what it knows, frame by frame, at that frame's time."""
+        """Have each decided row's flow say what it knows, frame by frame, at that frame's time.
+
+        Budget: 60 ns a packet of a flow that lies in no cache. Places and entries of all rows are
+        asked for before the first is needed.
+        """
+        cdef key_s keys[2 * BATCH]
+        cdef uint64_t possible[2 * BATCH]
         cdef int i, other = count
+        for i in range(total):
+            possible[i] = self.flow_of(&rows[i], &keys[i])
+            if possible[i]:
+                self.state.flows.expect(&keys[i])
+        for i in range(total):
+            if possible[i]:
+                self.state.flows.expect_entry(&keys[i])
         for i in range(count):
             self.end_waits(self.now_of_batch[i])
             while other < total and rows[other].frame == <uint32_t>i:
                 rows[other].flags |= FLAG_TWICE
-                self.follow(&rows[other], self.now_of_batch[i])
+                self.follow_flow(&rows[other], &keys[other], possible[other], self.now_of_batch[i])
                 if rows[other].bucket != BUCKET_HELD:
                     rows[i].flags |= FLAG_TWICE
                 other += 1
-            self.follow(&rows[i], self.now_of_batch[i])
+            self.follow_flow(&rows[i], &keys[i], possible[i], self.now_of_batch[i])
         return 0
 
     cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil:
+        """The same for one row."""
+        cdef key_s key
+        return self.follow_flow(row, &key, self.flow_of(row, &key), now_ns)
+
+    cdef uint64_t flow_of(self, const packet_s *row, key_s *key) noexcept nogil:
+        """The sticky rules that a row's flow may fulfil; where there is one, the flow's key."""
+        cdef uint64_t possible
+        cdef subscriber_s who
+        if row.bucket != BUCKET_METERED or row.flags & FLAG_MISMATCH:
+            return 0
+        possible = self.classifier.possible(row)
+        if possible:
+            self.identify(row, &who)
+            flow_key(row, &who, key)
+        return possible
+
+    cdef int follow_flow(
+        self, packet_s *row, const key_s *key, uint64_t possible, uint64_t now_ns
+    ) except -1 nogil:
         """Give a row the first rule that its flow has fulfilled, or hold it while one may be.
 
         This is the door for whatever else tells what a flow is: what a packet shows is a bit for
         each rule, and what its flow has shown covers it.
         """
-        cdef uint64_t possible, covered, shown
+        cdef uint64_t covered, shown
         cdef uint32_t number
-        cdef subscriber_s who
         cdef flow_s *flow
         cdef bint asked_anew
-        if row.bucket != BUCKET_METERED or row.flags & FLAG_MISMATCH:
-            return 0
-        possible = self.classifier.possible(row)
         if not possible:
             return 0
-        self.identify(row, &who)
-        number = self.state.flows.enter(row, &who, now_ns)
+        number = self.state.flows.find(key)
+        if number and self.state.flows.is_idle(number, now_ns):
+            self.count_all_held(number, False)
+            self.state.flows.drop(number)
+            number = 0
+        if not number:
+            number = self.state.flows.open(key, now_ns)
         if not number:
             self.totals.untracked(row)
             return 0
         flow = <flow_s *>self.state.flows.at(number)
+        flow.last_ns = now_ns
         asked_anew = flow.entry.serial != self.classifier.serial
         if asked_anew:
             flow.fulfilled = self.classifier.recall(row, &flow.witness, possible)

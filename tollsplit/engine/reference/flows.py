@@ -32,12 +32,13 @@ class Group:
 class Flow:
     opened_ns: int
     last_ns: int
+    listed_ns: int
     fulfilled: list[Rule] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
 
 
 class Flows:
-    """The flows that are known, idle ones first; those that may hold something, older ones first.
+    """The flows that are known, by when they were listed; those that may hold something, by age.
 
     rules   all, by precedence
     holds   whether a packet fulfils a rule's conditions
@@ -69,12 +70,14 @@ class Flows:
         key = (row["version"], ends[:: -1 if row["direction"] else 1], row["protocol"],
                row["subscriber_port"], row["server_port"], item.subscriber)
         flow = self.known.get(key)
+        if flow is not None and self.is_idle(flow, now_ns):
+            self.forget(key)
+            flow = None
         if flow is None:
             if len(self.known) >= self.bounds.flows:
                 return False, rule, True
-            flow = self.known[key] = self.waiting[key] = Flow(now_ns, now_ns)
+            flow = self.known[key] = self.waiting[key] = Flow(now_ns, now_ns, now_ns)
         flow.last_ns = now_ns
-        self.known.move_to_end(key)
         shown = [r for r in possible if r not in flow.fulfilled and self.holds(r.match, row)]
         flow.fulfilled += shown
         rule = first([rule, *flow.fulfilled])
@@ -125,11 +128,20 @@ class Flows:
             self.charge_all(flow)
         while self.known:
             key, flow = next(iter(self.known.items()))
-            if now_ns - flow.last_ns <= self.bounds.flow_idle_ns:
+            if now_ns - flow.listed_ns <= self.bounds.flow_idle_ns:
                 break
-            self.charge_all(flow)
-            del self.known[key]
-            self.waiting.pop(key, None)
+            if self.is_idle(flow, now_ns):
+                self.forget(key)
+            else:
+                flow.listed_ns = flow.last_ns
+                self.known.move_to_end(key)
+
+    def is_idle(self, flow: Flow, now_ns: int) -> bool:
+        return now_ns - flow.last_ns > self.bounds.flow_idle_ns
+
+    def forget(self, key: object) -> None:
+        self.charge_all(self.known.pop(key))
+        self.waiting.pop(key, None)
 
     def release(self) -> None:
         """No more packets come."""
