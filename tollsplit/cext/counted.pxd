@@ -1,6 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from tollsplit.cext.classify cimport Classifier
+from tollsplit.cext.flows cimport held_s
+from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport packet_s, subscriber_s
 from tollsplit.cext.subscribers cimport Subscribers
 from tollsplit.cext.table cimport Table
@@ -40,3 +42,4 @@ cdef class Counted:
     cdef int learn_cell(self, uint64_t timestamp_ns) except -1
     cdef uint32_t[::1] number_all(self, const subscriber_s *subscribers, uint64_t count)
     cdef bint is_in_a_cell(self, uint64_t timestamp_ns) except -1 nogil
+    cdef int add_held(self, const held_s *held, const key_s *key) except -1 nogil

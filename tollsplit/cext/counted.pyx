@@ -4,11 +4,13 @@ import numpy as np
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memmove
+from libc.string cimport memmove, memset
 
 from tollsplit.cext.classify cimport Classifier
 from tollsplit.cext.columns import counters as counters_of
 from tollsplit.cext.exported cimport check_export, rows_of
+from tollsplit.cext.flows cimport held_s
+from tollsplit.cext.key cimport key_s, who_of
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.layout import COUNTER, SUBSCRIBER
 from tollsplit.cext.subscribers cimport Subscribers
@@ -118,6 +120,37 @@ cdef class Counted:
         self.cells[at].number = number
         self.cell_count += 1
         self.enter(&self.cells[at])
+        return 0
+
+    # --- what was held -------------------------------------------------------------------
+
+    cdef int add_held(self, const held_s *held, const key_s *key) except -1 nogil:
+        """Count packets that were held, of the flow of a key."""
+        cdef subscriber_s who
+        cdef counter_s counter
+        cdef fault_e fault = FAULT_NONE
+        memset(&counter, 0, sizeof(counter_s))
+        who_of(key, &who)
+        counter.subscriber = self.subscribers.number(&who) if key.interned else <uint32_t>who.lo
+        if key.interned and counter.subscriber == 0xFFFFFFFFU:
+            fault = FAULT_TABLE_FULL
+        counter.interned = key.interned
+        counter.rule = held.rule
+        counter.flags = held.flags
+        counter.used = 1
+        counter.uplink_packets = held.packets[0]
+        counter.downlink_packets = held.packets[1]
+        counter.uplink_octets = held.octets[0]
+        counter.downlink_octets = held.octets[1]
+        counter.first_ns = held.first_ns
+        counter.last_ns = held.last_ns
+        if not self.is_in_a_cell(held.first_ns):
+            fault = FAULT_CELLS_FULL
+        counter.cell = self.number
+        self.table.reserve(1)
+        if fault == FAULT_NONE and not self.table.put(&counter):
+            fault = FAULT_TABLE_FULL
+        self.totals.settle_held(held, fault)
         return 0
 
     # --- what others have counted --------------------------------------------------------
