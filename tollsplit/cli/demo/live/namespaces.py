@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -98,11 +99,15 @@ def _is_orphan(name: str) -> bool:
     return owner is not None and not Path("/proc", owner[1]).exists()
 
 
+_NUMBERS = count()
+
+
 class Namespaces:
     """A gateway with nobody behind it yet; close() removes everything, and all programs in it."""
 
     def __init__(self) -> None:
-        self._prefix = f"tollsplit-{os.getpid()}-"
+        # A process may have several gateways; of a process that is gone, all are orphans.
+        self._prefix = f"tollsplit-{os.getpid()}-{next(_NUMBERS)}-"
         self._names: list[str] = []
         self._started: list[subprocess.Popen[str]] = []
         remove_orphans()
