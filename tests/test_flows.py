@@ -86,6 +86,13 @@ def test_flow_that_was_idle_begins_anew() -> None:
     assert paid(frames, RULES)[:2] == (2 * PACKET, PACKET)
 
 
+def test_flow_that_was_idle_begins_anew_wherever_it_is_listed() -> None:
+    """At 301 s it is listed behind another one, which is not idle yet at 520 s."""
+    frames = [packet(UP, 0, 46), packet(UP, 200), packet(UP, 250, 46, client=1001),
+              packet(UP, 301, client=1001), packet(UP, 520)]
+    assert paid(frames, RULES)[:2] == (4 * PACKET, PACKET)
+
+
 def test_rule_that_comes_first_wins_packet_by_packet() -> None:
     """An earlier rule takes what it matches; a later sticky one takes the rest, held ones too."""
     early = Rule("early", 10, Match(server=SERVERS, direction="downlink"), (Split("all"),))

@@ -217,6 +217,26 @@ def test_datagram_that_came_first_makes_room_and_complete_ones_before_it() -> No
     assert paid([*done, *first], datagrams=1)[2].untracked.packets == 0
 
 
+def test_complete_datagram_makes_room_before_one_that_waits() -> None:
+    waiting = sent([(16, 80)], at_ns=START_NS)
+    done = sent(ORDERS["in order"], number=2, apart_ns=1, at_ns=START_NS + 1)
+    another = sent([(0, 16)], number=3, at_ns=START_NS + 9)
+    first = sent([(0, 16)], at_ns=START_NS + 10)
+    sponsored, own, tally = paid([*waiting, *done, *another, *first], datagrams=2)
+    assert (sponsored, own) == (84 + ALL + 36 + 36, 0)
+    assert tally.untracked.packets == 0
+
+
+def test_fragments_of_ipv6_may_name_different_headers() -> None:
+    """The first one's next header is what counts (RFC 8200 §4.5)."""
+    ends = ("2001:db8::7", "2001:db8:ffff::5")
+    first = fragment(*ends, 1, 0, CONTENT[:16], True)
+    later = fragment(*ends, 1, 16, CONTENT[16:], False, protocol=60)
+    for pair in ([first, later], [later, first]):
+        assert paid([frame(packet, START_NS + n) for n, packet in enumerate(pair)])[:2] == (
+            80 + 2 * 48, 0)
+
+
 def test_fragments_that_wait_are_bounded() -> None:
     sponsored, own, tally = paid(sent(ORDERS["the first one last"]), fragments=2)
     assert (sponsored, own) == (36, 44 + 36 + 44)
