@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +18,16 @@ HOUR = timedelta(hours=1)
 DAY3 = datetime(2026, 11, 3, tzinfo=UTC)
 SPONSORS = {"video-co": "sponsor:video-co", "shop-co": "sponsor:shop-co"}
 MONEY = "CNY/1000000"
+
+
+@dataclass
+class Clock:
+    """A ledger's time; stands still until it is set."""
+
+    now: datetime = DAY3
+
+    def __call__(self) -> int:
+        return instant_ns(self.now)
 
 
 def run_of(epoch: str = "e1", **more: object) -> Run:

@@ -11,7 +11,8 @@ import pytest
 from bookings import MONEY
 from databases import Database
 from serving import Served, serving
-from virtual_card import number_of
+
+from tollsplit.cli.demo.live.virtual_card import number_of
 
 if TYPE_CHECKING:
     from tollsplit.ledger import Ledger

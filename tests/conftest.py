@@ -20,7 +20,7 @@ os.environ["PYTHONSAFEPATH"] = "1"
 import tollsplit  # noqa: E402 - the path comes first
 
 # Those that others import come before them.
-pytest_plugins = ["browser", "databases", "networks", "proofs", "serving", "virtual_card",
+pytest_plugins = ["browser", "databases", "networks", "proofs", "serving", "card_readers",
                   "cardholders", "push_parties", "resources"]
 
 # Modules that never reach the core (money, the texts of rules, what is shown), or reach it through

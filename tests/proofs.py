@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from bookings import DAY3, HOUR, MONEY, charge, record, run_of
+from bookings import DAY3, HOUR, MONEY, Clock, charge, record, run_of
 from databases import Database
 
 from tollsplit.ledger import Hold, Ledger, Proof, Transfer, open_ledger, proof
 from tollsplit.ledger.signing import Signer, is_signed, make_keys, read_public_key, read_signer
-from tollsplit.ledger.store import instant_ns
 from tollsplit.model import Event, Posting, TaxPart
 
 SPONSOR = "sponsor:video-co"
 TAX = TaxPart("vat", "tax:vat", 26, (2, 3))
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
 REACHED = Event("quota-reached", 1, "campus.pcap", "e1", "10.0.0.7", "alice", None, None, 0, 5, 4)
-
-
-@dataclass
-class Clock:
-    now: datetime = DAY3
-
-    def __call__(self) -> int:
-        return instant_ns(self.now)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bookings import MONEY
-from serving import Served
+from serving import Served, problem_of
 
 from tollsplit.ledger import Ledger, Transfer
 from tollsplit.model import Posting
@@ -120,19 +120,7 @@ def parties(serve: Callable[..., Any]) -> Iterator[Parties]:
         yield Parties.of(served)
 
 
-def refused(work: Callable[..., object], *asked: Any, **fields: Any) -> str:
-    """The kind of problem that a call meets."""
-    from tollsplit.services.problem import Problem
-
-    with pytest.raises(Problem) as caught:
-        work(*asked, **fields)
-    return caught.value.kind.name
-
-
 def poll(parties: Parties, payment: str) -> tuple[str, dict[str, Any]]:
     """What a first terminal is told that nobody has agreed yet."""
-    from tollsplit.services.problem import Problem
-
-    with pytest.raises(Problem) as caught:
-        parties.call(parties.television, "poll", payment=payment)
-    return caught.value.extensions["error"], caught.value.extensions
+    told = problem_of(parties.call, parties.television, "poll", payment=payment).extensions
+    return told["error"], told

@@ -161,14 +161,6 @@ def game(arcade: Arcade, alice: User) -> str:
     return name
 
 
-def refusal(work: Callable[..., object], *arguments: Any, **more: Any) -> tuple[str, int]:
-    """The kind and status of the problem that is raised."""
-    from tollsplit.services.problem import Problem
-
-    with pytest.raises(Problem) as caught:
-        work(*arguments, **more)
-    return caught.value.kind.name, caught.value.kind.status
-
 
 def nonce() -> str:
     """Of one question."""

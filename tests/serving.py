@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tollsplit.ledger import Ledger
     from tollsplit.services.client import Client
     from tollsplit.services.operation import Service
+    from tollsplit.services.problem import Problem
     from tollsplit.services.role import Role
     from tollsplit.services.server import Server
 
@@ -35,6 +36,26 @@ class Clock:
 
     def forward(self, seconds: float) -> None:
         self.now_ns += round(seconds * SECOND_NS)
+
+
+def problem_of(work: Callable[..., object], *given: Any, **more: Any) -> Problem:
+    """The problem that a call meets."""
+    from tollsplit.services.problem import Problem
+
+    with pytest.raises(Problem) as caught:
+        work(*given, **more)
+    return caught.value
+
+
+def refused(work: Callable[..., object], *given: Any, **more: Any) -> str:
+    """What kind of problem a call meets."""
+    return problem_of(work, *given, **more).kind.name
+
+
+def refusal(work: Callable[..., object], *given: Any, **more: Any) -> tuple[str, int]:
+    """The kind and status of the problem that a call meets."""
+    kind = problem_of(work, *given, **more).kind
+    return kind.name, kind.status
 
 
 class Served:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from serving import Served
 
     from tollsplit.services.client import Client
-    from tollsplit.services.session import Opened
+    from tollsplit.services.session import Open, Opened
 
 RULES = """
 [meter]
@@ -52,6 +52,13 @@ IDENTITY = "seven of nine"
 SHOP = "shop.example:443"
 BEHAVIOUR = "https://shop.example/checkout"
 PROXIES = ("203.0.113.10:8080", "203.0.113.11:8080")
+
+
+def identity(text: str, payee: str = SHOP, identifier: str = ALICE) -> Open:
+    """A session asked for by identity."""
+    from tollsplit.services.session import ByIdentity, Open
+
+    return Open(identifier, ByIdentity(text, payee))
 
 
 def policy(home: Path, **more: Any) -> Any:

@@ -7,7 +7,8 @@ from datetime import date
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_card import (
+
+from tollsplit.cli.demo.live.virtual_card import (
     DONE,
     MASTERCARD,
     NUMBER,
@@ -22,7 +23,6 @@ from virtual_card import (
     tlv,
     track_2,
 )
-
 from tollsplit.errors import CardError
 from tollsplit.services.card import CardAccount, expect_number, masked, read_account
 from tollsplit.services.card_reader import card_in_reader

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from bookings import MONEY, charge, held, run_of
+from bookings import MONEY, Clock, charge, held, run_of
 from databases import Database, Refused
 
 from tollsplit.errors import (
@@ -18,24 +18,15 @@ from tollsplit.errors import (
     StateError,
 )
 from tollsplit.ledger import Hold, Ledger, Provenance, Transfer, open_ledger
-from tollsplit.ledger.store import instant_ns
 from tollsplit.model import Posting
 
 NOON = datetime(2026, 11, 3, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-@dataclass
-class Clock:
-    now: datetime = NOON
-
-    def __call__(self) -> int:
-        return instant_ns(self.now)
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture

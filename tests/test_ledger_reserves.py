@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from threading import Thread
 
 import pytest
-from bookings import DAY3, MONEY, charge, held, record, run_of
+from bookings import DAY3, MONEY, Clock, charge, held, record, run_of
 from databases import Database
 
 from tollsplit.errors import LedgerError, OverdraftError, StateError
@@ -23,19 +22,6 @@ SPONSOR = ("sponsor:video-co", "octet")
 HOUR = timedelta(hours=1)
 RUN = run_of(captures=())
 NAMED = 'reserve ["usage", "campus.pcap", "e1", 0] '
-
-
-@dataclass
-class Clock:
-    now: datetime = DAY3
-
-    def __call__(self) -> int:
-        return instant_ns(self.now)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from bookings import MONEY
 from databases import Refused
-from serving import Served, on_sqlite
+from serving import Served, on_sqlite, problem_of
 
 from tollsplit.ledger import Annex, Transfer
 from tollsplit.model import Posting
@@ -124,12 +124,6 @@ def gifts(serve: Callable[..., Any]) -> Any:
         yield served
 
 
-def refusal(work: Callable[[], object]) -> Problem:
-    with pytest.raises(Problem) as caught:
-        work()
-    return caught.value
-
-
 def balance(served: Served) -> int:
     return served.read(lambda ledger: ledger.balance("alice", MONEY).balance)  # type: ignore[no-any-return]
 
@@ -146,7 +140,7 @@ def test_services_answer_a_registered_device(gifts: Served) -> None:
 
 def test_services_refusal_undoes_all_of_a_call(gifts: Served) -> None:
     alice = gifts.device()
-    found = refusal(lambda: alice.call(GIVE, Give(101)))
+    found = problem_of(lambda: alice.call(GIVE, Give(101)))
     assert (found.kind.name, found.kind.status) == ("overdraft", 409)
     assert gifts.database.rows("SELECT count(*) FROM service_gifts") == [(0,)]
     assert gifts.notices(alice) == []
@@ -156,7 +150,7 @@ def test_services_returned_refusal_keeps_what_was_written(gifts: Served) -> None
     alice = gifts.device()
     gift, key = alice.call(GIVE, Give(1)).gift, new_id()
     for _ in range(2):  # the second is the first one's answer
-        found = refusal(lambda: alice.call(TAKE, Take(gift, "now"), key=key))
+        found = problem_of(lambda: alice.call(TAKE, Take(gift, "now"), key=key))
         assert found.kind.name == "wrong-word"
     assert gifts.database.rows("SELECT refusals FROM service_gifts") == [(1,)]
     assert alice.call(TAKE, Take(gift)).state == "taken"
@@ -166,7 +160,7 @@ def test_services_key_has_one_effect(gifts: Served) -> None:
     alice, key = gifts.device(), new_id()
     first = alice.call(GIVE, Give(30), key=key)
     assert alice.call(GIVE, Give(30), key=key) == first
-    assert refusal(lambda: alice.call(GIVE, Give(31), key=key)).kind.name == "key-reused"
+    assert problem_of(lambda: alice.call(GIVE, Give(31), key=key)).kind.name == "key-reused"
     assert balance(gifts) == 70
     other = gifts.device()  # whose key is another, whatever it says
     assert other.call(GIVE, Give(30), key=key) != first
@@ -203,7 +197,7 @@ def test_services_stored_answer_shows_nothing_to_who_reads_the_database(gifts: S
 def test_services_signature_of_another_time_is_refused(gifts: Served, seconds: int) -> None:
     alice = gifts.device()
     alice.clock_ns = lambda: gifts.clock.now_ns + seconds * 10**9
-    assert refusal(lambda: alice.call(GIVE, Give(1))).kind.name == "unsigned"
+    assert problem_of(lambda: alice.call(GIVE, Give(1))).kind.name == "unsigned"
     alice.clock_ns = lambda: gifts.clock.now_ns + (seconds + (1 if seconds < 0 else -1)) * 10**9
     assert alice.call(GIVE, Give(1)).state == "offered"
 
@@ -245,11 +239,11 @@ def test_services_altered_request_is_refused(gifts: Served) -> None:
 @on_sqlite
 def test_services_unknown_revoked_or_other_device_is_refused(gifts: Served) -> None:
     stranger = gifts.client(DeviceKey.new())
-    assert refusal(lambda: stranger.call(GIVE, Give(1))).kind.name == "unsigned"
+    assert problem_of(lambda: stranger.call(GIVE, Give(1))).kind.name == "unsigned"
     operator, alice = gifts.device("operator", "operator"), gifts.device()
-    assert refusal(lambda: operator.call(GIVE, Give(1))).kind.name == "forbidden"
+    assert problem_of(lambda: operator.call(GIVE, Give(1))).kind.name == "forbidden"
     operator.call(device.REVOKE, device.Revoke(alice.device))
-    assert refusal(lambda: alice.call(GIVE, Give(1))).kind.name == "unsigned"
+    assert problem_of(lambda: alice.call(GIVE, Give(1))).kind.name == "unsigned"
 
 
 @on_sqlite
@@ -262,13 +256,13 @@ def test_services_enrolment_lets_one_device_in(gifts: Served) -> None:
         return gifts.client(signer).call(device.REGISTER, asked)
 
     first, second = DeviceKey.new(), DeviceKey.new()
-    assert refusal(lambda: register(first, second)).kind.name == "unsigned"  # not its own key
+    assert problem_of(lambda: register(first, second)).kind.name == "unsigned"  # not its own key
     assert register(first, first).account == "bob"
-    assert refusal(lambda: register(second, second)).kind.name == "wrong-state"
+    assert problem_of(lambda: register(second, second)).kind.name == "wrong-state"
     late = operator.call(device.ENROL, device.Enrol("terminal", "bob"))
     gifts.clock.forward(24 * 3600)
     made = late
-    assert refusal(lambda: register(second, second)).kind.name == "expired"
+    assert problem_of(lambda: register(second, second)).kind.name == "expired"
 
 
 @on_sqlite
@@ -327,12 +321,12 @@ def test_services_states_expire_and_stay(gifts: Served) -> None:
     alice = gifts.device()
     taken, late = (alice.call(GIVE, Give(1)).gift for _ in range(2))
     alice.call(TAKE, Take(taken))
-    found = refusal(lambda: alice.call(TAKE, Take(taken)))
+    found = problem_of(lambda: alice.call(TAKE, Take(taken)))
     assert (found.kind.name, found.extensions["state"]) == ("wrong-state", "taken")
-    assert refusal(lambda: alice.call(TAKE, Take("none"))).kind.name == "not-found"
+    assert problem_of(lambda: alice.call(TAKE, Take("none"))).kind.name == "not-found"
     gifts.clock.forward(60)
     assert alice.call(LOOK, Look(late)).state == "expired"  # before anybody has swept
-    assert refusal(lambda: alice.call(TAKE, Take(late))).kind.name == "expired"
+    assert problem_of(lambda: alice.call(TAKE, Take(late))).kind.name == "expired"
     gifts.sweep()
     assert sorted(gifts.database.rows("SELECT state FROM service_gifts")) == [
         ("expired",), ("taken",)]

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 from bookings import MONEY
-from resources import DAY_S, PRICE, Arcade, User, issued, managing, nonce, refusal, verify
+from resources import DAY_S, PRICE, Arcade, User, issued, managing, nonce, verify
+from serving import refusal
 
 from tollsplit.errors import ProhibitedError
 from tollsplit.services import resource_register

@@ -13,8 +13,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from resources import DAY_S, Arcade, User, issued, line, managing, nonce, refusal, verify
-from serving import on_sqlite
+from resources import DAY_S, Arcade, User, issued, line, managing, nonce, verify
+from serving import on_sqlite, refusal
 
 from tollsplit.errors import ProhibitedError, UsageError
 from tollsplit.ledger.signing import make_keys, read_signer

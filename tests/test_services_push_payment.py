@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from bookings import MONEY
 from databases import Refused
-from push_parties import AMOUNT, CODE, FUNDS, NOTHING, PAID, SECRET, SHOP, Parties, poll, refused
+from push_parties import AMOUNT, CODE, FUNDS, NOTHING, PAID, SECRET, SHOP, Parties, poll
+from serving import refused
 
 from tollsplit.services.catalog import annexes
 from tollsplit.services.problem import Problem

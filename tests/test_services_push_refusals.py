@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from push_parties import AMOUNT, CODE, FUNDS, NOTHING, SHOP, Parties, poll, refused
-from serving import NOW_NS, on_sqlite
+from push_parties import AMOUNT, CODE, FUNDS, NOTHING, SHOP, Parties, poll
+from serving import NOW_NS, on_sqlite, refused
 
 pytestmark = on_sqlite
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from bookings import MONEY, record, run_of
 from databases import Refused
-from push_parties import refused
-from serving import Served, on_sqlite
+from serving import Served, on_sqlite, refused
 
 from tollsplit.ledger import Ledger, Transfer
 from tollsplit.ledger.store import REVENUE, instant_at

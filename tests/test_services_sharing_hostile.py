@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from bookings import MONEY
 from databases import Refused
-from push_parties import refused
-from serving import SECOND_NS, on_sqlite
+from serving import SECOND_NS, on_sqlite, refused
 from test_services_sharing import (
     FUNDS,
     MIB,

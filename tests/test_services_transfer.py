@@ -12,9 +12,9 @@ import pytest
 from bookings import MONEY
 from cardholders import FUNDS, LARGE, SECRET, SMALL, Cardholder, register, settle, town_of
 from databases import Refused, SqliteFile
-from serving import serving
-from virtual_card import number_of
+from serving import refusal, serving
 
+from tollsplit.cli.demo.live.virtual_card import number_of
 from tollsplit.ledger import open_ledger
 from tollsplit.services import card_register, transfer
 from tollsplit.services.card import masked
@@ -22,13 +22,6 @@ from tollsplit.services.catalog import annexes
 from tollsplit.services.problem import Problem
 from tollsplit.services.transfer import Settings
 from tollsplit.services.wire import new_id
-
-
-def refusal(work: Callable[..., object], *arguments: Any, **more: Any) -> tuple[str, int]:
-    with pytest.raises(Problem) as caught:
-        work(*arguments, **more)
-    return caught.value.kind.name, caught.value.kind.status
-
 
 # --- the steps --------------------------------------------------------------------------
 

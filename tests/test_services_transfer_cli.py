@@ -18,10 +18,10 @@ from commands import COMMAND
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from databases import SqliteFile
 from serving import serving
-from virtual_card import Application, Reader, VirtualCard, pan, tlv
 
 from tollsplit.cli import main
 from tollsplit.cli.amount import read_amount
+from tollsplit.cli.demo.live.virtual_card import Application, Reader, VirtualCard, pan, tlv
 
 LARGE_TEXT = "100.000001 CNY"
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import refused
 from sessions import (
     ALICE,
     BEHAVIOUR,
     BOB,
     IDENTITY,
-    SHOP,
     Distribution,
     door,
+    identity,
     sessions_served,
 )
 
@@ -28,7 +29,6 @@ from tollsplit.services.session import (
     PERMIT,
     SUBSCRIBE,
     ByBehaviour,
-    ByIdentity,
     Fee,
     Open,
     Permit,
@@ -44,16 +44,6 @@ pytestmark = pytest.mark.parametrize("databases", ["sqlite"], indirect=True, sco
 def shop(serve: Callable[..., Any], tmp_path: Path) -> Iterator[Distribution]:
     with sessions_served(serve, tmp_path) as served, door(tmp_path / "control"):
         yield Distribution(served, tmp_path)
-
-
-def refused(work: Callable[[], object]) -> str:
-    with pytest.raises(Problem) as caught:
-        work()
-    return caught.value.kind.name
-
-
-def identity(text: str, payee: str = SHOP, identifier: str = ALICE) -> Open:
-    return Open(identifier, ByIdentity(text, payee))
 
 
 REFUSED = [

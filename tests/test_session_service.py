@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from gateways import packet, wait
+from serving import refused
 from sessions import (
-    ALICE,
     BOB,
     IDENTITY,
-    SHOP,
     SPONSOR,
     Distribution,
     distribution,
+    identity,
 )
 
 from tollsplit.rules.marks import tag
@@ -27,9 +27,7 @@ from tollsplit.services.session import (
     FEE,
     OPEN,
     SUBSCRIBE,
-    ByIdentity,
     Fee,
-    Open,
     Subscribe,
 )
 from tollsplit.services.wire import new_id
@@ -39,16 +37,6 @@ from tollsplit.services.wire import new_id
 def shop(serve: Callable[..., Any], tmp_path: Path) -> Iterator[Distribution]:
     with distribution(serve, tmp_path) as (found, _):
         yield found
-
-
-def refused(work: Callable[[], object]) -> str:
-    with pytest.raises(Problem) as caught:
-        work()
-    return caught.value.kind.name
-
-
-def identity(text: str, payee: str = SHOP, identifier: str = ALICE) -> Open:
-    return Open(identifier, ByIdentity(text, payee))
 
 
 def test_session_is_permitted_by_behaviour_and_opens_with_its_mark(shop: Distribution) -> None:

@@ -112,23 +112,24 @@ def register(server: str, key: Path, token: str, label: str) -> None:
     click.echo(f'{found.device}: registered, {found.role} of "{found.account}"')
 
 
-def open_client(server: str, key: Path, **options: Any) -> Client:
+def open_client(server: str, key: Path, *, missing: str = MISSING, **options: Any) -> Client:
     """A client of a service by the key in a file. Raises UsageError, ProofError.
 
+    missing  what is said where something is not installed; "{}" stands for what
     options  of services.client.Client
     """
-    expect_services()
+    expect_services(missing)
     from ..services.client import Client
 
     return Client(server, read_key(key), **options)
 
 
-def expect_services() -> None:
+def expect_services(missing: str = MISSING) -> None:
     """Raises UsageError where what the services need is not installed."""
     try:
         from ..services import client  # noqa: F401
     except ImportError as error:
-        raise UsageError(MISSING.format(error)) from error
+        raise UsageError(missing.format(error)) from error
 
 
 def read_key(path: Path) -> DeviceKey:

@@ -10,15 +10,14 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import UsageError
-from .device import KEY, SERVER, read_key
+from .device import KEY, SERVER, open_client
 
 if TYPE_CHECKING:
-    from ..services.client import Client
     from ..services.network import Switch
 
 _PATH = click.Path(path_type=Path)
@@ -86,7 +85,7 @@ def run(
     """
     import asyncio
 
-    with _client(server, key) as client:
+    with open_client(server, key, missing=MISSING) as client:
         from ..services.forwarding import Forwarder, listening
         from ..services.identifier import identifier as read
         from ..services.reports import HOME as HERE
@@ -148,7 +147,7 @@ def proxy(
 
     from .metrics import parse_address
 
-    with _client(server, key, retries=1, timeout_s=5.0) as client:
+    with open_client(server, key, missing=MISSING, retries=1, timeout_s=5.0) as client:
         from ..services.permission import ServerPermits
         from ..services.proxy import Proxy
 
@@ -225,7 +224,7 @@ def subscriber(
       tollsplit session subscriber --server https://pay.example --key operator.key \\
         --identifier imsi:460001234567890 --account alice --address 10.0.0.7
     """
-    with _client(server, key) as client:
+    with open_client(server, key, missing=MISSING) as client:
         from ..services.session import SUBSCRIBE, Subscribe
 
         chosen = click.prompt("identity", hide_input=True, confirmation_prompt=True, err=True
@@ -248,7 +247,7 @@ def show(server: str, key: Path, name: str) -> None:
     Example:
       tollsplit session show --server https://pay.example --key phone.key SESSION
     """
-    with _client(server, key) as client:
+    with open_client(server, key, missing=MISSING) as client:
         from ..services.session import FEE, Fee
 
         found = client.call(FEE, Fee(name))
@@ -256,14 +255,6 @@ def show(server: str, key: Path, name: str) -> None:
     click.echo(f"{name}: {octets:,} octets ({found.uplink_octets:,} up, "
                f"{found.downlink_octets:,} down): {found.sponsor} pays {found.sponsor_octets:,}, "
                f"the subscriber {found.subscriber_octets:,}")
-
-
-def _client(server: str, key: Path, **more: Any) -> Client:
-    try:
-        from ..services.client import Client
-    except ImportError as error:
-        raise UsageError(MISSING.format(error)) from error
-    return Client(server, read_key(key), **more)
 
 
 def _switch(home: Path) -> Switch:
