@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,7 +85,8 @@ class Desk:
         self._proxies = Buckets(rates.proxy_per_s, rates.proxy_burst)
         self._lock = Lock()
         self._under_way: set[tuple[str, str, str]] = set()
-        self._read: dict[tuple[str, str], int] = {}  # signatures of reads → until when
+        # Signatures of reads → until when, as they came.
+        self._read: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def answer(self, operation: Operation[Any, Any], asking: Asking) -> Reply:
         """Answer a request; whatever goes wrong is a reply too."""
@@ -164,8 +166,9 @@ class Desk:
     def _spend_read(self, signed: Signed, now_ns: int) -> None:
         """Of reads nothing is written: their signatures are used up in memory alone."""
         with self._lock:
-            if len(self._read) > 10_000:
-                self._read = {one: at for one, at in self._read.items() if at > now_ns}
+            # Those that came first are over first, give or take a minute.
+            while self._read and next(iter(self._read.values())) <= now_ns:
+                self._read.popitem(last=False)
             if (signed.device, signed.nonce) in self._read:
                 raise UNSIGNED("this signature was used before")
             self._read[signed.device, signed.nonce] = signed.expires_at_ns
@@ -265,7 +268,6 @@ class Desk:
         now_ns = self._clock_ns()
         idempotency.forget(ledger.store, now_ns)
         notice.forget(ledger.store, now_ns)
-        ledger.expire_holds()
 
     def _sweep(self, service: Service, ledger: Ledger) -> set[str]:
         moment = Moment(ledger=ledger, now_ns=self._clock_ns(), settings=self._settings)
