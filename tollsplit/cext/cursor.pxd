@@ -23,6 +23,21 @@ cdef struct datagram_s:
     uint32_t end                 # the first octet behind it
     bint more                    # others follow it
 
+# The metered packet itself, as far as it was captured. What lies in a fragment, or below an outer
+# packet that is metered, is not looked into: its payload is NULL.
+cdef struct inside_s:
+    const uint8_t *packet        # from its IP header on
+    const uint8_t *payload       # behind the TCP or UDP header
+    const uint8_t *options       # its last IPv6 destination options header; NULL: it has none
+    uint32_t packet_captured
+    uint32_t packet_octets
+    uint32_t payload_captured
+    uint32_t payload_octets
+    uint32_t options_octets
+    uint32_t sequence            # of TCP: of its first octet
+    uint32_t acknowledgment
+    uint32_t window              # as it stands there, not scaled
+
 # The checked cursor: a header is read only after has() granted its octets.
 
 cdef struct cursor_s:
@@ -37,6 +52,8 @@ cdef struct cursor_s:
     uint32_t payload_at          # its transport payload; 0: none that can lie in segments
     uint32_t jumbo_octets        # of the jumbogram headers met
     uint32_t jumbo_outside       # those of them that the IP packet read last does not hold
+    uint32_t options_at          # its last IPv6 destination options header
+    uint32_t options_octets      # 0: it has none
     datagram_s datagram          # of the IP packet read last, where it is a fragment
 
 

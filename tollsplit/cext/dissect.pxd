@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
-from tollsplit.cext.cursor cimport datagram_s
+from tollsplit.cext.cursor cimport datagram_s, inside_s
 from tollsplit.cext.layout cimport frame_s, packet_s
 from tollsplit.cext.lpm cimport trie_s
 
@@ -22,6 +22,9 @@ cdef struct meter_s:
 cdef void dissect_batch(
     const frame_s *frames, packet_s *rows, int count, const meter_s *meter, bint detail,
     datagram_s *datagrams
+) noexcept nogil
+cdef void look_inside(
+    const frame_s *frame, const meter_s *meter, inside_s *inside
 ) noexcept nogil
 
 

@@ -210,11 +210,12 @@ cdef void segments(
 
 cdef void dissect(
     const frame_s *frame, uint32_t number, packet_s *row, const meter_s *meter,
-    datagram_s *datagrams
+    datagram_s *datagrams, inside_s *inside
 ) noexcept nogil:
     """One frame's row: the metered packet, its tags, and its bucket; `octets` of layer ip.
 
     datagrams   where a fragment lies in its own, by number of the frame; NULL: nobody asks
+    inside      the metered packet itself, all zero so far; NULL: nobody asks
     """
     cdef cursor_s c
     cdef datagram_s outermost
@@ -234,7 +235,7 @@ cdef void dissect(
     c.link_tags = 0
     c.ethertype = 0
     c.fragment = False
-    c.jumbo_octets = c.jumbo_outside = 0
+    c.jumbo_octets = c.jumbo_outside = c.options_octets = 0
     memset(&c.datagram, 0, sizeof(datagram_s))
     if frame.link_type == LINK_SKIPPED:
         fail(row, FAULT_LINK_TYPE, 0)
@@ -263,6 +264,8 @@ cdef void dissect(
         tunnels(&c, row, meter, step, link_octets)
     if datagrams != NULL and row.flags & FLAG_FRAGMENT:
         datagrams[number] = outermost if meter.outer else c.datagram
+    if inside != NULL and (not meter.outer or row.depth == 1):
+        look(&c, row, inside)
     if row.bucket != BUCKET_FAULT:
         row.octets = row.ip_octets
     if frame.segment_octets and row.bucket == BUCKET_METERED:
@@ -272,6 +275,38 @@ cdef void dissect(
         fail(row, FAULT_TRUNCATED, link_octets)
         row.octets = whole
         row.tunnel_octets = 0
+
+
+cdef void look_inside(
+    const frame_s *frame, const meter_s *meter, inside_s *inside
+) noexcept nogil:
+    """The metered packet of a frame itself; dissects it once more, for few are asked for."""
+    cdef packet_s row
+    memset(inside, 0, sizeof(inside_s))
+    dissect(frame, 0, &row, meter, NULL, inside)
+
+
+cdef void look(const cursor_s *c, const packet_s *row, inside_s *inside) noexcept nogil:
+    """What the cursor shows of the packet that it read last, which is the row's."""
+    cdef const uint8_t *p
+    if row.bucket == BUCKET_FAULT:
+        return
+    inside.packet = c.octets + c.start
+    inside.packet_captured = c.captured - c.start
+    inside.packet_octets = row.ip_octets
+    if c.options_octets:
+        inside.options = c.octets + c.options_at
+        inside.options_octets = c.options_octets
+    if not c.payload_at or not row.tags & TAG_PORTS:
+        return
+    if row.protocol == PROTOCOL_TCP:
+        p = c.octets + c.at
+        inside.sequence = be32(p + 4)
+        inside.acknowledgment = be32(p + 8)
+        inside.window = be16(p + 14)
+    inside.payload = c.octets + min(c.payload_at, c.captured)
+    inside.payload_octets = row.payload_octets
+    inside.payload_captured = c.captured - min(c.payload_at, c.captured)
 
 
 cdef fault_e nonsense(const cursor_s *c, uint16_t link_type) noexcept nogil:
@@ -309,7 +344,7 @@ cdef void dissect_batch(
         found = plain(frame, <uint32_t>i, row, described)
         if found != PLAIN and not (
                 found == PLAIN_GTPU and plain_gtpu(frame, <uint32_t>i, row, meter)):
-            dissect(frame, <uint32_t>i, row, meter, datagrams)
+            dissect(frame, <uint32_t>i, row, meter, datagrams, NULL)
         if meter.layer == LAYER_FRAME:
             row.octets = frame.original_octets
         elif meter.layer == LAYER_PAYLOAD and (
@@ -360,6 +395,28 @@ cdef class Dissection:
             dissect_batch(&frame, &packets[i], 1, &self.meter, True, NULL)
             packets[i].frame = i
         return result
+
+
+def inside(frame, at="inner"):
+    """What look_inside() shows of one frame as Reader.frames() gives it: a dict by inside_s's names.
+
+    Octets as bytes; None for NULL.
+    """
+    cdef frame_s one
+    cdef inside_s found
+    octets, one.timestamp_ns, one.original_octets, one.link_type, one.ingress, one.segment_octets = (
+        frame)
+    one.octets = <const uint8_t *>PyBytes_AS_STRING(octets)
+    one.captured_octets = PyBytes_GET_SIZE(octets)
+    look_inside(&one, &(<Dissection>Dissection("ip", at)).meter, &found)
+    return {
+        "packet": found.packet[:found.packet_captured] if found.packet != NULL else None,
+        "payload": found.payload[:found.payload_captured] if found.payload != NULL else None,
+        "options": found.options[:found.options_octets] if found.options != NULL else None,
+        "packet_octets": found.packet_octets, "payload_octets": found.payload_octets,
+        "sequence": found.sequence, "acknowledgment": found.acknowledgment,
+        "window": found.window,
+    }
 
 
 def rows(frames, layer="ip", at="inner", trust_ip_length=False, endpoints=None):

@@ -45,6 +45,7 @@ cdef inline fault_e ipv4(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
     cdef uint32_t left = c.wire - c.at
     cdef uint32_t header, total, fragment
     c.start = c.at
+    c.options_octets = 0
     if not has(c, 1):
         return FAULT_IP_HEADER if left < 1 else FAULT_TRUNCATED
     if p[0] >> 4 != 4:
@@ -111,6 +112,7 @@ cdef inline fault_e ipv6(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
     cdef uint64_t total
     cdef fault_e fault
     c.start = c.at
+    c.options_octets = 0
     if not has(c, 1):
         return FAULT_IP_HEADER if left < 1 else FAULT_TRUNCATED
     if p[0] >> 4 != 6:
@@ -220,6 +222,9 @@ cdef inline fault_e extension_headers(cursor_s *c, packet_s *row, uint8_t protoc
             size = 8 + 8 * <uint32_t>p[1]
         if not has(c, size):
             return FAULT_IP_LENGTH if short_of(c, size) == NEXT_NONSENSE else FAULT_TRUNCATED
+        if protocol == PROTOCOL_DESTINATION:
+            c.options_at = c.at
+            c.options_octets = size
         protocol = p[0]
         c.at += size
         if row.flags & FLAG_LATER_FRAGMENT:
