@@ -194,12 +194,13 @@ def expect_sound(home: Path) -> None:
 
 def main(rules: str, ledger: str, journal: str, fed: str, flush: str = "0.05") -> None:
     frames = Frames()
+    path = Path(rules)
     gateway = Gateway(
-        frames, load(rules),
+        frames, load(path),
         Options(("test0",), float(flush), ledger, Path(journal), source="test"),
         told=lambda happened: print(happened, file=sys.stderr, flush=True))
     signal.signal(signal.SIGTERM, lambda *_: gateway.stop(hurry=True))
-    signal.signal(signal.SIGHUP, lambda *_: gateway.reload(Path(rules)))
+    signal.signal(signal.SIGHUP, lambda *_: gateway.reload(path))
 
     def feed() -> None:
         given = 0
