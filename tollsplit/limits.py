@@ -91,6 +91,9 @@ FLOWS_MAX = 1_048_576
 FLOW_IDLE_S = 300
 # How long a flow's packets may wait for what it shows: handshakes are over in a second or two.
 FLOW_HOLD_S = 10
+# A ClientHello, header and all: what one TLS record holds. With keys against quantum computers they
+# have 2 KB; a server that speaks TLS takes more, and a longer one has no name.
+HELLO_OCTETS_MAX = 16_384
 # Counters of packets that wait, of one worker: 16 MiB; a flow mostly has one.
 HELD_COUNTERS_MAX = 262_144
 # A bit each in a flow's entry.
