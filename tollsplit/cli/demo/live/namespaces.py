@@ -9,10 +9,11 @@ import ctypes
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -85,9 +86,15 @@ def run(*command: str) -> str:
 
 
 def remove_orphans() -> None:
-    """Namespaces and folders whose program was killed before it could remove them."""
+    """Namespaces and folders whose program was killed before it could remove them.
+
+    A program in one that had not yet bound itself to its parent runs on; it is killed.
+    """
     for name in run("ip", "netns", "list").split():
         if _is_orphan(name):
+            for pid in run("ip", "netns", "pids", name).split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
     for folder in RUN.glob("tollsplit-*"):
         if _is_orphan(folder.name):
