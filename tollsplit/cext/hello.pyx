@@ -79,10 +79,8 @@ cdef inline bint record_may_follow(stretch_s stream) noexcept nogil:
 
 cdef inline stretch_s fragment_of(stretch_s *stream) noexcept nogil:
     """What a record holds, as far as it is there; its header is."""
-    cdef stretch_s header, fragment
-    take(stream, RECORD_HEADER, &header)
-    take(stream, min(stream.left, <uint32_t>header.at[3] << 8 | header.at[4]), &fragment)
-    return fragment
+    cdef stretch_s header = cut(stream, RECORD_HEADER)
+    return cut(stream, <uint32_t>header.at[3] << 8 | header.at[4])
 
 
 cdef hello_e read_message(

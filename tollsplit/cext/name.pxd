@@ -34,3 +34,19 @@ cdef inline uint32_t name_octets(const uint8_t *name, uint32_t octets) noexcept 
         if label > LABEL_OCTETS_MAX or not in_names(name[i]):
             return 0
     return octets if label else 0
+
+
+cdef inline uint8_t lower(uint8_t octet) noexcept nogil:
+    """As C's own in no locale but that of ASCII."""
+    return octet | 0x20 if c'A' <= octet <= c'Z' else octet
+
+
+cdef inline bint same_letters(
+    const uint8_t *one, const uint8_t *other, uint32_t octets
+) noexcept nogil:
+    """Whether two names are the same, in any case of letters."""
+    cdef uint32_t i
+    for i in range(octets):
+        if lower(one[i]) != lower(other[i]):
+            return False
+    return True

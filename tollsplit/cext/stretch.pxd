@@ -25,6 +25,14 @@ cdef inline bint take(stretch_s *s, uint32_t count, stretch_s *taken) noexcept n
     return True
 
 
+cdef inline stretch_s cut(stretch_s *s, uint32_t most) noexcept nogil:
+    """The next `most` octets, or as many as there are."""
+    cdef stretch_s taken = stretch(s.at, min(most, s.left))
+    s.at += taken.left
+    s.left -= taken.left
+    return taken
+
+
 cdef inline bint take_number(stretch_s *s, uint32_t octets, uint32_t *value) noexcept nogil:
     """A number of up to four octets, in network order."""
     cdef stretch_s taken
