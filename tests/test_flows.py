@@ -137,10 +137,46 @@ def test_windows_that_end_meanwhile_keep_their_packets() -> None:
 
 
 def test_flows_for_which_there_is_no_room_are_metered_by_their_packets() -> None:
-    frames = [packet(UP, 0), packet(UP, 1, client=1001), packet(UP, 2, 46, client=1001),
-              packet(DOWN, 3, client=1001), packet(UP, 4, 46)]
+    """The one that is known has shown something, and stays."""
+    frames = [packet(UP, 0, 46), packet(UP, 1, client=1001), packet(UP, 2, 46, client=1001),
+              packet(DOWN, 3, client=1001), packet(DOWN, 4)]
     sponsored, own, tally = paid(frames, RULES, flows=1)
     assert (sponsored, own, tally.untracked.packets) == (3 * PACKET, 2 * PACKET, 3)
+
+
+def test_flow_that_has_shown_nothing_makes_room() -> None:
+    """What waited of it is its subscriber's; what it shows later covers what follows."""
+    frames = [packet(UP, 0), packet(UP, 1, client=1001), packet(UP, 2, 46, client=1001),
+              packet(DOWN, 3, client=1001), packet(UP, 4, 46), packet(DOWN, 5)]
+    sponsored, own, tally = paid(frames, RULES, flows=1)
+    assert (sponsored, own, tally.untracked.packets) == (4 * PACKET, 2 * PACKET, 3)
+    sponsored, own, tally = paid(frames, RULES, flows=2)
+    assert (sponsored, own, tally.untracked.packets) == (6 * PACKET, 0, 0)
+
+
+def test_flood_of_flows_that_show_nothing_takes_nobodys_place() -> None:
+    """Not from who has shown a tag before it, nor from who shows one while it goes on."""
+    flood = [packet(("10.0.0.9", UP[1]), 10 + n / 100, client=2000 + n) for n in range(500)]
+    others = [packet(UP, 12, client=1001), packet(UP, 12.5, 46, client=1001),
+              packet(DOWN, 14.8, client=1001)]
+    frames = sorted([packet(UP, 0, 46), *flood, *others, packet(DOWN, 15)],
+                    key=lambda each: each.timestamp_ns)
+    sponsored, own, tally = paid(frames, RULES, flows=100)
+    assert (sponsored, own) == (5 * PACKET, 500 * PACKET)
+    assert tally.untracked.packets == 500 - 98  # those that had to go before their ten seconds
+
+
+def test_flow_that_shows_nothing_any_more_under_other_rules_makes_room() -> None:
+    changed = replace(TAGGED, match=replace(TAGGED.match, dscp=frozenset({12})))
+    old = Generation(RULES, bounds=Bounds(flows=1))
+    new = Generation(replace(RULES, version="sha256:1", rules=(changed,)))
+    first, second = old.worker(), new.meter()
+    first.run(reader_of([packet(UP, 0, 46)]))
+    first.hand_over(second)
+    second.run(reader_of([packet(UP, 1), packet(UP, 2, 12, client=1001),
+                          packet(DOWN, 3, client=1001)]))
+    second.finish()
+    assert figures(new, second) == ({"shop": 2 * PACKET, "bank": 0, "all": 0}, PACKET, 3)
 
 
 def test_packets_that_wait_are_bounded() -> None:

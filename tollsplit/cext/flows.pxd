@@ -23,7 +23,7 @@ cdef struct witness_s:
 
 # A five-tuple of one subscriber, both directions. 160 octets.
 cdef struct flow_s:
-    entry_s entry                # in order of when it was last listed; `held` are counters
+    entry_s entry                # in order of when it is asked after; `held` are counters
     uint64_t opened_ns
     uint64_t last_ns             # of its packets
     uint64_t fulfilled           # a bit for each sticky rule that a packet of it has fulfilled
@@ -51,7 +51,8 @@ cdef struct held_s:
 cdef class Flows(Bounded):
     cdef uint64_t idle_ns
     cdef uint64_t hold_ns
-    cdef order_s idle
+    cdef order_s silent          # flows that have shown nothing, by when they were listed
+    cdef order_s telling         # the others, likewise
     cdef uint32_t waits_oldest
     cdef uint32_t waits_newest
     cdef held_s *held
@@ -69,7 +70,10 @@ cdef class Flows(Bounded):
     cdef uint32_t held_place(self) noexcept nogil
     cdef void free_held(self, uint32_t place) noexcept nogil
     cdef uint32_t waited_enough(self, uint64_t now_ns) noexcept nogil
+    cdef void set_fulfilled(self, uint32_t number, uint64_t fulfilled, uint64_t now_ns) noexcept nogil
     cdef uint32_t idle_enough(self, uint64_t now_ns) noexcept nogil
+    cdef uint32_t idle_of(self, order_s *order, uint64_t now_ns) noexcept nogil
+    cdef order_s *order_of(self, uint32_t number) noexcept nogil
     cdef void drop(self, uint32_t number) noexcept nogil
 
 

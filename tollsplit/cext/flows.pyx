@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from tollsplit.cext.bounded cimport Bounded, entry_s
+from tollsplit.cext.bounded cimport Bounded, entry_s, order_s
 from tollsplit.cext.fragments cimport over
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
@@ -16,7 +16,7 @@ cdef enum:
 cdef class Flows(Bounded):
     """Flows by five-tuple and subscriber; both directions are one.
 
-    most        flows; to another one there is no room until one has been idle for long enough
+    most        flows; for another one the one makes room that has shown nothing for longest
     held_most   counters of packets that wait, between two frames
     idle_ns     how long a flow without packets is known
     hold_ns     how long its packets may wait, from its first one on
@@ -38,7 +38,8 @@ cdef class Flows(Bounded):
     cdef uint32_t open(self, const key_s *key, uint64_t now_ns) noexcept nogil:
         """The number of a flow that is not known yet; 0: there is no room.
 
-        A packet later moves nothing in the list: it would touch two others each time.
+        A packet later moves nothing in the list: it would touch two others each time. So whether
+        there were any is asked when the flow has been listed for as long as one may be idle.
         """
         cdef uint32_t number = self.add(key)
         cdef flow_s *flow
@@ -52,7 +53,7 @@ cdef class Flows(Bounded):
         else:
             self.waits_oldest = number
         self.waits_newest = number
-        self.append(&self.idle, number)
+        self.append(&self.silent, number)
         return number
 
     cdef bint is_idle(self, uint32_t number, uint64_t now_ns) noexcept nogil:
@@ -150,23 +151,48 @@ cdef class Flows(Bounded):
             return number
         return 0
 
-    cdef uint32_t idle_enough(self, uint64_t now_ns) noexcept nogil:
-        """A flow that has been idle for long enough; 0: none, or no other that makes room yet.
+    cdef void set_fulfilled(
+        self, uint32_t number, uint64_t fulfilled, uint64_t now_ns
+    ) noexcept nogil:
+        """Keep of a flow what it has shown; whether that is anything says who makes room first."""
+        cdef flow_s *flow = <flow_s *>self.at(number)
+        if (flow.fulfilled != 0) == (fulfilled != 0):
+            flow.fulfilled = fulfilled
+            return
+        self.unlink(self.order_of(number), number)
+        flow.fulfilled = fulfilled
+        flow.entry.since_ns = now_ns
+        self.append(self.order_of(number), number)
 
-        Those that had packets since they were listed are listed anew.
+    cdef uint32_t idle_enough(self, uint64_t now_ns) noexcept nogil:
+        """A flow that has been idle for long enough; 0: none, or no other that is asked yet."""
+        cdef uint32_t number = self.idle_of(&self.silent, now_ns)
+        return number if number else self.idle_of(&self.telling, now_ns)
+
+    cdef uint32_t idle_of(self, order_s *order, uint64_t now_ns) noexcept nogil:
+        """The same of one list. Those that had packets since they were listed are listed anew.
+
+        That is as of when they had to be asked, whenever they are: so when a flow goes depends on
+        its own packets and the time, not on other flows.
         """
-        cdef uint32_t number = self.idle.oldest
+        cdef uint32_t number = order.oldest
+        cdef flow_s *flow
         while number and over(self.at(number).since_ns, now_ns, self.idle_ns):
-            if self.is_idle(number, now_ns):
+            flow = <flow_s *>self.at(number)
+            if flow.last_ns <= flow.entry.since_ns:
                 return number
-            self.unlink(&self.idle, number)
-            self.at(number).since_ns = (<flow_s *>self.at(number)).last_ns
-            self.append(&self.idle, number)
-            number = self.idle.oldest
+            self.unlink(order, number)
+            flow.entry.since_ns += self.idle_ns
+            self.append(order, number)
+            number = order.oldest
         return 0
+
+    cdef order_s *order_of(self, uint32_t number) noexcept nogil:
+        """The list that a flow is in."""
+        return &self.telling if (<flow_s *>self.at(number)).fulfilled else &self.silent
 
     cdef void drop(self, uint32_t number) noexcept nogil:
         """Forget a flow; what was held of it has been counted."""
         self.wait_no_more(number)
-        self.unlink(&self.idle, number)
+        self.unlink(self.order_of(number), number)
         self.remove(number)

@@ -55,6 +55,7 @@ cdef class Meter(Counted):
     cdef int follow_flow(
         self, packet_s *row, const key_s *key, uint64_t possible, uint64_t now_ns
     ) except -1 nogil
+    cdef uint32_t open_flow(self, const key_s *key, uint64_t now_ns) except? 0 nogil
     cdef int hold(self, uint32_t number, packet_s *row) except -1 nogil
     cdef int end_waits(self, uint64_t now_ns) except -1 nogil
     cdef int charge_held(

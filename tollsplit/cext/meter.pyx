@@ -321,7 +321,7 @@ cdef class Meter(Counted):
         This is the door for whatever else tells what a flow is: what a packet shows is a bit for
         each rule, and what its flow has shown covers it.
         """
-        cdef uint64_t covered, shown
+        cdef uint64_t covered, fulfilled, shown
         cdef uint32_t number
         cdef flow_s *flow
         cdef bint asked_anew
@@ -333,21 +333,23 @@ cdef class Meter(Counted):
             self.state.flows.drop(number)
             number = 0
         if not number:
-            number = self.state.flows.open(key, now_ns)
+            number = self.open_flow(key, now_ns)
         if not number:
             self.totals.untracked(row)
             return 0
         flow = <flow_s *>self.state.flows.at(number)
         flow.last_ns = now_ns
         asked_anew = flow.entry.serial != self.classifier.serial
+        fulfilled = flow.fulfilled
         if asked_anew:
-            flow.fulfilled = self.classifier.recall(row, &flow.witness, possible)
+            fulfilled = self.classifier.recall(row, &flow.witness, possible)
             flow.entry.serial = self.classifier.serial
-        shown = self.classifier.shown(row, possible & ~flow.fulfilled)
+        shown = self.classifier.shown(row, possible & ~fulfilled)
         if shown:
-            flow.fulfilled |= shown
+            fulfilled |= shown
             remember(row, &flow.witness)
-        covered = flow.fulfilled & possible
+        self.state.flows.set_fulfilled(number, fulfilled, now_ns)
+        covered = fulfilled & possible
         row.rule = self.classifier.first(row.rule, covered)
         if not self.holding:
             return 0
@@ -357,6 +359,20 @@ cdef class Meter(Counted):
                 row.rule, possible & ~covered):
             self.hold(number, row)
         return 0
+
+    cdef uint32_t open_flow(self, const key_s *key, uint64_t now_ns) except? 0 nogil:
+        """The number of a new flow; 0: there is no room.
+
+        Where all room is taken, the flow goes that has shown nothing for longest: whoever opens
+        flows without end loses his own first, and none that a sponsor pays for.
+        """
+        cdef uint32_t number = self.state.flows.open(key, now_ns)
+        cdef uint32_t silent = self.state.flows.silent.oldest
+        if number or not silent:
+            return number
+        self.count_all_held(silent, True)
+        self.state.flows.drop(silent)
+        return self.state.flows.open(key, now_ns)
 
     cdef int hold(self, uint32_t number, packet_s *row) except -1 nogil:
         """Hold a row until its flow shows what it is; where too much is held, the oldest goes."""

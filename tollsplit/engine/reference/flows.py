@@ -38,7 +38,8 @@ class Flow:
 
 
 class Flows:
-    """The flows that are known, by when they were listed; those that may hold something, by age.
+    """The flows that are known, by when they were listed, those that have shown nothing apart from
+    the others; those that may hold something, by age.
 
     rules   all, by precedence
     holds   whether a packet fulfils a rule's conditions
@@ -52,7 +53,8 @@ class Flows:
         self.holds = holds
         self.cell = cell
         self.bounds = bounds
-        self.known: OrderedDict[object, Flow] = OrderedDict()
+        self.silent: OrderedDict[object, Flow] = OrderedDict()
+        self.telling: OrderedDict[object, Flow] = OrderedDict()
         self.waiting: OrderedDict[object, Flow] = OrderedDict()
         self.decided: list[tuple[Item, Rule | None]] = []
 
@@ -69,17 +71,20 @@ class Flows:
         ends = (row["source"], row["destination"])
         key = (row["version"], ends[:: -1 if row["direction"] else 1], row["protocol"],
                row["subscriber_port"], row["server_port"], item.subscriber)
-        flow = self.known.get(key)
+        flow = self.silent.get(key) or self.telling.get(key)
         if flow is not None and self.is_idle(flow, now_ns):
             self.forget(key)
             flow = None
         if flow is None:
-            if len(self.known) >= self.bounds.flows:
+            if len(self.silent) + len(self.telling) >= self.bounds.flows and not self.make_room():
                 return False, rule, True
-            flow = self.known[key] = self.waiting[key] = Flow(now_ns, now_ns, now_ns)
+            flow = self.silent[key] = self.waiting[key] = Flow(now_ns, now_ns, now_ns)
         flow.last_ns = now_ns
         shown = [r for r in possible if r not in flow.fulfilled and self.holds(r.match, row)]
         flow.fulfilled += shown
+        if shown and key in self.silent:
+            self.telling[key] = self.silent.pop(key)
+            flow.listed_ns = now_ns
         rule = first([rule, *flow.fulfilled])
         if shown:
             for group in list(flow.groups):
@@ -103,12 +108,25 @@ class Flows:
             group = Group(rule, flags, cell)
             flow.groups.append(group)
         group.items.append(item)
-        while sum(len(f.groups) for f in self.known.values()) > self.bounds.held:
+        while sum(len(f.groups) for f in self.waiting.values()) > self.bounds.held:
             _, oldest = self.waiting.popitem(last=False)
-            for group in oldest.groups:
-                for each in group.items:
-                    each.untracked = True
-            self.charge_all(oldest)
+            self.crowd_out(oldest)
+
+    def make_room(self) -> bool:
+        """Forget the flow that has shown nothing for longest; False: all have shown something."""
+        if not self.silent:
+            return False
+        key, flow = next(iter(self.silent.items()))
+        self.crowd_out(flow)
+        self.forget(key)
+        return True
+
+    def crowd_out(self, flow: Flow) -> None:
+        """Charge what waits of a flow before its time."""
+        for group in flow.groups:
+            for each in group.items:
+                each.untracked = True
+        self.charge_all(flow)
 
     def charge(self, flow: Flow, group: Group) -> None:
         flow.groups.remove(group)
@@ -126,26 +144,27 @@ class Flows:
                 break
             del self.waiting[key]
             self.charge_all(flow)
-        while self.known:
-            key, flow = next(iter(self.known.items()))
-            if now_ns - flow.listed_ns <= self.bounds.flow_idle_ns:
-                break
-            if self.is_idle(flow, now_ns):
-                self.forget(key)
-            else:
-                flow.listed_ns = flow.last_ns
-                self.known.move_to_end(key)
+        for some in (self.silent, self.telling):
+            while some:
+                key, flow = next(iter(some.items()))
+                if now_ns - flow.listed_ns <= self.bounds.flow_idle_ns:
+                    break
+                if flow.last_ns <= flow.listed_ns:
+                    self.forget(key)
+                else:
+                    flow.listed_ns += self.bounds.flow_idle_ns
+                    some.move_to_end(key)
 
     def is_idle(self, flow: Flow, now_ns: int) -> bool:
         return now_ns - flow.last_ns > self.bounds.flow_idle_ns
 
     def forget(self, key: object) -> None:
-        self.charge_all(self.known.pop(key))
+        self.charge_all((self.silent if key in self.silent else self.telling).pop(key))
         self.waiting.pop(key, None)
 
     def release(self) -> None:
         """No more packets come."""
-        for flow in self.known.values():
+        for flow in self.waiting.values():
             self.charge_all(flow)
 
     def take(self) -> Iterator[tuple[Item, Rule | None]]:
