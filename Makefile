@@ -23,9 +23,11 @@ PEERS_DEBIAN := argus-client argus-server g++ libndpi-bin libpcap-dev libtrace-t
 PEERS_PYPI := dpkt nfstream pypacker scapy
 # A reader of smart cards in software, and what pyscard is compiled with.
 CARDS := libpcsclite-dev pcscd swig vsmartcard-vpcd
-# How the tests are spread over processes, and which of them are not.
+# How the tests are spread over processes, and which of them are not. Those of the core keep a CPU
+# busy; many of the others wait for timers and databases.
 AT_ONCE := --numprocesses 2 --dist worksteal
-ALONE := tests/live tests/story tests/test_benchmarks_live.py $(wildcard tests/test_gateway*.py)
+WAITING := --numprocesses 4 --dist worksteal
+ALONE := tests/live tests/story tests/test_benchmarks_live.py
 
 .PHONY: demo test build checked sanitize bench bench-check bench-peers bench-record lint clean
 .DELETE_ON_ERROR:
@@ -142,7 +144,7 @@ sanitize: $(VENV)/.testable build/sanitizer/.built
 # that its closing line is the last thing printed.
 test: lint checked sanitize $(VENV)/.lab
 	$(BIN)/pytest $(ALONE)
-	$(BIN)/pytest $(AT_ONCE) $(ALONE:%=--ignore=%)
+	$(BIN)/pytest $(WAITING) $(ALONE:%=--ignore=%)
 
 # --- the rest --------------------------------------------------------------------------
 
