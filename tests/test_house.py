@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "cext": set(),  # it raises ValueError with an offset; capture adds the path
     "capture": WORDS | {"cext"},
     "rules": WORDS | {"cext"},
-    "engine": WORDS | {"cext", "rules"},  # any source will do, so not capture
+    "tokens": WORDS | {"rules"},
+    "engine": WORDS | {"cext", "rules", "tokens"},  # any source will do, so not capture
     "ledger": WORDS,  # money knows no packets
     "services": WORDS | {"__init__", "ledger", "rules"},
     "snapshot": WORDS,
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "__init__": WORDS | {"report", "run"},
     "cli": WORDS
     | {"__init__", "capture", "rules", "engine", "ledger", "services", "reconcile", "export",
-       "report", "run", "gateway", "snapshot"},
+       "report", "run", "gateway", "snapshot", "tokens"},
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.

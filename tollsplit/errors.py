@@ -87,6 +87,12 @@ class ProofError(TollsplitError):
     exit_code = 3
 
 
+class TokenError(TollsplitError):
+    """A token cannot be read, or cannot be minted as asked."""
+
+    exit_code = 3
+
+
 class NetworkError(TollsplitError):
     """The terminal's network cannot be told, joined or left."""
 

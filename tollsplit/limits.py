@@ -106,6 +106,20 @@ CLOCK_BEHIND_NS = 60_000_000_000
 # Captures that are read side by side, in the order of their packets' times: an open file each.
 MERGED_CAPTURES_MAX = 512
 
+# --- tokens ----------------------------------------------------------------------------
+# How long before its expiry a token may be used. So long it has to be known that it was, and a
+# day is enough for an app that fetches its tokens in the morning.
+TOKEN_LIFETIME_S_MAX = 86_400
+# Used tokens that are known at a time, all sponsors' together: about 48 MiB. Half as many as a
+# worker knows flows, and each opens one.
+TOKENS_USED_MAX = 524_288
+# What expires in the same minute is forgotten at once.
+TOKEN_BUCKET_S = 60
+# Four keys for each sponsor, while one takes another's place.
+TOKEN_KEYS_MAX = 16_384
+# Four times what as many keys take as they are written.
+TOKEN_KEYS_OCTETS_MAX = 16 * 1024 * 1024
+
 # --- rules -----------------------------------------------------------------------------
 # 15 bits name the rule in a counter; operators' sets stay below a thousand.
 RULES_MAX = 32_766

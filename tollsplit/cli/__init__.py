@@ -40,6 +40,7 @@ class Commands(click.Group):
         "session": "session:session",
         "share": "share:share",
         "statement": "statement:statement",
+        "token": "token:token",
         "transfer": "transfer:transfer",
     }
 

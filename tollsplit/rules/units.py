@@ -289,6 +289,15 @@ def window(value: object) -> tuple[int | None, bool]:
     return seconds, False
 
 
+def duration(value: object) -> int:
+    """Seconds of "90s", "5m", "1h" or "2d", at least one."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    seconds = int(match[1]) * _DURATIONS.get(match[2], 0) if match else 0
+    if not seconds:
+        raise expected('a duration such as "90s", "5m" or "1h"', value)
+    return seconds
+
+
 def time_of_day(value: object) -> int:
     """Seconds after midnight of "08:00" or "08:00:30"; "24:00" is the day's end."""
     if isinstance(value, time) and not value.microsecond:
