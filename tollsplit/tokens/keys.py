@@ -6,7 +6,7 @@ import hmac
 import json
 import os
 import secrets
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -213,7 +213,7 @@ def _key(table: Table) -> Key | None:
 def _secret(value: object) -> bytes:
     """A secret's octets. What was found instead is not repeated: messages are logged."""
     try:
-        octets = urlsafe_b64decode(value) if isinstance(value, str) else b""
+        octets = b64decode(value, b"-_", validate=True) if isinstance(value, str) else b""
     except ValueError:
         octets = b""
     if len(octets) != SECRET_OCTETS:
