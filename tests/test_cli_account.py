@@ -26,7 +26,7 @@ def test_account_table_is_readable_at_80_columns(
     assert printed.err == ""
     assert max(map(len, printed.out.splitlines())) <= 80
     for text in ("alice", "… and ", "more subscribers (--format json for all)", "sponsor video-co",
-                 "metered twice", "unattributed", "non-IP", "control", "duplicate",
+                 "metered twice", "unattributed", "non-IP", "control", "duplicate", "retransmitted",
                  "fault: truncated", "identity: the buckets add up to what was seen; lost 0"):
         assert (text in printed.out) == (text != "alice")  # not among the largest three
 

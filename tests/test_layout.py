@@ -135,7 +135,7 @@ def test_layout_names_are_unique_and_complete() -> None:
     assert len(set(FAULT_NAMES)) == len(FAULT_NAMES) == 11
     assert FAULT_NAMES[0] == "none"
     assert BUCKET_NAMES == (
-        "metered", "unattributed", "non_ip", "control", "duplicate", "fault",
+        "metered", "unattributed", "non_ip", "control", "duplicate", "fault", "retransmitted",
     )
     assert FLAG_NAMES == ("coalesced", "mismatch", "partial", "trusted")
     assert all(tag & (tag - 1) == 0 for tag in TAGS.values())

@@ -61,12 +61,13 @@ def own(found: dict[Key, float]) -> dict[Key, float]:
 
 
 def test_metrics_equal_the_snapshot() -> None:
-    now = replace(snapshot(), lost_kernel=17, lost_interface=4)
+    now = replace(snapshot(), lost_kernel=17, lost_interface=4, retransmitted=Volume(1, 2),
+                  suspicious=Volume(3, 4), unsolicited=Volume(5, 6))
     volumes = {
         f"tollsplit_{name}_{unit}_total": getattr(getattr(now, name), unit)
         for name in ("seen", "metered", "metered_twice", "unattributed", "non_ip", "control",
-                     "duplicate", "coalesced", "mismatch", "overlapping",
-                     "untracked")
+                     "duplicate", "retransmitted", "coalesced", "mismatch", "overlapping",
+                     "untracked", "suspicious", "unsolicited")
         for unit in ("packets", "octets")
     }
     expected = {key(name): value for name, value in volumes.items()} | {
@@ -103,7 +104,8 @@ def test_metrics_add_up_again_from_what_was_scraped() -> None:
         return sum(value for (sample, _), value in found.items() if sample == name)
 
     for unit in ("packets", "octets"):
-        parts = ("metered", "unattributed", "non_ip", "control", "duplicate", "fault")
+        parts = ("metered", "unattributed", "non_ip", "control", "duplicate", "retransmitted",
+                 "fault")
         assert total(f"tollsplit_seen_{unit}_total") == (
             sum(total(f"tollsplit_{part}_{unit}_total") for part in parts)
             - total(f"tollsplit_metered_twice_{unit}_total")) > 0

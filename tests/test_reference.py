@@ -69,8 +69,9 @@ def document(tally: Tally) -> dict[str, Any]:
         return {"packets": counted.packets, "octets": counted.octets}
 
     figures: dict[str, Any] = {name: volume(name) for name in (
-        "seen", "metered_twice", "unattributed", "non_ip", "control", "duplicate", "coalesced",
-        "mismatch", "overlapping", "untracked")}
+        "seen", "metered_twice", "unattributed", "non_ip", "control", "duplicate",
+        "retransmitted", "coalesced", "mismatch", "overlapping", "untracked", "suspicious",
+        "unsolicited")}
     figures["metered"] = {
         **volume("metered"), "subscriber_octets": tally.subscriber_octets,
         "sponsor_octets": {s: n for s, n in tally.sponsor_octets.items() if n}}

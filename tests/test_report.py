@@ -37,9 +37,9 @@ def test_report_document_has_every_key_of_the_interface(report: Report) -> None:
     document = report.document()
     assert list(document) == [
         "schema", "rules_version", "layer", "at", "seen", "metered", "metered_twice",
-        "unattributed", "non_ip", "control", "duplicate", "faults", "tunnel_overhead_octets",
-        "coalesced", "mismatch", "overlapping", "untracked", "lost", "identity", "truncated",
-        "usage", "charges", "ledger",
+        "unattributed", "non_ip", "control", "duplicate", "retransmitted", "faults",
+        "tunnel_overhead_octets", "coalesced", "mismatch", "overlapping", "untracked",
+        "suspicious", "unsolicited", "lost", "identity", "truncated", "usage", "charges", "ledger",
         "elapsed_s", "packets_per_s",
     ]
     assert document["schema"] == "tollsplit.account/1"
@@ -119,8 +119,9 @@ def test_report_csv_carries_every_figure(report: Report) -> None:
         document["metered"]["sponsor_octets"]["shop-co"])
     buckets = {line["bucket"]: {"packets": int(line["packets"]), "octets": int(line["octets"])}
                for line in lines if line["line"] == "bucket"}
-    for name in ("seen", "unattributed", "non_ip", "control", "duplicate", "metered_twice",
-                 "coalesced", "mismatch", "overlapping", "untracked"):
+    for name in ("seen", "unattributed", "non_ip", "control", "duplicate", "retransmitted",
+                 "metered_twice", "coalesced", "mismatch", "overlapping", "untracked", "suspicious",
+                 "unsolicited"):
         assert buckets[name] == document[name]
     assert buckets["fault:truncated"] == document["faults"]["truncated"]
     assert buckets["lost:kernel"] == {"packets": 0, "octets": 0}

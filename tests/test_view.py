@@ -175,9 +175,16 @@ def test_view_shows_the_books_and_what_is_seldom() -> None:
                  "coalesced 12 packets", "mismatch 6 packets", "untracked 4 packets",
                  "events: clock_step 1, rules_changed 2"):
         assert part in text
+    resent = {"suspicious": Volume(8, 900), "unsolicited": Volume(7, 800),
+              "retransmitted": Volume(9, 900)}
+    more = drawn(replace(snapshot(), **resent), height=40)
+    assert "suspicious 8 packets" in more
+    assert "unsolicited 7 packets" in more
+    assert rows(more, "bucket", 2)["retransmitted"] == ["9", "900"]
     plain = drawn(replace(snapshot(), tunnel_overhead_octets=0, coalesced=Volume(),
                           mismatch=Volume(), untracked=Volume(), events={"clock_step": 0}))
-    for word in ("tunnel", "coalesced", "mismatch", "untracked", "events"):
+    for word in ("tunnel", "coalesced", "mismatch", "untracked", "suspicious", "unsolicited",
+                 "retransmitted", "events"):
         assert word not in plain
 
 

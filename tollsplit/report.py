@@ -56,6 +56,8 @@ class Sums(Protocol):
     @property
     def duplicate(self) -> Volume: ...
     @property
+    def retransmitted(self) -> Volume: ...
+    @property
     def faults(self) -> dict[str, Volume]: ...
     @property
     def coalesced(self) -> Volume: ...
@@ -65,6 +67,10 @@ class Sums(Protocol):
     def overlapping(self) -> Volume: ...
     @property
     def untracked(self) -> Volume: ...
+    @property
+    def suspicious(self) -> Volume: ...
+    @property
+    def unsolicited(self) -> Volume: ...
     @property
     def tunnel_overhead_octets(self) -> int: ...
     @property
@@ -82,6 +88,7 @@ def buckets_of(sums: Sums) -> tuple[Bucket, ...]:
         Bucket("non_ip", sums.non_ip),
         Bucket("control", sums.control),
         Bucket("duplicate", sums.duplicate),
+        Bucket("retransmitted", sums.retransmitted),
         *(Bucket(f"fault:{kind}", volume) for kind, volume in sorted(sums.faults.items())),
     )
 
@@ -219,6 +226,8 @@ class Report:
         yield "mismatch", tally.mismatch
         yield "overlapping", tally.overlapping
         yield "untracked", tally.untracked
+        yield "suspicious", tally.suspicious
+        yield "unsolicited", tally.unsolicited
         yield "tunnel_overhead", Volume(0, tally.tunnel_overhead_octets)
         yield "lost:kernel", Volume(self.lost_kernel, 0)
         yield "lost:interface", Volume(self.lost_interface, 0)
@@ -241,12 +250,15 @@ class Report:
             "non_ip": _volume(tally.non_ip),
             "control": _volume(tally.control),
             "duplicate": _volume(tally.duplicate),
+            "retransmitted": _volume(tally.retransmitted),
             "faults": {kind: _volume(volume) for kind, volume in sorted(tally.faults.items())},
             "tunnel_overhead_octets": tally.tunnel_overhead_octets,
             "coalesced": _volume(tally.coalesced),
             "mismatch": _volume(tally.mismatch),
             "overlapping": _volume(tally.overlapping),
             "untracked": _volume(tally.untracked),
+            "suspicious": _volume(tally.suspicious),
+            "unsolicited": _volume(tally.unsolicited),
             "lost": {"kernel": self.lost_kernel, "interface": self.lost_interface},
             "identity": {"holds": self.identity_holds},
             "truncated": list(self.truncated),

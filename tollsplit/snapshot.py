@@ -37,7 +37,7 @@ class Snapshot:
     """Sums since the run began, unless a line says otherwise; nothing in it changes afterwards.
 
     Everything but `lost` adds up: seen = metered − metered_twice + unattributed + non_ip +
-    control + duplicate + Σ faults, in packets and octets (accounting §2).
+    control + duplicate + retransmitted + Σ faults, in packets and octets (accounting §2).
     """
 
     taken_at_ns: int  # since 1970-01-01 UTC, the machine's clock
@@ -51,11 +51,14 @@ class Snapshot:
     non_ip: Volume
     control: Volume
     duplicate: Volume
+    retransmitted: Volume
     faults: dict[str, Volume]
     coalesced: Volume
     mismatch: Volume
     overlapping: Volume
     untracked: Volume
+    suspicious: Volume
+    unsolicited: Volume
     tunnel_overhead_octets: int
     subscriber_octets: int
     sponsor_octets: dict[str, int]  # by identity; every sponsor of the rules in force is there

@@ -45,10 +45,11 @@ cdef enum bucket_e:
     BUCKET_CONTROL = 3
     BUCKET_DUPLICATE = 4
     BUCKET_FAULT = 5
+    BUCKET_RETRANSMITTED = 6
 
 # No frame ends up here: it waits, and is seen when it has been decided where it does.
 cdef enum:
-    BUCKET_HELD = 6
+    BUCKET_HELD = 7
 
 # Kinds of fault; FAULT_NAMES in layout.pyx spells them in this order.
 cdef enum fault_e:
@@ -75,6 +76,7 @@ cdef enum flag_e:
     FLAG_TUNNELLED = 64
     FLAG_TWICE = 128             # its frame is seen for another subscriber's sake
     FLAG_UNTRACKED = 256         # there was no room to keep what it depends on
+    FLAG_SUSPICIOUS = 512        # sent again with other content
 
 # Flags that a counter and a usage record keep.
 cdef enum:

@@ -27,7 +27,8 @@ FAULT_NAMES = (
     "none", "truncated", "link_type", "link_tags", "ip_version", "ip_header",
     "ip_length", "ip_exceeds_wire", "extension_headers", "table_full", "cells_full",
 )
-BUCKET_NAMES = ("metered", "unattributed", "non_ip", "control", "duplicate", "fault")
+BUCKET_NAMES = (
+    "metered", "unattributed", "non_ip", "control", "duplicate", "fault", "retransmitted")
 FLAG_NAMES = ("coalesced", "mismatch", "partial", "trusted")
 TAGS = {"vlan": TAG_VLAN, "vlan_inner": TAG_VLAN_INNER, "mpls": TAG_MPLS,
         "gtp_teid": TAG_GTP_TEID, "qfi": TAG_QFI, "gre_key": TAG_GRE_KEY, "vni": TAG_VNI,

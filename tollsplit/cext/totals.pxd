@@ -6,7 +6,7 @@ from tollsplit.cext.layout cimport fault_e, packet_s
 
 cdef enum:
     FAULT_KINDS = 11
-    BUCKETS = 6
+    BUCKETS = 7
 
 # Where every frame went. Sums, so that any two add up to a third.
 cdef struct totals_s:
@@ -27,6 +27,10 @@ cdef struct totals_s:
     uint64_t overlapping_octets
     uint64_t untracked_packets
     uint64_t untracked_octets
+    uint64_t suspicious_packets
+    uint64_t suspicious_octets
+    uint64_t unsolicited_packets
+    uint64_t unsolicited_octets
 
 
 @cython.final
@@ -40,3 +44,5 @@ cdef class Totals:
     cdef void settle_held(self, const held_s *held, fault_e fault) noexcept nogil
     cdef void overlapping(self, const packet_s *row) noexcept nogil
     cdef void untracked(self, const packet_s *row) noexcept nogil
+    cdef void suspicious(self, const packet_s *row) noexcept nogil
+    cdef void unsolicited(self, const packet_s *row) noexcept nogil

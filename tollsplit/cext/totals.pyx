@@ -107,6 +107,16 @@ cdef class Totals:
         self.sums.untracked_packets += 1
         self.sums.untracked_octets += row.octets
 
+    cdef void suspicious(self, const packet_s *row) noexcept nogil:
+        """A row brings again what was sent before, with other content."""
+        self.sums.suspicious_packets += 1
+        self.sums.suspicious_octets += row.octets
+
+    cdef void unsolicited(self, const packet_s *row) noexcept nogil:
+        """A row comes to a subscriber who said nothing in its flow."""
+        self.sums.unsolicited_packets += 1
+        self.sums.unsolicited_octets += row.octets
+
     def add(self, const uint64_t[::1] theirs):
         """Add the sums of another one, as numbers() gives them."""
         cdef uint64_t *mine = <uint64_t *>&self.sums
@@ -132,6 +142,8 @@ cdef class Totals:
             "tunnel": (0, totals.tunnel_octets),
             "overlapping": (totals.overlapping_packets, totals.overlapping_octets),
             "untracked": (totals.untracked_packets, totals.untracked_octets),
+            "suspicious": (totals.suspicious_packets, totals.suspicious_octets),
+            "unsolicited": (totals.unsolicited_packets, totals.unsolicited_octets),
         }
         for i, name in enumerate(BUCKET_NAMES):
             if i != BUCKET_METERED and i != BUCKET_FAULT:

@@ -27,6 +27,7 @@ BUCKETS = {
     "non_ip": "no IP",
     "control": "a tunnel's own signalling",
     "duplicate": "seen before",
+    "retransmitted": "sent before, with the same content",
 }
 
 
@@ -147,6 +148,9 @@ def families(now: Snapshot) -> Iterator[Metric]:
                        now.overlapping)
     yield from volumes("untracked", "that are metered without state, for want of room",
                        now.untracked)
+    yield from volumes("suspicious", "sent again with other content", now.suspicious)
+    yield from volumes("unsolicited", "to subscribers who said nothing in their flows",
+                       now.unsolicited)
     yield counter("tunnel_overhead_octets", "Octets of tunnels' own headers, on no bill.",
                   now.tunnel_overhead_octets)
     yield counters("paid_octets", "Octets metered, by who pays for them.", ("payer", "sponsor"),

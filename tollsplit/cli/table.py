@@ -206,6 +206,13 @@ def _print_notes(sums: Sums, out: Console) -> None:
     if sums.untracked.packets:
         out.print(Text(f"untracked: {sums.untracked.packets:,} packets are metered by what they "
                        "say themselves: too many fragments or flows at a time"))
+    if sums.suspicious.packets:
+        out.print(Text(f"suspicious: {sums.suspicious.packets:,} packets bring other content for "
+                       "what was sent before; subscribers pay"))
+    if sums.unsolicited.packets:
+        out.print(Text(f"unsolicited: {sums.unsolicited.packets:,} packets, "
+                       f"{sums.unsolicited.octets:,} octets, came to subscribers who said nothing "
+                       "in their flows"))
 
 
 def receipt_text(receipt: Receipt) -> str:

@@ -183,7 +183,8 @@ def _pace(now: Snapshot, rates: Rates) -> Text:
 
 def _buckets(now: Snapshot, kinds: int) -> list[tuple[tuple[str, ...], str]]:
     """The rows of the identity, with their styles; faults in at most `kinds` rows."""
-    buckets = [bucket for bucket in buckets_of(now) if not bucket.name.startswith("fault:")]
+    buckets = [bucket for bucket in buckets_of(now) if not bucket.name.startswith("fault:")
+               and (bucket.name != "retransmitted" or bucket.volume.packets)]
     faults = [bucket for bucket in buckets_of(now)
               if bucket.name.startswith("fault:") and bucket.volume.packets]
     faults.sort(key=lambda bucket: -bucket.volume.packets)
@@ -261,6 +262,10 @@ def _notes(now: Snapshot) -> list[Text]:
         parts.append(f"mismatch {now.mismatch.packets:,} packets")
     if now.untracked.packets:
         parts.append(f"untracked {now.untracked.packets:,} packets")
+    if now.suspicious.packets:
+        parts.append(f"suspicious {now.suspicious.packets:,} packets")
+    if now.unsolicited.packets:
+        parts.append(f"unsolicited {now.unsolicited.packets:,} packets")
     counts = ", ".join(f"{_plain(kind)} {count:,}" for kind, count in sorted(now.events.items())
                        if count)
     if counts:

@@ -33,7 +33,7 @@ from tollsplit.rules import RuleSet, load
 
 SUFFIX = ".segment"
 UNFINISHED = ".new"  # what is to take a segment's place
-FORMAT = 2
+FORMAT = 3
 # Kind, octets of the payload, CRC-32 of kind, length and payload.
 ENTRY = struct.Struct("<4sQI")
 HEAD, COUNTED, SEAL = b"head", b"sums", b"seal"

@@ -54,11 +54,14 @@ class Sums:
     non_ip: Volume = NOTHING
     control: Volume = NOTHING
     duplicate: Volume = NOTHING
+    retransmitted: Volume = NOTHING  # what was sent before, on no bill
     faults: dict[str, Volume] = field(default_factory=dict)
     coalesced: Volume = NOTHING
     mismatch: Volume = NOTHING
     overlapping: Volume = NOTHING  # fragments of what their datagram had already
     untracked: Volume = NOTHING  # what its verdict depends on found no room
+    suspicious: Volume = NOTHING  # sent again with other content
+    unsolicited: Volume = NOTHING  # to a subscriber who said nothing in its flow
     tunnel_overhead_octets: int = 0
     subscriber_octets: int = 0
     sponsor_octets: dict[str, int] = field(default_factory=dict)
@@ -73,12 +76,15 @@ class Sums:
             self.non_ip + other.non_ip,
             self.control + other.control,
             self.duplicate + other.duplicate,
+            self.retransmitted + other.retransmitted,
             {kind: self.faults.get(kind, Volume()) + other.faults.get(kind, Volume())
              for kind in sorted(self.faults.keys() | other.faults.keys())},
             self.coalesced + other.coalesced,
             self.mismatch + other.mismatch,
             self.overlapping + other.overlapping,
             self.untracked + other.untracked,
+            self.suspicious + other.suspicious,
+            self.unsolicited + other.unsolicited,
             self.tunnel_overhead_octets + other.tunnel_overhead_octets,
             self.subscriber_octets + other.subscriber_octets,
             {name: self.sponsor_octets.get(name, 0) + other.sponsor_octets.get(name, 0)
@@ -90,7 +96,8 @@ class Sums:
     def identity_holds(self) -> bool:
         """Nothing was lost or made up, in packets and octets, and the payers pay it all."""
         out = sum(
-            (self.unattributed, self.non_ip, self.control, self.duplicate, *self.faults.values()),
+            (self.unattributed, self.non_ip, self.control, self.duplicate, self.retransmitted,
+             *self.faults.values()),
             self.metered,
         )
         twice = self.metered_twice
@@ -299,11 +306,14 @@ def tally(
         non_ip=sums["non_ip"],
         control=sums["control"],
         duplicate=sums["duplicate"],
+        retransmitted=sums["retransmitted"],
         faults={n[6:]: v for n, v in sorted(sums.items()) if n.startswith("fault:")},
         coalesced=sums["coalesced"],
         mismatch=sums["mismatch"],
         overlapping=sums["overlapping"],
         untracked=sums["untracked"],
+        suspicious=sums["suspicious"],
+        unsolicited=sums["unsolicited"],
         tunnel_overhead_octets=sums["tunnel"].octets,
         subscriber_octets=usage.subscriber_total,
         sponsor_octets=usage.sponsor_totals(),

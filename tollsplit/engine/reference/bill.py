@@ -224,7 +224,8 @@ class Bill:
         self.unit: Unit = "month" if meter.window_month else meter.window_s  # a window's length
         self.buckets = {name: Volume() for name in (
             "seen", "metered", "metered_twice", "unattributed", "non_ip", "control", "duplicate",
-            "coalesced", "mismatch", "overlapping", "untracked")}
+            "retransmitted", "coalesced", "mismatch", "overlapping", "untracked", "suspicious",
+            "unsolicited")}
         self.clock = Clock()
         self.datagrams = Datagrams(bounds) if asks_transport(rules) else None
         self.flows = Flows(
@@ -412,7 +413,7 @@ class Bill:
     def identity_holds(self) -> bool:
         """seen = metered − metered twice + unattributed + non-IP + control + faults."""
         parts = [self.buckets[name] for name in (
-            "metered", "unattributed", "non_ip", "control", "duplicate")]
+            "metered", "unattributed", "non_ip", "control", "duplicate", "retransmitted")]
         return all(
             self.buckets["seen"][unit] + self.buckets["metered_twice"][unit]
             == sum(part[unit] for part in (*parts, *self.faults.values()))
