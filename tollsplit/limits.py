@@ -95,6 +95,10 @@ FLOW_HOLD_S = 10
 # A ClientHello, header and all: what one TLS record holds. With keys against quantum computers they
 # have 2 KB; a server that speaks TLS takes more, and a longer one has no name.
 HELLO_OCTETS_MAX = 16_384
+# Of a QUIC client's handshake; hellos have 2 to 4 KB, and their datagrams 1.2.
+QUIC_CRYPTO_OCTETS_MAX = 8_192
+# Packets of one flow that are opened to find one, at some 50 µs each.
+QUIC_PACKETS_MAX = 16
 # A message's head, a chunk's line or a trailer. Servers take 8 to 32 KiB of it; nothing is kept.
 HTTP_HEAD_OCTETS_MAX = 65_536
 # Counters of packets that wait, of one worker: 16 MiB; a flow mostly has one.

@@ -24,3 +24,4 @@ cdef hello_e read_records(
 cdef hello_e read_message(
     const uint8_t *octets, uint32_t count, hello_s *hello
 ) noexcept nogil
+cdef dict shown(int told, const hello_s *hello)

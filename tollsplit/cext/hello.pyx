@@ -159,6 +159,16 @@ cdef void read_name(stretch_s extension, hello_s *hello) noexcept nogil:
             hello.name = name.at
 
 
+cdef dict shown(int told, const hello_s *hello):
+    return {
+        "told": ("more", "found", "none")[told],
+        "name": hello.name[:hello.name_octets] if hello.name != NULL else None,
+        "token": hello.token[:hello.token_octets] if hello.token != NULL else None,
+        "encrypted": bool(hello.encrypted),
+        "needed": hello.needed,
+    }
+
+
 def read(octets, bare=False):
     """What is found in a client's first octets: a dict by hello_s's names, and "told".
 
@@ -172,10 +182,4 @@ def read(octets, bare=False):
     cdef uint32_t count = PyBytes_GET_SIZE(octets)
     cdef hello_e told = (
         read_message(at, count, &hello) if bare else read_records(at, count, joined, &hello))
-    return {
-        "told": ("more", "found", "none")[<int>told],
-        "name": hello.name[:hello.name_octets] if hello.name != NULL else None,
-        "token": hello.token[:hello.token_octets] if hello.token != NULL else None,
-        "encrypted": bool(hello.encrypted),
-        "needed": hello.needed,
-    }
+    return shown(told, &hello)

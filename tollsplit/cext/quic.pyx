@@ -1,0 +1,236 @@
+"""QUIC's Initial packets (RFC 9000, 9001, 9369): the ClientHello that they carry.
+
+Everybody can open them who sees a connection's first one; what they show is a client's word, as a
+hello over TCP is. Opening is a Python object's business (engine/seal), for it is cryptography.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from tollsplit.cext.hello cimport *
+from tollsplit.cext.stretch cimport *
+
+BOUNDS = {
+    "QUIC_CRYPTO_OCTETS_MAX": QUIC_CRYPTO_OCTETS_MAX, "QUIC_PACKETS_MAX": QUIC_PACKETS_MAX,
+}
+
+cdef enum:
+    VERSION_1 = 0x00000001
+    VERSION_2 = 0x6B3343CF
+    LONG_HEADER = 0x80
+    FIXED_BIT = 0x40
+    DATAGRAM_OCTETS_MIN = 1200   # of one with an Initial; servers drop others (RFC 9000 §14.1)
+    FIRST_ID_OCTETS_MIN = 8      # of what a client makes up (§7.2)
+    SEALED_OCTETS_MIN = 20       # the packet number's most, and the sample (RFC 9001 §5.4.2)
+    FRAME_PADDING = 0
+    FRAME_PING = 1
+    FRAME_ACK = 2
+    FRAME_ACK_ECN = 3
+    FRAME_CRYPTO = 6
+    FRAME_CLOSE = 28
+
+cdef enum packet_e:
+    PACKET_INITIAL
+    PACKET_OTHER                 # of a handshake, but no Initial
+    PACKET_NONE                  # nothing that another packet can follow
+
+# An Initial packet as it lies in its datagram.
+cdef struct initial_s:
+    stretch_s packet
+    stretch_s id                 # its destination's
+    uint32_t version
+    uint32_t number_at           # where its packet number begins
+    bint token                   # it has one, as after a Retry
+
+
+cdef inline bint take_varint(stretch_s *s, uint64_t *value) noexcept nogil:
+    """A number of 1, 2, 4 or 8 octets (RFC 9000 §16)."""
+    cdef stretch_s taken
+    cdef uint32_t i
+    if not s.left or not take(s, 1 << (s.at[0] >> 6), &taken):
+        return False
+    value[0] = taken.at[0] & 0x3F
+    for i in range(1, taken.left):
+        value[0] = value[0] << 8 | taken.at[i]
+    return True
+
+
+cdef inline bint take_counted(stretch_s *s, stretch_s *taken) noexcept nogil:
+    """As many octets as a number before them says."""
+    cdef uint64_t count
+    return take_varint(s, &count) and count <= s.left and take(s, <uint32_t>count, taken)
+
+
+cdef packet_e take_packet(stretch_s *datagram, initial_s *initial) noexcept nogil:
+    """The next of a datagram's packets (RFC 9000 §17.2)."""
+    cdef stretch_s source, token, body
+    cdef stretch_s start = datagram[0]
+    cdef uint32_t first, kind
+    initial.token = False
+    if not take_number(datagram, 1, &first) or not first & LONG_HEADER or not first & FIXED_BIT:
+        return PACKET_NONE
+    if not (take_number(datagram, 4, &initial.version) and take_vector(datagram, 1, &initial.id)
+            and take_vector(datagram, 1, &source)):
+        return PACKET_NONE
+    if max(initial.id.left, source.left) > CONNECTION_ID_OCTETS_MAX:
+        return PACKET_NONE
+    kind = first >> 4 & 3
+    if initial.version == VERSION_2:
+        kind = (kind - 1) & 3  # RFC 9369 §3.2 moves them by one
+    elif initial.version != VERSION_1:
+        return PACKET_NONE
+    if kind == 3:  # Retry, which has no length and is no client's
+        return PACKET_NONE
+    if kind == 0:
+        if not take_counted(datagram, &token):
+            return PACKET_NONE
+        initial.token = token.left > 0
+    if not take_counted(datagram, &body):
+        return PACKET_NONE
+    if kind != 0:
+        return PACKET_OTHER
+    if body.left < SEALED_OCTETS_MIN:
+        return PACKET_NONE
+    initial.number_at = start.left - datagram.left - body.left
+    initial.packet = stretch(start.at, start.left - datagram.left)
+    return PACKET_INITIAL
+
+
+cdef int read_quic(
+    quic_s *quic, const uint8_t *octets, uint32_t count, object seal, hello_s *hello
+) except -1:
+    """Look into one datagram of a client; hello_e: what was found so far.
+
+    seal   open(version, connection_id, packet, number_at) → the payload, or None
+
+    A datagram that servers drop for its size is looked over, and so is a packet that cannot be
+    opened once another one was. The hello points into `quic`.
+    """
+    cdef stretch_s datagram = stretch(octets, count)
+    cdef initial_s initial
+    cdef packet_e kind
+    cdef bytes plain
+    cdef bint sound = True
+    memset(hello, 0, sizeof(hello_s))
+    while count >= DATAGRAM_OCTETS_MIN and datagram.left:
+        kind = take_packet(&datagram, &initial)
+        if kind == PACKET_NONE:
+            break
+        quic.tried += 1
+        if quic.tried > QUIC_PACKETS_MAX:
+            return HELLO_NONE
+        if kind == PACKET_OTHER:
+            continue
+        plain = open_packet(quic, &initial, seal)
+        if plain is not None:
+            sound = read_frames(
+                quic, stretch(<const uint8_t *>PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain)))
+        if not sound or not quic.opened:
+            return HELLO_NONE
+    if not quic.tried:
+        return HELLO_NONE
+    return read_message(quic.octets, quic.whole, hello)
+
+
+cdef bytes open_packet(quic_s *quic, const initial_s *initial, object seal):
+    """A packet's payload; None: it is of another connection, or no Initial at all.
+
+    A connection's packets are sealed by the number that its first one goes to, or, after a
+    Retry, the one that came with the token (RFC 9001 §5.2).
+    """
+    cdef bytes packet = initial.packet.at[:initial.packet.left]
+    cdef bytes plain = None
+    if quic.opened:
+        plain = seal.open(initial.version, quic.id[:quic.id_octets], packet, initial.number_at)
+        if plain is not None or not initial.token or (
+                initial.id.left == quic.id_octets
+                and memcmp(initial.id.at, quic.id, quic.id_octets) == 0):
+            return plain
+    elif initial.id.left < FIRST_ID_OCTETS_MIN:
+        return None
+    plain = seal.open(
+        initial.version, initial.id.at[:initial.id.left], packet, initial.number_at)
+    if plain is not None:
+        quic.opened = True
+        quic.id_octets = <uint8_t>initial.id.left
+        memcpy(quic.id, initial.id.at, initial.id.left)
+    return plain
+
+
+cdef bint read_frames(quic_s *quic, stretch_s payload) noexcept nogil:
+    """Gather what a payload has of the handshake; False: no Initial has such frames (§17.2.2)."""
+    cdef stretch_s crypto, reason
+    cdef uint32_t kind
+    cdef uint64_t number
+    while take_number(&payload, 1, &kind):
+        if kind == FRAME_PADDING or kind == FRAME_PING:
+            continue
+        if kind == FRAME_CRYPTO:
+            if not (take_varint(&payload, &number) and take_counted(&payload, &crypto)
+                    and gather(quic, number, crypto)):
+                return False
+        elif kind == FRAME_ACK or kind == FRAME_ACK_ECN:
+            if not read_acknowledgment(&payload, kind == FRAME_ACK_ECN):
+                return False
+        elif kind == FRAME_CLOSE:
+            if not (take_varint(&payload, &number) and take_varint(&payload, &number)
+                    and take_counted(&payload, &reason)):
+                return False
+        else:
+            return False
+    return True
+
+
+cdef bint read_acknowledgment(stretch_s *payload, bint marked) noexcept nogil:
+    """Step over an ACK frame (RFC 9000 §19.3)."""
+    cdef uint64_t number, ranges
+    cdef uint64_t i
+    if not (take_varint(payload, &number) and take_varint(payload, &number)
+            and take_varint(payload, &ranges) and take_varint(payload, &number)):
+        return False
+    if ranges > payload.left:  # each has two octets and more
+        return False
+    for i in range(2 * ranges + 3 * marked):
+        if not take_varint(payload, &number):
+            return False
+    return True
+
+
+cdef bint gather(quic_s *quic, uint64_t offset, stretch_s crypto) noexcept nogil:
+    """Put a piece of the handshake where it belongs; False: too far, or it was another before."""
+    cdef uint32_t at, i
+    cdef uint64_t bit
+    if offset > QUIC_CRYPTO_OCTETS_MAX or crypto.left > QUIC_CRYPTO_OCTETS_MAX - offset:
+        return False
+    for i in range(crypto.left):
+        at = <uint32_t>offset + i
+        bit = <uint64_t>1 << (at % 64)
+        if quic.met[at // 64] & bit and quic.octets[at] != crypto.at[i]:
+            return False
+        quic.met[at // 64] |= bit
+        quic.octets[at] = crypto.at[i]
+    while (quic.whole < QUIC_CRYPTO_OCTETS_MAX
+            and quic.met[quic.whole // 64] >> (quic.whole % 64) & 1):
+        quic.whole += 1
+    return True
+
+
+cdef class Handshake:
+    """A client's handshake, for tests of how it is read.
+
+    seal   as read_quic() has it
+    """
+
+    cdef quic_s quic
+    cdef object seal
+
+    def __cinit__(self, seal):
+        self.seal = seal
+
+    def feed(self, octets):
+        """What the datagrams show so far, as hello.read() has it."""
+        cdef hello_s hello
+        told = read_quic(&self.quic, <const uint8_t *>PyBytes_AS_STRING(octets),
+                         PyBytes_GET_SIZE(octets), self.seal, &hello)
+        return shown(told, &hello)
