@@ -36,6 +36,7 @@ def snapshot(sponsors: int = 3, subscribers: int = 12_345, running_s: float = 3_
         untracked=Volume(4, 300),
         suspicious=Volume(),
         unsolicited=Volume(),
+        refused_tokens={"wrong_mac": Volume(), "used": Volume()},
         tunnel_overhead_octets=4_096,
         subscriber_octets=700_000_000,
         sponsor_octets=sponsor_octets,

@@ -62,7 +62,8 @@ def own(found: dict[Key, float]) -> dict[Key, float]:
 
 def test_metrics_equal_the_snapshot() -> None:
     now = replace(snapshot(), lost_kernel=17, lost_interface=4, retransmitted=Volume(1, 2),
-                  suspicious=Volume(3, 4), unsolicited=Volume(5, 6))
+                  suspicious=Volume(3, 4), unsolicited=Volume(5, 6),
+                  refused_tokens={"wrong_mac": Volume(7, 8), "used": Volume(0, 0)})
     volumes = {
         f"tollsplit_{name}_{unit}_total": getattr(getattr(now, name), unit)
         for name in ("seen", "metered", "metered_twice", "unattributed", "non_ip", "control",
@@ -75,6 +76,10 @@ def test_metrics_equal_the_snapshot() -> None:
         key("tollsplit_fault_octets_total", kind="truncated"): 420,
         key("tollsplit_fault_packets_total", kind="ip_exceeds_wire"): 2,
         key("tollsplit_fault_octets_total", kind="ip_exceeds_wire"): 3_000,
+        key("tollsplit_refused_token_packets_total", reason="wrong_mac"): 7,
+        key("tollsplit_refused_token_octets_total", reason="wrong_mac"): 8,
+        key("tollsplit_refused_token_packets_total", reason="used"): 0,
+        key("tollsplit_refused_token_octets_total", reason="used"): 0,
         key("tollsplit_tunnel_overhead_octets_total"): 4_096,
         key("tollsplit_paid_octets_total", payer="subscriber", sponsor=""): 700_000_000,
         key("tollsplit_paid_octets_total", payer="sponsor", sponsor="sponsor-1"): 1_000_000,

@@ -39,8 +39,8 @@ def test_report_document_has_every_key_of_the_interface(report: Report) -> None:
         "schema", "rules_version", "layer", "at", "seen", "metered", "metered_twice",
         "unattributed", "non_ip", "control", "duplicate", "retransmitted", "faults",
         "tunnel_overhead_octets", "coalesced", "mismatch", "overlapping", "untracked",
-        "suspicious", "unsolicited", "lost", "identity", "truncated", "usage", "charges", "ledger",
-        "elapsed_s", "packets_per_s",
+        "suspicious", "unsolicited", "refused_tokens", "lost", "identity", "truncated", "usage",
+        "charges", "ledger", "elapsed_s", "packets_per_s",
     ]
     assert document["schema"] == "tollsplit.account/1"
     assert document["lost"] == {"kernel": 0, "interface": 0}

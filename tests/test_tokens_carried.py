@@ -17,9 +17,10 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
-from tollsplit.cext.token import FIGURES, MAGIC, find
+from tollsplit.cext.token import FIGURES, MAGIC, REFUSAL_NAMES, find
 from tollsplit.tokens import carrier
 from tollsplit.tokens.token import TOKEN_OCTETS
+from tollsplit.tokens.verdict import Refusal
 
 ETHERNET = 1
 TOKEN = bytes(range(1, 37))
@@ -119,3 +120,5 @@ def test_tokens_core_and_program_mean_the_same() -> None:
     assert (MAGIC, FIGURES) == (
         carrier.MAGIC, {"TOKEN_OCTETS": TOKEN_OCTETS, "OPTION_TYPE": carrier.OPTION_TYPE})
     assert EXTENSION == carrier.EXTENSION_TYPE
+    assert tuple(refusal.word for refusal in sorted(Refusal)) == REFUSAL_NAMES
+    assert min(Refusal) == 1

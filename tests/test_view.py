@@ -176,15 +176,17 @@ def test_view_shows_the_books_and_what_is_seldom() -> None:
                  "events: clock_step 1, rules_changed 2"):
         assert part in text
     resent = {"suspicious": Volume(8, 900), "unsolicited": Volume(7, 800),
-              "retransmitted": Volume(9, 900)}
+              "retransmitted": Volume(9, 900),
+              "refused_tokens": {"used": Volume(2, 80), "wrong_mac": Volume(3, 120)}}
     more = drawn(replace(snapshot(), **resent), height=40)
     assert "suspicious 8 packets" in more
     assert "unsolicited 7 packets" in more
+    assert "refused tokens 5" in more
     assert rows(more, "bucket", 2)["retransmitted"] == ["9", "900"]
     plain = drawn(replace(snapshot(), tunnel_overhead_octets=0, coalesced=Volume(),
                           mismatch=Volume(), untracked=Volume(), events={"clock_step": 0}))
     for word in ("tunnel", "coalesced", "mismatch", "untracked", "suspicious", "unsolicited",
-                 "retransmitted", "events"):
+                 "retransmitted", "refused", "events"):
         assert word not in plain
 
 

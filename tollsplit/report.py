@@ -72,6 +72,8 @@ class Sums(Protocol):
     @property
     def unsolicited(self) -> Volume: ...
     @property
+    def refused_tokens(self) -> dict[str, Volume]: ...
+    @property
     def tunnel_overhead_octets(self) -> int: ...
     @property
     def subscriber_octets(self) -> int: ...
@@ -228,6 +230,8 @@ class Report:
         yield "untracked", tally.untracked
         yield "suspicious", tally.suspicious
         yield "unsolicited", tally.unsolicited
+        for reason, volume in sorted(tally.refused_tokens.items()):
+            yield f"refused_token:{reason}", volume
         yield "tunnel_overhead", Volume(0, tally.tunnel_overhead_octets)
         yield "lost:kernel", Volume(self.lost_kernel, 0)
         yield "lost:interface", Volume(self.lost_interface, 0)
@@ -251,7 +255,7 @@ class Report:
             "control": _volume(tally.control),
             "duplicate": _volume(tally.duplicate),
             "retransmitted": _volume(tally.retransmitted),
-            "faults": {kind: _volume(volume) for kind, volume in sorted(tally.faults.items())},
+            "faults": _volumes(tally.faults),
             "tunnel_overhead_octets": tally.tunnel_overhead_octets,
             "coalesced": _volume(tally.coalesced),
             "mismatch": _volume(tally.mismatch),
@@ -259,6 +263,7 @@ class Report:
             "untracked": _volume(tally.untracked),
             "suspicious": _volume(tally.suspicious),
             "unsolicited": _volume(tally.unsolicited),
+            "refused_tokens": _volumes(tally.refused_tokens),
             "lost": {"kernel": self.lost_kernel, "interface": self.lost_interface},
             "identity": {"holds": self.identity_holds},
             "truncated": list(self.truncated),
@@ -380,6 +385,10 @@ def _instant(instant: datetime | None) -> str | None:
 
 def _volume(volume: Volume) -> dict[str, int]:
     return {"packets": volume.packets, "octets": volume.octets}
+
+
+def _volumes(volumes: dict[str, Volume]) -> dict[str, dict[str, int]]:
+    return {kind: _volume(volume) for kind, volume in sorted(volumes.items())}
 
 
 def write_lines(

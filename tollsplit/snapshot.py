@@ -59,6 +59,7 @@ class Snapshot:
     untracked: Volume
     suspicious: Volume
     unsolicited: Volume
+    refused_tokens: dict[str, Volume]  # by reason
     tunnel_overhead_octets: int
     subscriber_octets: int
     sponsor_octets: dict[str, int]  # by identity; every sponsor of the rules in force is there

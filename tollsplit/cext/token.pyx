@@ -12,6 +12,13 @@ from tollsplit.cext.stretch cimport stretch, stretch_s, take, take_number, take_
 MAGIC = b"\xf1tok"
 FIGURES = {"TOKEN_OCTETS": TOKEN_OCTETS, "OPTION_TYPE": TOKEN_OPTION_TYPE}
 
+REFUSAL_NAMES = (
+    "malformed", "unknown_key", "wrong_mac", "key_not_valid", "expired", "too_early", "used",
+    "crowded",
+)
+
+assert REFUSALS == len(REFUSAL_NAMES)
+
 cdef enum:
     OPTION_PAD1 = 0              # RFC 8200 §4.2: the one option without a length
 

@@ -3,6 +3,7 @@ from libc.stdint cimport uint64_t
 
 from tollsplit.cext.flows cimport held_s
 from tollsplit.cext.layout cimport fault_e, packet_s
+from tollsplit.cext.token cimport REFUSALS
 
 cdef enum:
     FAULT_KINDS = 11
@@ -31,6 +32,8 @@ cdef struct totals_s:
     uint64_t suspicious_octets
     uint64_t unsolicited_packets
     uint64_t unsolicited_octets
+    uint64_t refused_packets[REFUSALS]  # whose token opens nothing
+    uint64_t refused_octets[REFUSALS]
 
 
 @cython.final
@@ -46,3 +49,4 @@ cdef class Totals:
     cdef void untracked(self, const packet_s *row) noexcept nogil
     cdef void suspicious(self, const packet_s *row) noexcept nogil
     cdef void unsolicited(self, const packet_s *row) noexcept nogil
+    cdef void refused(self, const packet_s *row, int refusal) noexcept nogil

@@ -8,6 +8,7 @@ from libc.string cimport memcpy
 from tollsplit.cext.flows cimport held_s
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.layout import BUCKET_NAMES, FAULT_NAMES
+from tollsplit.cext.token import REFUSAL_NAMES
 
 TOTALS = sizeof(totals_s) // sizeof(uint64_t)
 
@@ -117,6 +118,14 @@ cdef class Totals:
         self.sums.unsolicited_packets += 1
         self.sums.unsolicited_octets += row.octets
 
+    cdef void refused(self, const packet_s *row, int refusal) noexcept nogil:
+        """A row carries a token that opens nothing.
+
+        refusal   from 1 on, in the order of REFUSAL_NAMES
+        """
+        self.sums.refused_packets[refusal - 1] += 1
+        self.sums.refused_octets[refusal - 1] += row.octets
+
     def add(self, const uint64_t[::1] theirs):
         """Add the sums of another one, as numbers() gives them."""
         cdef uint64_t *mine = <uint64_t *>&self.sums
@@ -151,4 +160,7 @@ cdef class Totals:
         for i, name in enumerate(FAULT_NAMES):
             if totals.fault_packets[i]:
                 found["fault:" + name] = (totals.fault_packets[i], totals.fault_octets[i])
+        for i, name in enumerate(REFUSAL_NAMES):
+            if totals.refused_packets[i]:
+                found["refused:" + name] = (totals.refused_packets[i], totals.refused_octets[i])
         return found

@@ -127,6 +127,13 @@ def families(now: Snapshot) -> Iterator[Metric]:
         yield counter(f"{name}_packets", f"Packets {text}.", volume.packets)
         yield counter(f"{name}_octets", f"Octets {text}, of the metered layer.", volume.octets)
 
+    def kinds(
+        name: str, text: str, label: str, volumes: dict[str, Volume]
+    ) -> Iterator[Metric]:
+        for unit in ("packets", "octets"):
+            yield counters(f"{name}_{unit}", f"{unit.capitalize()} {text}.", (label,), {
+                (kind,): getattr(volume, unit) for kind, volume in sorted(volumes.items())})
+
     yield InfoMetricFamily("tollsplit_build", "Which program counts, by which rules.",
                            value={"version": __version__, "rules_version": now.rules_version})
     yield gauge("snapshot_timestamp_seconds",
@@ -136,10 +143,7 @@ def families(now: Snapshot) -> Iterator[Metric]:
     for bucket in buckets_of(now):
         if bucket.name in BUCKETS:
             yield from volumes(bucket.name, BUCKETS[bucket.name], bucket.volume)
-    for unit in ("packets", "octets"):
-        yield counters(f"fault_{unit}", f"{unit.capitalize()} of frames that cannot be understood.",
-                       ("kind",), {(kind,): getattr(volume, unit)
-                                   for kind, volume in sorted(now.faults.items())})
+    yield from kinds("fault", "of frames that cannot be understood", "kind", now.faults)
     yield from volumes("coalesced", "that segmentation offload had joined, metered as captured",
                        now.coalesced)
     yield from volumes("mismatch", "that claim a sponsor whom their server contradicts",
@@ -151,6 +155,8 @@ def families(now: Snapshot) -> Iterator[Metric]:
     yield from volumes("suspicious", "sent again with other content", now.suspicious)
     yield from volumes("unsolicited", "to subscribers who said nothing in their flows",
                        now.unsolicited)
+    yield from kinds("refused_token", "with a token that opens nothing", "reason",
+                     now.refused_tokens)
     yield counter("tunnel_overhead_octets", "Octets of tunnels' own headers, on no bill.",
                   now.tunnel_overhead_octets)
     yield counters("paid_octets", "Octets metered, by who pays for them.", ("payer", "sponsor"),

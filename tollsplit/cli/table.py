@@ -213,6 +213,9 @@ def _print_notes(sums: Sums, out: Console) -> None:
         out.print(Text(f"unsolicited: {sums.unsolicited.packets:,} packets, "
                        f"{sums.unsolicited.octets:,} octets, came to subscribers who said nothing "
                        "in their flows"))
+    for reason, volume in sorted(sums.refused_tokens.items()):
+        out.print(Text(f"refused token: {volume.packets:,} packets carry one that opens nothing: "
+                       f"{reason.replace('_', ' ')}"))
 
 
 def receipt_text(receipt: Receipt) -> str:

@@ -6,13 +6,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from ..rules.prefixes import Instants, prefix, prefix_text, shortened
-from ..rules.rule import Prefix
-from ..rules.units import duration
+if TYPE_CHECKING:
+    from ..rules.rule import Prefix
 
 T = TypeVar("T")
 _PATH = click.Path(path_type=Path)
@@ -36,6 +35,8 @@ def _option(read: Callable[[str], T]) -> Callable[..., T | None]:
 
 def _instant(text: str) -> int:
     """Nanoseconds of an instant, UTC where it has no offset."""
+    from ..rules.prefixes import Instants
+
     at_ns = Instants("UTC").read(text)
     if at_ns is None:
         raise ValueError("expected an instant such as 2026-11-01T00:00:00Z, got nothing")
@@ -44,15 +45,25 @@ def _instant(text: str) -> int:
 
 def _expiry(text: str) -> int:
     """Seconds since 1970 of an instant, or of the end of a duration that begins now."""
+    from ..rules.units import duration
+
     try:
         return int(time.time()) + duration(text)
     except ValueError:
         return _instant(text) // _SECOND_NS
 
 
+def _prefix(text: str) -> Prefix:
+    from ..rules.prefixes import prefix
+
+    return prefix(text)
+
+
 def _subscriber(text: str) -> Prefix:
     """The prefix that is one subscriber, of whom an address may stand alone."""
-    found = prefix(text)
+    from ..rules.prefixes import shortened
+
+    found = _prefix(text)
     if "/" in text:
         return found
     return shortened(found, _SUBSCRIBER_BITS[found.version])
@@ -117,7 +128,7 @@ def keygen(
 @KEYS
 @click.option("--sponsor", metavar="NAME", required=True, help="Who pays.")
 @SUBSCRIBER
-@click.option("--server", metavar="PREFIX", required=True, callback=_option(prefix),
+@click.option("--server", metavar="PREFIX", required=True, callback=_option(_prefix),
               help="The sponsor's servers, one of which the flow goes to.")
 @click.option("--expires", metavar="WHEN", default="5m", show_default=True,
               callback=_option(_expiry),
@@ -167,7 +178,7 @@ def _written(octets: bytes, form: str) -> str:
 @token.command()
 @KEYS
 @SUBSCRIBER
-@click.option("--server", metavar="ADDRESS", required=True, callback=_option(prefix),
+@click.option("--server", metavar="ADDRESS", required=True, callback=_option(_prefix),
               help="Where the flow goes to.")
 @click.option("--at", metavar="INSTANT", callback=_option(_instant),
               help="The time of the flow's first packet; without it, now.")
@@ -187,6 +198,7 @@ def check(keys: Path, subscriber: Prefix, server: Prefix, at: int | None, text: 
           AQE…
     """
     from ..report import instant_text
+    from ..rules.prefixes import prefix_text, shortened
     from ..tokens.keys import read_keys
     from ..tokens.token import binding_of, octets_of
     from ..tokens.verdict import Refusal, expiry_of, judge

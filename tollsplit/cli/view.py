@@ -266,6 +266,9 @@ def _notes(now: Snapshot) -> list[Text]:
         parts.append(f"suspicious {now.suspicious.packets:,} packets")
     if now.unsolicited.packets:
         parts.append(f"unsolicited {now.unsolicited.packets:,} packets")
+    refused = sum(volume.packets for volume in now.refused_tokens.values())
+    if refused:
+        parts.append(f"refused tokens {refused:,}")
     counts = ", ".join(f"{_plain(kind)} {count:,}" for kind, count in sorted(now.events.items())
                        if count)
     if counts:

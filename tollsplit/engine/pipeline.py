@@ -62,6 +62,7 @@ class Sums:
     untracked: Volume = NOTHING  # what its verdict depends on found no room
     suspicious: Volume = NOTHING  # sent again with other content
     unsolicited: Volume = NOTHING  # to a subscriber who said nothing in its flow
+    refused_tokens: dict[str, Volume] = field(default_factory=dict)  # by reason, where they were
     tunnel_overhead_octets: int = 0
     subscriber_octets: int = 0
     sponsor_octets: dict[str, int] = field(default_factory=dict)
@@ -77,14 +78,14 @@ class Sums:
             self.control + other.control,
             self.duplicate + other.duplicate,
             self.retransmitted + other.retransmitted,
-            {kind: self.faults.get(kind, Volume()) + other.faults.get(kind, Volume())
-             for kind in sorted(self.faults.keys() | other.faults.keys())},
+            _added(self.faults, other.faults),
             self.coalesced + other.coalesced,
             self.mismatch + other.mismatch,
             self.overlapping + other.overlapping,
             self.untracked + other.untracked,
             self.suspicious + other.suspicious,
             self.unsolicited + other.unsolicited,
+            _added(self.refused_tokens, other.refused_tokens),
             self.tunnel_overhead_octets + other.tunnel_overhead_octets,
             self.subscriber_octets + other.subscriber_octets,
             {name: self.sponsor_octets.get(name, 0) + other.sponsor_octets.get(name, 0)
@@ -106,6 +107,11 @@ class Sums:
             and self.subscriber_octets + sum(self.sponsor_octets.values()) == self.metered.octets
             and self.owes_nobody
         )
+
+
+def _added(mine: dict[str, Volume], theirs: dict[str, Volume]) -> dict[str, Volume]:
+    return {kind: mine.get(kind, NOTHING) + theirs.get(kind, NOTHING)
+            for kind in sorted(mine.keys() | theirs.keys())}
 
 
 @dataclass(frozen=True)
@@ -307,16 +313,23 @@ def tally(
         control=sums["control"],
         duplicate=sums["duplicate"],
         retransmitted=sums["retransmitted"],
-        faults={n[6:]: v for n, v in sorted(sums.items()) if n.startswith("fault:")},
+        faults=_kinds(sums, "fault:"),
         coalesced=sums["coalesced"],
         mismatch=sums["mismatch"],
         overlapping=sums["overlapping"],
         untracked=sums["untracked"],
         suspicious=sums["suspicious"],
         unsolicited=sums["unsolicited"],
+        refused_tokens=_kinds(sums, "refused:"),
         tunnel_overhead_octets=sums["tunnel"].octets,
         subscriber_octets=usage.subscriber_total,
         sponsor_octets=usage.sponsor_totals(),
         owes_nobody=usage.owes_nobody,
         usage=usage,
     )
+
+
+def _kinds(sums: dict[str, Volume], what: str) -> dict[str, Volume]:
+    """Those of the sums whose names begin so, by the rest of their names."""
+    return {name.removeprefix(what): volume for name, volume in sorted(sums.items())
+            if name.startswith(what)}

@@ -19,6 +19,7 @@ from ..carryover import expect_bookable
 from ..cext.layout import FAULT_NAMES
 from ..cext.meter import Meter
 from ..cext.recorder import Recorder
+from ..cext.token import REFUSAL_NAMES
 from ..engine.cells import SECOND_NS, Cells
 from ..engine.journal import Head
 from ..engine.live import Counting, Generation, Lane
@@ -447,7 +448,8 @@ class Gateway:
         if self._books is not None:
             self._books.look(tally.usage)
         # Each kind of fault and event is there from the start: who counts them sees the first one.
-        sums += Sums(faults=dict.fromkeys(FAULT_NAMES[1:], NOTHING))
+        sums += Sums(faults=dict.fromkeys(FAULT_NAMES[1:], NOTHING),
+                     refused_tokens=dict.fromkeys(REFUSAL_NAMES, NOTHING))
         kernel, interface = self._lost()
         cells = Cells(generation.rules)
         cells.at(time.time_ns())
