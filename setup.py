@@ -14,7 +14,7 @@ from setuptools import Extension, setup
 MODULES = (
     "layout", "reader", "ring", "recorder", "dissect", "lpm", "classify", "subscribers", "table",
     "bounded", "fragments", "flows", "state", "totals", "merge", "counted", "meter", "order",
-    "columns", "shares", "hello", "http", "quic", "token",
+    "columns", "shares", "hello", "http", "quic", "dns", "token",
 )
 
 SANITIZE = "-fsanitize=address,undefined"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tollsplit import limits
-from tollsplit.cext import classify, dissect, fragments, hello, http, quic, state
+from tollsplit.cext import classify, dissect, dns, fragments, hello, http, quic, state
 from tollsplit.cext.layout import (
     BUCKET_NAMES,
     COUNTER,
@@ -150,4 +150,5 @@ def test_layout_bounds_of_the_core_are_those_of_limits() -> None:
     assert {name: getattr(limits, name) for name in hello.BOUNDS} == hello.BOUNDS
     assert {name: getattr(limits, name) for name in http.BOUNDS} == http.BOUNDS
     assert {name: getattr(limits, name) for name in quic.BOUNDS} == quic.BOUNDS
+    assert {name: getattr(limits, name) for name in dns.BOUNDS} == dns.BOUNDS
     assert {name: getattr(limits, name) for name in state.BOUNDS} == state.BOUNDS

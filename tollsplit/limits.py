@@ -99,6 +99,10 @@ HELLO_OCTETS_MAX = 16_384
 QUIC_CRYPTO_OCTETS_MAX = 8_192
 # Packets of one flow that are opened to find one, at some 50 µs each.
 QUIC_PACKETS_MAX = 16
+# Records of one DNS answer that are read; one over UDP seldom has room for a dozen.
+DNS_RECORDS_MAX = 128
+# Addresses that are taken from one answer.
+DNS_ADDRESSES_MAX = 32
 # A message's head, a chunk's line or a trailer. Servers take 8 to 32 KiB of it; nothing is kept.
 HTTP_HEAD_OCTETS_MAX = 65_536
 # Counters of packets that wait, of one worker: 16 MiB; a flow mostly has one.
