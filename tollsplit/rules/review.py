@@ -50,11 +50,29 @@ def review(
             servers[server] = subscribers.covers(server)
         if server and servers[server]:
             _rule(document, rule, "every server lies inside a pool and is a subscriber itself")
+        if _names_no_server(rule):
+            _rule(
+                document,
+                rule,
+                'it sponsors a port or protocol without "server": a subscriber reaches whoever '
+                "listens there, a tunnel of his own too; name the servers",
+            )
         if rule.match.port and (rule.match.protocol or PROTOCOLS_WITH_PORTS) - PROTOCOLS_WITH_PORTS:
             _rule(document, rule, '"protocol" lists some that have no ports: they never match')
     for rule, earlier in shadowed(rules):
         place = f"rule {shown(earlier.id)} on line {earlier.line}"
         _rule(document, rule, f"it can never match: {place} comes first and takes all of it")
+
+
+def _names_no_server(rule: Rule) -> bool:
+    """Whether it pays for a port or protocol, whoever's server that leads to."""
+    match = rule.match
+    return (
+        bool(rule.splits and (match.port or match.protocol))
+        and match.server is None
+        and match.marks is None
+        and not rule.unverified
+    )
 
 
 def _warn(document: Document, path: tuple[str | int, ...], message: str) -> None:
