@@ -8,7 +8,7 @@ from packets import CASES, FAULT, METERED, Case
 
 FAULTS = (
     "none", "truncated", "link_type", "link_tags", "ip_version", "ip_header",
-    "ip_length", "ip_exceeds_wire", "extension_headers")
+    "ip_length", "ip_exceeds_wire")
 FLAGS = {"coalesced": 1, "partial": 4, "trusted": 8, "fragment": 16, "later_fragment": 32,
          "tunnelled": 64}
 TAGS = {"vlan": 1, "vlan_inner": 2, "mpls": 4, "gtp_teid": 8, "qfi": 16, "gre_key": 32, "vni": 64,

@@ -132,7 +132,7 @@ def test_layout_one_packet_and_one_counter_fill_whole_cache_lines() -> None:
 
 
 def test_layout_names_are_unique_and_complete() -> None:
-    assert len(set(FAULT_NAMES)) == len(FAULT_NAMES) == 11
+    assert len(set(FAULT_NAMES)) == len(FAULT_NAMES) == 10
     assert FAULT_NAMES[0] == "none"
     assert BUCKET_NAMES == (
         "metered", "unattributed", "non_ip", "control", "duplicate", "fault", "retransmitted",

@@ -35,12 +35,12 @@ cdef next_e transport(cursor_s *c, packet_s *row, const meter_s *meter) noexcept
     c.payload_at = 0
     if row.flags & FLAG_LATER_FRAGMENT:
         return NEXT_NOTHING
-    if row.protocol == PROTOCOL_AH:  # behind IPv4; behind IPv6 it was stepped over
-        if not has(c, 12):
-            return NEXT_NOTHING if short_of(c, 12) == NEXT_NONSENSE else NEXT_CUT
+    if row.protocol == PROTOCOL_AH and row.version == 4:  # IPv6's was stepped over
+        if cut(c, row, 12):
+            return NEXT_NOTHING
         size = 8 + 4 * <uint32_t>c.octets[c.at + 1]  # RFC 4302 §2.2: in words, minus 2
-        if not has(c, size):
-            return NEXT_NOTHING if short_of(c, size) == NEXT_NONSENSE else NEXT_CUT
+        if cut(c, row, size):
+            return NEXT_NOTHING
         row.protocol = c.octets[c.at]
         row.payload_octets -= min(size, row.payload_octets)
         c.at += size
@@ -62,9 +62,7 @@ cdef next_e transport(cursor_s *c, packet_s *row, const meter_s *meter) noexcept
         return NEXT_MPLS
     else:
         return NEXT_NOTHING
-    if not has(c, size):
-        if short_of(c, size) == NEXT_CUT:
-            row.flags |= FLAG_PARTIAL
+    if cut(c, row, size):
         row.payload_octets = row.payload_octets - size if row.payload_octets > size else 0
         return NEXT_NOTHING
     p = c.octets + c.at

@@ -21,7 +21,9 @@ cdef class Fragments(Bounded):
     comes. What waits is decided as it is when the datagram's time is over, or another needs its
     room: then the datagram that came first goes first, and before all those that are complete.
     Those stay for as long, so that a fragment which is seen twice is known again. Where another
-    first fragment follows a complete datagram, another datagram begins.
+    first fragment follows a complete datagram, another datagram begins; where it contradicts the
+    first one of an incomplete one, nobody can tell which the receiver takes: there are no ports
+    from there on.
 
     most            datagrams
     waiting_most    fragments that wait, between two frames
@@ -67,6 +69,8 @@ cdef class Fragments(Bounded):
             assembly.source_port = row.source_port
             assembly.destination_port = row.destination_port
             self.decide(assembly, False)
+        elif not row.flags & FLAG_LATER_FRAGMENT and not says(assembly, row):
+            assembly.ports = assembly.source_port = assembly.destination_port = 0
         if assembly.known:
             self.complete_row(assembly, row)
             if not assembly.whole and is_whole(assembly):
@@ -220,6 +224,13 @@ cdef class Fragments(Bounded):
         self.waiting[place].next = self.waiting_free
         self.waiting_free = place
         return True
+
+
+cdef inline bint says(const assembly_s *assembly, const packet_s *row) noexcept nogil:
+    """Whether a first fragment has the ports that its datagram has."""
+    return (assembly.ports == row.tags & TAG_PORTS and assembly.protocol == row.protocol
+            and assembly.source_port == row.source_port
+            and assembly.destination_port == row.destination_port)
 
 
 cdef inline bint is_whole(const assembly_s *assembly) noexcept nogil:

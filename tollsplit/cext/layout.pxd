@@ -61,10 +61,9 @@ cdef enum fault_e:
     FAULT_IP_HEADER = 5          # header length below 20, or beyond the packet
     FAULT_IP_LENGTH = 6          # IP length below its own headers
     FAULT_IP_EXCEEDS_WIRE = 7    # IP length greater than what was on the wire
-    FAULT_EXTENSION_HEADERS = 8  # more IPv6 extension headers than the bound
-    FAULT_TABLE_FULL = 9         # no room for another counter or subscriber
-    FAULT_CELLS_FULL = 10        # no room for another time cell
-    FAULTS = 11
+    FAULT_TABLE_FULL = 8         # no room for another counter or subscriber
+    FAULT_CELLS_FULL = 9         # no room for another time cell
+    FAULTS = 10
 
 cdef enum flag_e:
     FLAG_COALESCED = 1           # several packets in one, metered as it is

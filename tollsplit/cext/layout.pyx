@@ -25,7 +25,7 @@ if FRAME.itemsize != sizeof(frame_s):
 
 FAULT_NAMES = (
     "none", "truncated", "link_type", "link_tags", "ip_version", "ip_header",
-    "ip_length", "ip_exceeds_wire", "extension_headers", "table_full", "cells_full",
+    "ip_length", "ip_exceeds_wire", "table_full", "cells_full",
 )
 BUCKET_NAMES = (
     "metered", "unattributed", "non_ip", "control", "duplicate", "fault", "retransmitted")

@@ -149,9 +149,7 @@ cdef inline fault_e ipv6(cursor_s *c, packet_s *row, bint trust) noexcept nogil:
     row.ip_octets = <uint32_t>total
     bound(c, row.ip_octets)
     c.at += 40
-    fault = extension_headers(c, row, p[6])
-    if fault != FAULT_NONE:
-        return fault
+    extension_headers(c, row, p[6])
     word = c.at - c.start
     row.payload_octets = row.ip_octets - word if row.ip_octets > word else 0
     return FAULT_NONE
@@ -186,8 +184,12 @@ cdef inline fault_e jumbogram(cursor_s *c, uint64_t *total) noexcept nogil:
     return FAULT_NONE
 
 
-cdef inline fault_e extension_headers(cursor_s *c, packet_s *row, uint8_t protocol) noexcept nogil:
-    """Walk the extension headers that are known; the transport protocol ends the chain."""
+cdef inline void extension_headers(cursor_s *c, packet_s *row, uint8_t protocol) noexcept nogil:
+    """Walk the extension headers that are known; the transport protocol ends the chain.
+
+    So does a header that is one too many, or not there as a whole: routers forward the packet by
+    its addresses all the same, and a fault, which nobody pays for, would be a way to ride free.
+    """
     cdef const uint8_t *p
     cdef uint32_t size, fragment, least
     cdef int count = 0
@@ -196,14 +198,18 @@ cdef inline fault_e extension_headers(cursor_s *c, packet_s *row, uint8_t protoc
         PROTOCOL_DESTINATION, PROTOCOL_MOBILITY, PROTOCOL_HIP, PROTOCOL_SHIM6,
     ):
         count += 1
-        if count > EXTENSION_HEADERS_MAX:
-            return FAULT_EXTENSION_HEADERS
         least = 12 if protocol == PROTOCOL_AH else 8  # RFC 4302 §2: its fixed fields
-        if not has(c, least):
-            return FAULT_IP_LENGTH if short_of(c, least) == NEXT_NONSENSE else FAULT_TRUNCATED
+        if count > EXTENSION_HEADERS_MAX or cut(c, row, least):
+            break
         p = c.octets + c.at
+        size = 8
+        if protocol == PROTOCOL_AH:
+            size = 8 + 4 * <uint32_t>p[1]  # RFC 4302 §2.2: in words, minus 2
+        elif protocol != PROTOCOL_FRAGMENT:
+            size = 8 + 8 * <uint32_t>p[1]
+        if cut(c, row, size):
+            break
         if protocol == PROTOCOL_FRAGMENT:
-            size = 8
             fragment = be16(p + 2)
             if fragment & 0xFFF9:  # RFC 6946: neither offset nor M is no fragment
                 row.flags |= FLAG_FRAGMENT
@@ -216,12 +222,6 @@ cdef inline fault_e extension_headers(cursor_s *c, packet_s *row, uint8_t protoc
                 # behind this header its part of the datagram begins
                 c.datagram.end = c.datagram.first + row.ip_octets - (c.at + 8 - c.start)
                 c.datagram.more = fragment & 1
-        elif protocol == PROTOCOL_AH:
-            size = 8 + 4 * <uint32_t>p[1]  # RFC 4302 §2.2: in words, minus 2
-        else:
-            size = 8 + 8 * <uint32_t>p[1]
-        if not has(c, size):
-            return FAULT_IP_LENGTH if short_of(c, size) == NEXT_NONSENSE else FAULT_TRUNCATED
         if protocol == PROTOCOL_DESTINATION:
             c.options_at = c.at
             c.options_octets = size
@@ -230,4 +230,12 @@ cdef inline fault_e extension_headers(cursor_s *c, packet_s *row, uint8_t protoc
         if row.flags & FLAG_LATER_FRAGMENT:
             break
     row.protocol = protocol
-    return FAULT_NONE
+
+
+cdef inline bint cut(const cursor_s *c, packet_s *row, uint32_t octets) noexcept nogil:
+    """Whether a header is not there as a whole; `partial` where the capture lacks it."""
+    if has(c, octets):
+        return False
+    if short_of(c, octets) == NEXT_CUT:
+        row.flags |= FLAG_PARTIAL
+    return True

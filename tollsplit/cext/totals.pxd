@@ -6,7 +6,7 @@ from tollsplit.cext.layout cimport fault_e, packet_s
 from tollsplit.cext.token cimport REFUSALS
 
 cdef enum:
-    FAULT_KINDS = 11
+    FAULT_KINDS = 10
     BUCKETS = 7
 
 # Where every frame went. Sums, so that any two add up to a third.

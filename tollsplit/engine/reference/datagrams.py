@@ -95,9 +95,11 @@ class Datagrams:
         if not datagram.more:
             assembly.octets = datagram.end
         if is_first and assembly.transport is None:
-            assembly.transport = {name: row[name] for name in TRANSPORT}
-            assembly.transport["ports"] = row["tags"] & PORTS
+            assembly.transport = {**what_it_says(row), "tcp_flags": row["tcp_flags"]}
             self.decide(assembly)
+        elif is_first and assembly.transport is not None and any(
+                assembly.transport[name] != said for name, said in what_it_says(row).items()):
+            assembly.transport |= {"ports": 0, "source_port": 0, "destination_port": 0}
         if assembly.transport is None:
             assembly.waiting.append(item)
             while sum(len(a.waiting) for a in self.pending.values()) > self.bounds.fragments:
@@ -143,6 +145,12 @@ class Datagrams:
         """Those that wait no more."""
         while self.decided:
             yield self.decided.pop(0)
+
+
+def what_it_says(row: dict[str, int]) -> dict[str, int]:
+    """A first fragment's protocol and ports."""
+    return {"ports": row["tags"] & PORTS, **{
+        name: row[name] for name in ("protocol", "source_port", "destination_port")}}
 
 
 def complete_row(row: dict[str, int], transport: dict[str, int]) -> None:

@@ -23,7 +23,7 @@ from tollsplit.rules.rule import At, Layer, Prefix
 METERED, UNATTRIBUTED, NON_IP, CONTROL, DUPLICATE, FAULT = range(6)
 FAULTS = (
     "none", "truncated", "link_type", "link_tags", "ip_version", "ip_header",
-    "ip_length", "ip_exceeds_wire", "extension_headers", "table_full", "cells_full",
+    "ip_length", "ip_exceeds_wire", "table_full", "cells_full",
 )
 TUNNELLED = 64
 TAGS = {

@@ -205,11 +205,10 @@ class Walk:
         if packet.flags & LATER_FRAGMENT:
             return
         if packet.version == 4 and packet.protocol == 51:
-            # An authentication header is no part of IPv4's own: broken, it ends the chain.
-            with suppress(Nonsense):
-                packet.transport, packet.protocol, *_ = self.extensions(
-                    packet.transport, packet.wire_end, 51, (51,), 0)
-                self.transport(packet)
+            packet.transport, packet.protocol, flags, _ = self.extensions(
+                packet.transport, packet.wire_end, 51, (51,), 0)
+            packet.flags |= flags
+            self.transport(packet)
         if len(self.packets) == TUNNELS_MAX:
             return
         if self.endpoints is not None and not (
@@ -297,8 +296,10 @@ class Walk:
 
     def jumbo(self, at: int, end: int) -> int | None:
         """The jumbo payload length of a hop-by-hop header, if there is one (RFC 2675 §2)."""
-        size = (self.take(at, 8, end, "ip_length")[1] + 1) * 8
-        options = self.take(at, size, end, "ip_length")[2:]
+        try:
+            options = self.extension(at, end, 0)[2:]
+        except Nonsense:
+            return None
         while options:
             if options[0] == 0:  # Pad1 has no length
                 options = options[1:]
@@ -316,24 +317,23 @@ class Walk:
         """Where the transport header starts, its protocol, flags of fragments, and their place.
 
         packet_end   by the packet's own length
+
+        A header that is one too many, or not there as a whole, ends the chain: routers forward
+        the packet all the same.
         """
         flags = 0
         datagram = None
-        for count in range(EXTENSION_HEADERS_MAX + 1):
+        for _ in range(EXTENSION_HEADERS_MAX):
             if protocol not in followed:
                 break
-            if count == EXTENSION_HEADERS_MAX:
-                raise Nonsense("extension_headers")
-            least = 12 if protocol == 51 else 8
-            following, size = self.take(at, least, end, "ip_length")[:2]
-            if protocol == 44:
-                size = 8
-            elif protocol == 51:
-                size = (size + 2) * 4  # RFC 4302 §2.2
-            else:
-                size = (size + 1) * 8
-            header = self.take(at, size, end, "ip_length")
-            at += size
+            try:
+                header = self.extension(at, end, protocol)
+            except Cut:
+                return at, protocol, flags | PARTIAL, datagram
+            except Nonsense:
+                break
+            at += len(header)
+            following = header[0]
             if protocol == 44:
                 offset = int.from_bytes(header[2:4], "big")
                 first = offset & 0xFFF8
@@ -346,6 +346,15 @@ class Walk:
                     flags |= FRAGMENT
             protocol = following
         return at, protocol, flags, datagram
+
+    def extension(self, at: int, end: int, protocol: int) -> bytes:
+        """A whole extension header."""
+        size = self.take(at, 12 if protocol == 51 else 8, end)[1]
+        if protocol == 44:
+            return self.take(at, 8, end)
+        if protocol == 51:
+            return self.take(at, (size + 2) * 4, end)  # RFC 4302 §2.2
+        return self.take(at, (size + 1) * 8, end)
 
     def transport(self, packet: Packet) -> None:
         """Read ports, TCP's flags and the payload's length."""
