@@ -34,7 +34,7 @@ CUT = at(options(1, 1400, udp(1000, 443, bytes(12))))
 
 ATTACKS = (
     Attack(
-        "padding", rules=WHOLE,  # a router forwards the packet, not what stands behind it
+        "padding-behind", rules=WHOLE,  # a router forwards the packet, not what stands behind it
         packets=[at(datagram(ALICE, ELSEWHERE, 100), padding=1000)], pays={ALICE: 100}),
     Attack(
         "padding-frame", rules=WHOLE, meter=FRAME,
