@@ -103,6 +103,18 @@ QUIC_PACKETS_MAX = 16
 DNS_RECORDS_MAX = 128
 # Addresses that are taken from one answer.
 DNS_ADDRESSES_MAX = 32
+# Questions to trusted resolvers that wait for their answers, and how long they may; stub resolvers
+# give up after 5 s, and ask again.
+DNS_QUESTIONS_MAX = 65_536
+DNS_WAIT_S = 10
+# Addresses with a name that rules list: a sponsor has some hundreds, a large network's edge thousands.
+DNS_GIVEN_MAX = 65_536
+# How long a name's address is believed: programs use one for a moment longer than its TTL, which
+# is 0 at times; beyond a day they ask again.
+DNS_TTL_S_MIN = 10
+DNS_TTL_S_MAX = 86_400
+# Bits by which most addresses are known to have no name; sixteen of an address's hash.
+DNS_HINTS = 65_536
 # A message's head, a chunk's line or a trailer. Servers take 8 to 32 KiB of it; nothing is kept.
 HTTP_HEAD_OCTETS_MAX = 65_536
 # Counters of packets that wait, of one worker: 16 MiB; a flow mostly has one.
