@@ -107,7 +107,7 @@ DNS_ADDRESSES_MAX = 32
 # give up after 5 s, and ask again.
 DNS_QUESTIONS_MAX = 65_536
 DNS_WAIT_S = 10
-# Addresses with a name that rules list: a sponsor has some hundreds, a large network's edge thousands.
+# Addresses with a name that rules list: a sponsor has hundreds, a large network's edge thousands.
 DNS_GIVEN_MAX = 65_536
 # How long a name's address is believed: programs use one for a moment longer than its TTL, which
 # is 0 at times; beyond a day they ask again.
