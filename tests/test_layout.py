@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from tollsplit import limits
-from tollsplit.cext import classify, dissect, dns, fragments, hello, http, quic, state
+from tollsplit.cext import (
+    classify,
+    covering,
+    dissect,
+    dns,
+    fragments,
+    hello,
+    http,
+    quic,
+    state,
+)
 from tollsplit.cext.layout import (
     BUCKET_NAMES,
     COUNTER,
@@ -144,6 +154,7 @@ def test_layout_names_are_unique_and_complete() -> None:
 
 def test_layout_bounds_of_the_core_are_those_of_limits() -> None:
     """cext imports nothing of ours, so it repeats them."""
+    assert {name: getattr(limits, name) for name in covering.BOUNDS} == covering.BOUNDS
     assert {name: getattr(limits, name) for name in dissect.BOUNDS} == dissect.BOUNDS
     assert {name: getattr(limits, name) for name in classify.BOUNDS} == classify.BOUNDS
     assert {name: getattr(limits, name) for name in fragments.BOUNDS} == fragments.BOUNDS

@@ -167,7 +167,8 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         {},
         [
             'rules.toml:4: rule "video": key "dscp": users can write dscp themselves; add '
-            '"server", an "ingress" that is trusted, or unverified = true to the rule'
+            '"server", "dns", a "token", an "ingress" that is trusted, or unverified = true to the '
+            "rule"
         ],
     ),
     (
@@ -177,7 +178,8 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         {},
         [
             'rules.toml:6: rule "video": key "where": users can write flow_label themselves; add '
-            '"server", an "ingress" that is trusted, or unverified = true to the rule'
+            '"server", "dns", a "token", an "ingress" that is trusted, or unverified = true to the '
+            "rule"
         ],
     ),
     (
@@ -186,11 +188,11 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         {},
         [
             'rules.toml:4: rule "video": key "dscp": users can write dscp themselves, and "server" '
-            "holds ::/0, which is everybody; list the sponsor's own servers, or add an \"ingress\" "
-            "that is trusted, or unverified = true to the rule",
+            "holds ::/0, which is everybody; list the sponsor's own servers, or add \"dns\", a "
+            '"token", an "ingress" that is trusted, or unverified = true to the rule',
             'rules.toml:4: rule "video": key "where": users can write flow_label themselves, and '
-            '"server" holds ::/0, which is everybody; list the sponsor\'s own servers, or add an '
-            '"ingress" that is trusted, or unverified = true to the rule',
+            '"server" holds ::/0, which is everybody; list the sponsor\'s own servers, or add '
+            '"dns", a "token", an "ingress" that is trusted, or unverified = true to the rule',
         ],
     ),
     (
@@ -263,7 +265,84 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         "\n".join(f'[[rules]]\nid = "r{n}"\nprecedence = {n}\nmatch = {{ vlan = {n}, '
                   "sticky = true }" for n in range(65)),
         {},
-        ['rules.toml:260: rule "r64": key "sticky": expected at most 64 sticky rules'],
+        [
+            'rules.toml:260: rule "r64": key "sticky": expected at most 64 conditions on flows in '
+            'all rules ("sticky", "sni", "host", "dns" or "token"), this is one more'
+        ],
+    ),
+    (
+        "a name that nothing proves",
+        rule('match = { sni = ["video.example"], port = 443 }'),
+        {},
+        [
+            'rules.toml:4: rule "video": key "sni": users can write sni themselves; add "server", '
+            '"dns", a "token", an "ingress" that is trusted, or unverified = true to the rule'
+        ],
+    ),
+    (
+        "names as people write them",
+        rule('match = { sni = ["bücher.example", "https://a.example/", "a..b", "192.0.2.1", ""] }\n'
+             "unverified = true"),
+        {},
+        [
+            'rules.toml:4: rule "video": key "sni": expected a name such as video.example, got '
+            '"bücher.example"; did you mean xn--bcher-kva.example?',
+            'rules.toml:4: rule "video": key "sni": expected a name such as video.example, got '
+            '"https://a.example/"; did you mean a.example?',
+            'rules.toml:4: rule "video": key "sni": expected a name such as video.example, got '
+            '"a..b"',
+            'rules.toml:4: rule "video": key "sni": expected a name, got "192.0.2.1": addresses '
+            'are a "server"',
+            'rules.toml:4: rule "video": key "sni": expected a name such as video.example, got ""',
+        ],
+    ),
+    (
+        "a file of names",
+        rule('match = { host = "names.txt", server = ["192.0.2.0/24"] }'),
+        {"names.txt": "# ours\nvideo.example # all\nvideo example\n"},
+        ['names.txt:3: expected a name such as video.example, got "video example"'],
+    ),
+    (
+        "a name in place of a file",
+        rule('match = { sni = "video.example", server = ["192.0.2.0/24"] }'),
+        {},
+        [
+            'rules.toml:4: rule "video": key "sni": "video.example" cannot be read: No such file '
+            'or directory; names stand in brackets: ["video.example"]'
+        ],
+    ),
+    (
+        "answers of resolvers that nobody has named",
+        rule('match = { dns = ["video.example"] }'),
+        {},
+        [
+            'rules.toml:4: rule "video": key "dns": expected [meter] "resolvers" beside it: the '
+            "addresses of the resolvers whose answers are believed"
+        ],
+    ),
+    (
+        "a token of an unknown sponsor",
+        rule('match = { token = "vidio-co" }'),
+        {},
+        [
+            'rules.toml:4: rule "video": key "token": unknown sponsor "vidio-co"; did you mean '
+            '"video-co"?'
+        ],
+    ),
+    (
+        "hidden names without names",
+        rule('match = { server = ["192.0.2.0/24"], ech = true }'),
+        {},
+        ['rules.toml:4: rule "video": key "ech": expected an "sni" beside it'],
+    ),
+    (
+        "a name with an expression",
+        rule('match = { sni = ["a.example"], server = ["192.0.2.0/24"], where = "octets > 1" }'),
+        {},
+        [
+            'rules.toml:4: rule "video": key "sni": expected no "where" beside it: give its '
+            "conditions as keys"
+        ],
     ),
 ]
 

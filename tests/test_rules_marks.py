@@ -105,8 +105,8 @@ def test_marks_that_are_everybody_back_no_tag() -> None:
         rule('match = { marks = "all.marks" }\nsplit = { sponsor = "shop-co" }'),
         {"all.marks": "0.0.0.0/0 dscp=46\n"},
         ['rules.toml:4: rule "video": key "marks": users can write dscp themselves, and "server" '
-         "holds 0.0.0.0/0, which is everybody; list the sponsor's own servers, or add an "
-         '"ingress" that is trusted, or unverified = true to the rule'],
+         "holds 0.0.0.0/0, which is everybody; list the sponsor's own servers, or add \"dns\", a "
+         '"token", an "ingress" that is trusted, or unverified = true to the rule'],
     )  # fmt: skip
 
 

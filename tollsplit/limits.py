@@ -117,10 +117,10 @@ DNS_TTL_S_MAX = 86_400
 DNS_HINTS = 65_536
 # A message's head, a chunk's line or a trailer. Servers take 8 to 32 KiB of it; nothing is kept.
 HTTP_HEAD_OCTETS_MAX = 65_536
-# Counters of packets that wait, of one worker: 16 MiB; a flow mostly has one.
+# Counters of packets that wait, of one worker: 20 MiB; a flow mostly has one.
 HELD_COUNTERS_MAX = 262_144
-# A bit each in a flow's entry.
-STICKY_RULES_MAX = 64
+# Conditions that a flow fulfils rather than a packet: a bit each in its entry.
+FACTS_MAX = 64
 # A frame that is older than this than the one before is not late: the clock was set back.
 CLOCK_BEHIND_NS = 60_000_000_000
 # Captures that are read side by side, in the order of their packets' times: an open file each.
@@ -148,6 +148,8 @@ SPONSORS_MAX = 4_096
 # Nested splits of one rule; each is a division per record.
 SPLITS_MAX = 16
 PREFIXES_MAX = 4_000_000
+# Names in all rules: 64 octets each, and its text; lists of a whole country's hosts have as many.
+NAMES_MAX = 1_000_000
 # Denominator of a share: percentages to seven decimals, and T·n stays below 2^63.
 SHARE_DENOMINATOR_MAX = 1_000_000_000
 WHERE_CHARACTERS_MAX = 4_096

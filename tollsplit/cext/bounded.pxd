@@ -3,16 +3,14 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from tollsplit.cext.key cimport KEY_WORDS, key_s
 
-# What every entry of a bounded table begins with. 96 octets.
+# What every entry of a bounded table begins with. 88 octets.
 cdef struct entry_s:
     key_s key
     uint64_t since_ns            # what its list is in order of
     uint32_t next                # in its chain, as are the next two in its list; 0: none
     uint32_t newer
     uint32_t older
-    uint32_t held                # the first of what waits for it, and the last
-    uint32_t held_last
-    uint32_t serial              # of the rules that were last asked
+    uint32_t held                # the first of what waits for it
 
 # Entries from the oldest to the newest.
 cdef struct order_s:

@@ -1,12 +1,12 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from tollsplit.cext.covering import Covering
+from tollsplit.cext.field import Fields
 from tollsplit.cext.lpm import Trie
 
-FIELDS: tuple[str, ...]
-DIRECT_FIELDS: tuple[str, ...]
 BOUNDS: dict[str, int]
 CLASSES_MAX: int
 HOLDERS_MAX: int
@@ -16,7 +16,6 @@ class Classifier:
     detail: bool
     tracks: bool
     serial: int
-    sticky_count: int
     def __init__(
         self,
         trie4: Trie,
@@ -29,15 +28,11 @@ class Classifier:
         subscribed: tuple[
             npt.NDArray[np.uint16], npt.NDArray[np.uint64], npt.NDArray[np.uint64]
         ] | None,
-        fields: Mapping[str, tuple[object, ...]],
+        fields: Fields,
         claims: npt.NDArray[np.uint64] | None,
         where: tuple[int, npt.NDArray[np.uint64]] | None,
-        tracks: bool = False,
-        sticky: Sequence[int] = (),
+        tracks: bool,
+        covering: Covering,
     ) -> None: ...
     @property
     def bounds(self) -> tuple[int, int, int]: ...
-
-def hashed(
-    values: Mapping[int, int],
-) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32]]: ...

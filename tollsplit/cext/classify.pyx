@@ -8,39 +8,18 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from tollsplit.cext.covering cimport Covering, tollsplit_lowest
+from tollsplit.cext.field cimport FIELD_DIRECTION, FIELDS_MAX, Fields, field_s, row_of
 from tollsplit.cext.layout cimport *
-from tollsplit.cext.flows cimport witness_s
 from tollsplit.cext.lpm cimport LPM_NODE, Trie, lookup4, lookup6, trie_s
-from tollsplit.cext.network cimport PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP
 from tollsplit.cext.subscribers cimport Subscribers
 from tollsplit.cext.table cimport COUNT_MAX
 
-cdef enum field_e:
-    FIELD_DIRECTION
-    FIELD_PROTOCOL
-    FIELD_PORT
-    FIELD_DSCP
-    FIELD_VLAN
-    FIELD_VLAN_INNER
-    FIELD_QFI
-    FIELD_INGRESS
-    FIELD_FLOW_LABEL
-    FIELD_MPLS
-    FIELD_GTP_TEID
-    FIELD_GRE_KEY
-    FIELD_VNI
-
-# Fields in the order of field_e; the first ones are tables by value, the rest hashed.
-FIELDS = ("direction", "protocol", "port", "dscp", "vlan", "vlan_inner", "qfi", "ingress",
-          "flow_label", "mpls", "gtp_teid", "gre_key", "vni")
-DIRECT_FIELDS = FIELDS[:8]
-
 cdef enum:
     POOL_MASK = 4095
-    CLASS_MASK = (1 << CLASS_BITS) - 1
     WORDS_MAX = 512              # of rules' bits; two rule numbers mean something else
 
-BOUNDS = {"RULES_MAX": 64 * WORDS_MAX - 2, "POOLS_MAX": POOL_MASK, "STICKY_RULES_MAX": STICKY_MAX}
+BOUNDS = {"RULES_MAX": 64 * WORDS_MAX - 2, "POOLS_MAX": POOL_MASK}
 # Different sets of rules by server, and by subscriber.
 CLASSES_MAX = CLASS_MASK + 1
 HOLDERS_MAX = 1 << (32 - CLASS_BITS)
@@ -61,18 +40,18 @@ cdef class Classifier:
     server         u8[classes, words]: bit r: rule r's server condition holds for the class
     subscribed     (rows u2[classes], bits u8[rows, words], u8[words]): the same of subscriber
                    conditions, whose classes are few, and which rules have none; or None
-    fields         name → (absent row, rows u2[…], values u4[…] or None, bits u8[rows, words])
+    fields         the conditions on other fields
     claims         u8[words], rules whose claim a server address can contradict; or None
     where          (address of a WherePredicate, u8[words] rules without one); or None
     tracks         rules ask for what only other packets show
-    sticky         indices of rules that cover a flow once a packet of it has fulfilled them
+    covering       the rules that cover flows
 
     Rules are numbered by precedence: the lowest bit that all agree on wins.
     """
 
     def __cinit__(
-        self, Trie trie4, Trie trie6, pools, segments, server, subscribed, fields, claims, where,
-        bint tracks=False, sticky=()
+        self, Trie trie4, Trie trie6, pools, segments, server, subscribed, Fields fields not None,
+        claims, where, bint tracks, Covering covering not None
     ):
         cdef uint64_t[:, ::1] matrix = server
         cdef Py_ssize_t i
@@ -80,8 +59,8 @@ cdef class Classifier:
         self.trie4 = &trie4.trie
         self.trie6 = &trie6.trie
         self.words = matrix.shape[1]
-        if not 0 < self.words <= WORDS_MAX or len(fields) >= FIELDS_MAX:
-            raise ValueError(f"{self.words} words of rules, {len(fields)} fields: out of bounds")
+        if not 0 < self.words <= WORDS_MAX or fields.words != self.words:
+            raise ValueError(f"{self.words} words of rules: out of bounds")
         self.server = &matrix[0, 0]
         self.pools = <pool_s *>calloc(len(pools) + 1, sizeof(pool_s))
         self.verdicts = <uint16_t *>calloc(matrix.shape[0] * 2, sizeof(uint16_t))
@@ -102,9 +81,10 @@ cdef class Classifier:
         self.set_segments(*segments)
         if subscribed is not None:
             self.set_subscribed(matrix.shape[0], *subscribed)
-        for name, field in fields.items():
-            self.add_field(name, *field)
-            self.detail = self.detail or name != "direction"
+        self.fields = fields.asked
+        self.field_count = fields.count
+        for i in range(self.field_count):
+            self.detail = self.detail or self.fields[i].kind != FIELD_DIRECTION
         if claims is not None:
             self.claims = self.words_of(claims)
         if where is not None:
@@ -115,19 +95,19 @@ cdef class Classifier:
         self.tracks = tracks
         self.detail = self.detail or tracks
         self.serial = next(_serials)
-        self.set_sticky(sticky, matrix)
+        self.covering = covering
 
     def __dealloc__(self):
         free(self.pools)
         free(self.verdicts)
-        free(self.stick_of)
 
     @property
     def bounds(self):
         """The largest numbers of (rules, pools, tenures) that it can give."""
         pools, segments, server = self.kept[2:5]
         words = [int(word) for word in np.bitwise_or.reduce(server, axis=0)]
-        return (max(64 * w + word.bit_length() if word else 0 for w, word in enumerate(words)),
+        return (max(self.covering.highest, *(
+                    64 * w + word.bit_length() if word else 0 for w, word in enumerate(words))),
                 len(pools), int(segments[2].max(initial=0)))
 
     def set_subscribed(self, classes, rows, bits, anybodys):
@@ -157,29 +137,12 @@ cdef class Classifier:
             self.segment_start = &starts[0]
             self.segment_tenure = &tenures[0]
 
-    def add_field(self, name, absent, rows, values, bits):
-        cdef field_s *field = &self.fields[self.field_count]
-        cdef const uint16_t[::1] table = rows
-        cdef const uint32_t[::1] keys
-        cdef const uint64_t[:, ::1] matrix = bits
-        if matrix.shape[1] != self.words:
-            raise ValueError(f"field {name}: {matrix.shape[1]} words, not {self.words}")
-        field.kind = FIELDS.index(name)
-        field.absent = absent
-        field.rows = &table[0]
-        field.bits = &matrix[0, 0]
-        if values is not None:
-            keys = values
-            field.values = &keys[0]
-            field.mask = <uint32_t>keys.shape[0] - 1
-        self.field_count += 1
-
     cdef void set_verdicts(self, Py_ssize_t classes):
         """Where class and direction alone decide, remember the rule."""
         cdef Py_ssize_t i, j
         cdef int w, f, rule
         cdef uint64_t word, free_of
-        cdef field_s *field
+        cdef const field_s *field
         for i in range(classes):
             for j in range(2):
                 self.verdicts[i * 2 + j] = VERDICT_EVALUATE if self.claims else VERDICT_NONE
@@ -205,20 +168,6 @@ cdef class Classifier:
                     else:
                         self.verdicts[i * 2 + j] = VERDICT_EVALUATE
                     break
-
-    cdef void set_sticky(self, rules, const uint64_t[:, ::1] server):
-        cdef Py_ssize_t i
-        cdef int s, rule
-        if len(rules) > STICKY_MAX:
-            raise ValueError(f"{len(rules)} sticky rules: out of bounds")
-        self.sticky_count = len(rules)
-        self.stick_of = <uint64_t *>calloc(server.shape[0], sizeof(uint64_t))
-        if self.stick_of == NULL:
-            raise MemoryError
-        for s, rule in enumerate(sorted(rules)):
-            self.sticky[s] = rule
-            for i in range(server.shape[0]):
-                self.stick_of[i] |= (server[i, rule // 64] >> (rule % 64) & 1) << s
 
     cdef int attribute(
         self, const frame_s *frames, packet_s *rows, int count, Subscribers subscribers
@@ -440,84 +389,6 @@ cdef class Classifier:
         if claimed:
             row.flags |= FLAG_MISMATCH
 
-    # --- what a flow has fulfilled: a bit for each sticky rule, in order of precedence -------
-
-    cdef uint64_t possible(self, const packet_s *row) noexcept nogil:
-        """The sticky rules that some packet of a row's flow may fulfil; 0: none, or it has no flow."""
-        cdef uint64_t found = self.stick_of[row.classes & CLASS_MASK]
-        cdef int f
-        if not found or row.flags & FLAG_LATER_FRAGMENT:
-            return 0
-        if self.subscribed != NULL:
-            found = self.among(
-                &self.subscribed[<size_t>(row.classes >> CLASS_BITS) * self.words], found)
-        if not row.tags & TAG_PORTS and row.protocol in (
-                PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_SCTP):
-            return 0
-        for f in range(self.field_count):
-            if self.fields[f].kind == FIELD_PORT or self.fields[f].kind == FIELD_PROTOCOL:
-                found = self.allowed(&self.fields[f], row, found)
-        return found
-
-    cdef uint64_t shown(self, const packet_s *row, uint64_t some) noexcept nogil:
-        """Those of some possible ones that a row fulfils itself."""
-        cdef int f
-        for f in range(self.field_count):
-            if not some:
-                return 0
-            some = self.allowed(&self.fields[f], row, some)
-        return some
-
-    cdef uint64_t recall(
-        self, const packet_s *row, const witness_s *witness, uint64_t some
-    ) noexcept nogil:
-        """Those of some possible ones that a row's flow has fulfilled, by the packet that is remembered of it."""
-        cdef packet_s seen = row[0]
-        if not witness.shown:
-            return 0
-        seen.flow_label = witness.flow_label
-        seen.mpls = witness.mpls
-        seen.gtp_teid = witness.gtp_teid
-        seen.gre_key = witness.gre_key
-        seen.vni = witness.vni
-        seen.tags = witness.tags
-        seen.vlan = witness.vlan
-        seen.vlan_inner = witness.vlan_inner
-        seen.ingress = witness.ingress
-        seen.dscp = witness.dscp
-        seen.qfi = witness.qfi
-        seen.direction = witness.direction
-        return self.shown(&seen, some)
-
-    cdef uint64_t allowed(
-        self, const field_s *field, const packet_s *row, uint64_t some
-    ) noexcept nogil:
-        """Those of some whose condition of one field a row fulfils."""
-        return self.among(&field.bits[<size_t>row_of(field, row) * self.words], some)
-
-    cdef uint64_t among(self, const uint64_t *rules, uint64_t some) noexcept nogil:
-        """Those of some sticky rules that are in a set of rules."""
-        cdef uint64_t left = some, found = 0
-        cdef int s, rule
-        while left:
-            s = tollsplit_lowest(left)
-            left &= left - 1
-            rule = self.sticky[s]
-            found |= (rules[rule >> 6] >> (rule & 63) & 1) << s
-        return found
-
-    cdef uint16_t first(self, uint16_t rule, uint64_t covered) noexcept nogil:
-        """The first by precedence of a rule, which may be none, and some sticky ones."""
-        cdef uint16_t other
-        if not covered:
-            return rule
-        other = self.sticky[tollsplit_lowest(covered)] + 1
-        return other if rule == VERDICT_NONE or other < rule else rule
-
-    cdef bint may_come(self, uint16_t rule, uint64_t others) noexcept nogil:
-        """Whether one of some sticky rules would come before a rule."""
-        return self.first(rule, others) != rule
-
 
 cdef inline int root(
     const trie_s *trie, uint64_t word, int end, uint32_t *value, uint16_t *deep
@@ -567,62 +438,3 @@ cdef inline uint64_t mac(const uint8_t *p) noexcept nogil:
     for i in range(6):
         value = value << 8 | p[i]
     return value
-
-
-cdef inline uint16_t row_of(const field_s *field, const packet_s *row) noexcept nogil:
-    """The row of bits that a packet's value of a field selects."""
-    if field.kind == FIELD_DIRECTION:
-        return field.rows[row.direction]
-    if field.kind == FIELD_PROTOCOL:
-        return field.rows[row.protocol]
-    if field.kind == FIELD_PORT:
-        return field.rows[row.server_port] if row.tags & TAG_PORTS else field.absent
-    if field.kind == FIELD_DSCP:
-        return field.rows[row.dscp]
-    if field.kind == FIELD_VLAN:
-        return field.rows[row.vlan] if row.tags & TAG_VLAN else field.absent
-    if field.kind == FIELD_VLAN_INNER:
-        return field.rows[row.vlan_inner] if row.tags & TAG_VLAN_INNER else field.absent
-    if field.kind == FIELD_QFI:
-        return field.rows[row.qfi] if row.tags & TAG_QFI else field.absent
-    if field.kind == FIELD_INGRESS:
-        return field.rows[row.ingress]
-    if field.kind == FIELD_FLOW_LABEL:
-        return found(field, row.flow_label) if row.tags & TAG_FLOW_LABEL else field.absent
-    if field.kind == FIELD_MPLS:
-        return found(field, row.mpls) if row.tags & TAG_MPLS else field.absent
-    if field.kind == FIELD_GTP_TEID:
-        return found(field, row.gtp_teid) if row.tags & TAG_GTP_TEID else field.absent
-    if field.kind == FIELD_GRE_KEY:
-        return found(field, row.gre_key) if row.tags & TAG_GRE_KEY else field.absent
-    return found(field, row.vni) if row.tags & TAG_VNI else field.absent
-
-
-cdef inline uint16_t found(const field_s *field, uint32_t value) noexcept nogil:
-    """A wide field's row, by hash; `rows` is 0 where a slot is empty."""
-    cdef uint32_t slot = slot_of(value) & field.mask
-    while field.rows[slot]:
-        if field.values[slot] == value:
-            return field.rows[slot]
-        slot = (slot + 1) & field.mask
-    return field.absent
-
-
-cdef inline uint32_t slot_of(uint32_t value) noexcept nogil:
-    return (value * <uint32_t>2654435761) >> 7
-
-
-def hashed(values):
-    """(rows u2[slots], values u4[slots]) of a wide field: value → row, rows ≥ 1."""
-    cdef uint32_t size = 8, slot
-    while size < 2 * len(values):
-        size *= 2
-    rows = np.zeros(size, np.uint16)
-    keys = np.zeros(size, np.uint32)
-    for value, row in values.items():
-        slot = slot_of(value) & (size - 1)
-        while rows[slot]:
-            slot = (slot + 1) & (size - 1)
-        rows[slot] = row
-        keys[slot] = value
-    return rows, keys

@@ -5,10 +5,18 @@ from tollsplit.cext.bounded cimport Bounded, entry_s, order_s
 from tollsplit.cext.key cimport begin_key, key_s
 from tollsplit.cext.layout cimport DIRECTION_DOWNLINK, packet_s, subscriber_s
 
-# The packet by which a flow fulfilled a rule: what rules may ask of one, beside its ends.
-cdef struct witness_s:
-    uint32_t flow_label
-    uint32_t mpls
+# A five-tuple of one subscriber, both directions. 160 octets.
+cdef struct flow_s:
+    entry_s entry                # in order of when it is asked after; `held` are counters
+    uint32_t serial              # of the rules that its facts are of
+    uint32_t reserved
+    uint64_t waits_ns            # since when its packets may be held
+    uint64_t last_ns             # of its packets
+    uint64_t facts               # what its packets have shown: see Covering
+    uint32_t waits_newer         # among the flows that may hold, by since when
+    uint32_t waits_older
+    uint32_t flow_label          # of the packet by which it fulfilled a rule, what rules may ask
+    uint32_t mpls                # of one beside its ends
     uint32_t gtp_teid
     uint32_t gre_key
     uint32_t vni
@@ -18,26 +26,17 @@ cdef struct witness_s:
     uint16_t ingress
     uint8_t dscp
     uint8_t qfi
-    uint8_t direction
-    uint8_t shown                # 0: there is no such packet
+    uint8_t direction            # DIRECTION_NONE: there is no such packet
+    uint8_t told                 # told_e, and a bit for each fact_e
 
-# A five-tuple of one subscriber, both directions. 160 octets.
-cdef struct flow_s:
-    entry_s entry                # in order of when it is asked after; `held` are counters
-    uint64_t opened_ns
-    uint64_t last_ns             # of its packets
-    uint64_t fulfilled           # a bit for each sticky rule that a packet of it has fulfilled
-    uint32_t waits_newer         # among the flows that may hold, in order of their opening
-    uint32_t waits_older
-    witness_s witness
-
-# Packets of one flow that are not charged yet, of one rule and time cell. 64 octets.
+# Packets of one flow that are not charged yet, of one rule and time cell. 80 octets.
 cdef struct held_s:
     uint64_t cell_ns             # where the time cell begins
     uint64_t first_ns
     uint64_t last_ns
     uint64_t octets[2]           # by direction_e
     uint64_t twice_octets        # of those, in frames that were seen for another subscriber
+    uint64_t eligible            # the rules of flows that may cover them
     uint32_t packets[2]
     uint32_t twice_packets
     uint32_t next
@@ -64,13 +63,16 @@ cdef class Flows(Bounded):
 
     cdef uint32_t open(self, const key_s *key, uint64_t now_ns) noexcept nogil
     cdef bint is_idle(self, uint32_t number, uint64_t now_ns) noexcept nogil
+    cdef void wait(self, uint32_t number, uint64_t now_ns) noexcept nogil
     cdef bint waits(self, uint32_t number) noexcept nogil
     cdef void wait_no_more(self, uint32_t number) noexcept nogil
-    cdef bint hold(self, uint32_t number, const packet_s *row, uint64_t cell_ns) noexcept nogil
+    cdef bint hold(
+        self, uint32_t number, const packet_s *row, uint64_t eligible, uint64_t cell_ns
+    ) noexcept nogil
     cdef uint32_t held_place(self) noexcept nogil
     cdef void free_held(self, uint32_t place) noexcept nogil
     cdef uint32_t waited_enough(self, uint64_t now_ns) noexcept nogil
-    cdef void set_fulfilled(self, uint32_t number, uint64_t fulfilled, uint64_t now_ns) noexcept nogil
+    cdef void set_facts(self, uint32_t number, uint64_t facts, uint64_t now_ns) noexcept nogil
     cdef uint32_t idle_enough(self, uint64_t now_ns) noexcept nogil
     cdef uint32_t idle_of(self, order_s *order, uint64_t now_ns) noexcept nogil
     cdef order_s *order_of(self, uint32_t number) noexcept nogil

@@ -19,7 +19,7 @@ cdef class Flows(Bounded):
     most        flows; for another one the one makes room that has shown nothing for longest
     held_most   counters of packets that wait, between two frames
     idle_ns     how long a flow without packets is known
-    hold_ns     how long its packets may wait, from its first one on
+    hold_ns     how long its packets may wait, from its first one on, or from wait() on
     """
 
     def __cinit__(self, uint32_t most, size_t entry_octets, uint32_t held_most, uint64_t idle_ns,
@@ -46,15 +46,23 @@ cdef class Flows(Bounded):
         if not number:
             return 0
         flow = <flow_s *>self.at(number)
-        flow.opened_ns = flow.last_ns = flow.entry.since_ns = now_ns
+        flow.last_ns = flow.entry.since_ns = now_ns
+        flow.direction = DIRECTION_NONE
+        self.wait(number, now_ns)
+        self.append(&self.silent, number)
+        return number
+
+    cdef void wait(self, uint32_t number, uint64_t now_ns) noexcept nogil:
+        """Let packets of a flow be held from now on, for as long as they may be."""
+        cdef flow_s *flow = <flow_s *>self.at(number)
+        self.wait_no_more(number)
+        flow.waits_ns = now_ns
         flow.waits_older = self.waits_newest
         if self.waits_newest:
             (<flow_s *>self.at(self.waits_newest)).waits_newer = number
         else:
             self.waits_oldest = number
         self.waits_newest = number
-        self.append(&self.silent, number)
-        return number
 
     cdef bint is_idle(self, uint32_t number, uint64_t now_ns) noexcept nogil:
         """Whether a flow's packets are so long ago that it is another one now."""
@@ -80,10 +88,13 @@ cdef class Flows(Bounded):
             self.waits_oldest = flow.waits_newer
         flow.waits_older = flow.waits_newer = 0
 
-    cdef bint hold(self, uint32_t number, const packet_s *row, uint64_t cell_ns) noexcept nogil:
+    cdef bint hold(
+        self, uint32_t number, const packet_s *row, uint64_t eligible, uint64_t cell_ns
+    ) noexcept nogil:
         """Add a row to what waits of its flow; False: memory is short.
 
-        cell_ns   where the row's time cell begins
+        eligible  the rules of flows that may cover the row
+        cell_ns   where its time cell begins
         """
         cdef entry_s *entry = self.at(number)
         cdef uint32_t place = entry.held, last = 0
@@ -92,7 +103,7 @@ cdef class Flows(Bounded):
         while place:
             held = &self.held[place]
             if (held.cell_ns == cell_ns and held.rule == row.rule
-                    and held.flags == row.flags & FLAGS_KEPT):
+                    and held.flags == row.flags & FLAGS_KEPT and held.eligible == eligible):
                 break
             last = place
             place = held.next
@@ -104,6 +115,7 @@ cdef class Flows(Bounded):
             memset(held, 0, sizeof(held_s))
             held.cell_ns = cell_ns
             held.rule = row.rule
+            held.eligible = eligible
             held.flags = row.flags & FLAGS_KEPT
             held.first_ns = row.timestamp_ns
             if last:
@@ -147,20 +159,18 @@ cdef class Flows(Bounded):
     cdef uint32_t waited_enough(self, uint64_t now_ns) noexcept nogil:
         """A flow whose packets have waited for long enough; 0: none, or no other."""
         cdef uint32_t number = self.waits_oldest
-        if number and over((<flow_s *>self.at(number)).opened_ns, now_ns, self.hold_ns):
+        if number and over((<flow_s *>self.at(number)).waits_ns, now_ns, self.hold_ns):
             return number
         return 0
 
-    cdef void set_fulfilled(
-        self, uint32_t number, uint64_t fulfilled, uint64_t now_ns
-    ) noexcept nogil:
+    cdef void set_facts(self, uint32_t number, uint64_t facts, uint64_t now_ns) noexcept nogil:
         """Keep of a flow what it has shown; whether that is anything says who makes room first."""
         cdef flow_s *flow = <flow_s *>self.at(number)
-        if (flow.fulfilled != 0) == (fulfilled != 0):
-            flow.fulfilled = fulfilled
+        if (flow.facts != 0) == (facts != 0):
+            flow.facts = facts
             return
         self.unlink(self.order_of(number), number)
-        flow.fulfilled = fulfilled
+        flow.facts = facts
         flow.entry.since_ns = now_ns
         self.append(self.order_of(number), number)
 
@@ -189,7 +199,7 @@ cdef class Flows(Bounded):
 
     cdef order_s *order_of(self, uint32_t number) noexcept nogil:
         """The list that a flow is in."""
-        return &self.telling if (<flow_s *>self.at(number)).fulfilled else &self.silent
+        return &self.telling if (<flow_s *>self.at(number)).facts else &self.silent
 
     cdef void drop(self, uint32_t number) noexcept nogil:
         """Forget a flow; what was held of it has been counted."""

@@ -12,6 +12,7 @@ cdef enum:
 # What is known of a datagram. 176 octets.
 cdef struct assembly_s:
     entry_s entry
+    uint32_t held_last           # the last of what waits for it
     uint32_t octets              # the whole's, once its last fragment is met; 0: not yet
     uint8_t known                # its first fragment was met, so what follows is said of it
     uint8_t whole                # nothing of it is missing

@@ -136,17 +136,17 @@ cdef class Fragments(Bounded):
         Where too many wait, those of the oldest datagrams wait no more: maybe this one's.
         """
         cdef uint32_t place = self.waiting_place()
-        cdef entry_s *entry = self.at(number)
+        cdef assembly_s *assembly = <assembly_s *>self.at(number)
         if not place:
             return False
         self.waiting[place].row = row[0]
         self.waiting[place].who = who[0]
         self.waiting[place].next = 0
-        if entry.held:
-            self.waiting[entry.held_last].next = place
+        if assembly.entry.held:
+            self.waiting[assembly.held_last].next = place
         else:
-            entry.held = place
-        entry.held_last = place
+            assembly.entry.held = place
+        assembly.held_last = place
         self.waiting_count += 1
         while self.waiting_count > self.waiting_most:
             self.drop(&self.pending, self.pending.oldest, True)
@@ -187,8 +187,8 @@ cdef class Fragments(Bounded):
             self.waiting[self.decided_last].next = place
         else:
             self.decided = place
-        self.decided_last = assembly.entry.held_last
-        assembly.entry.held = assembly.entry.held_last = 0
+        self.decided_last = assembly.held_last
+        assembly.entry.held = assembly.held_last = 0
         while place:
             if assembly.known:
                 self.complete_row(assembly, &self.waiting[place].row)

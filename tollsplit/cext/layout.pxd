@@ -98,6 +98,11 @@ cdef enum direction_e:
     DIRECTION_DOWNLINK = 1
     DIRECTION_NONE = 2
 
+# What of a row's classes is the server's: what 12 bits of pools leave of a trie's value.
+cdef enum:
+    CLASS_BITS = 19
+    CLASS_MASK = (1 << CLASS_BITS) - 1
+
 # One packet's row. 128 octets, two cache lines. The first is what every packet needs; the
 # second is filled only where `brief` is 0.
 # Addresses and numbers are in host order; an IPv4 address is the low 32 bits of *_lo.

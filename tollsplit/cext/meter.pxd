@@ -1,17 +1,16 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
-from tollsplit.cext.counted cimport BATCH, Counted
+from tollsplit.cext.counted cimport BATCH
 from tollsplit.cext.cursor cimport datagram_s
-from tollsplit.cext.dissect cimport Dissection
 from tollsplit.cext.flows cimport held_s
+from tollsplit.cext.follower cimport Follower
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport frame_s, packet_s, subscriber_s
 from tollsplit.cext.merge cimport Merge
 from tollsplit.cext.reader cimport Reader
 from tollsplit.cext.recorder cimport Recorder
 from tollsplit.cext.ring cimport Ring
-from tollsplit.cext.state cimport State
 
 # What hands out frames.
 ctypedef fused frames_t:
@@ -20,16 +19,12 @@ ctypedef fused frames_t:
     Merge
 
 @cython.final
-cdef class Meter(Counted):
-    cdef Dissection dissection
+cdef class Meter(Follower):
     cdef uint64_t *where         # [2 × BATCH][words]
     cdef packet_s *rows_of_batch  # [2 × BATCH], on whole cache lines
     cdef Meter successor
     cdef uint64_t until_ns       # frames from then on are the successor's
-    cdef State state             # None: what was met before does not matter
     cdef datagram_s datagrams[BATCH]
-    cdef uint64_t now_of_batch[BATCH]
-    cdef bint holding            # False: under other rules soon
     cdef bint parted             # the successor has begun
 
     cdef uint64_t walk(
@@ -43,23 +38,8 @@ cdef class Meter(Counted):
     ) except -1 nogil
     cdef int count_rows(self, packet_s *rows, int count, int total) except -1 nogil
     cdef void assemble(self, packet_s *row, const datagram_s *datagram) noexcept nogil
-    cdef void identify(self, const packet_s *row, subscriber_s *who) noexcept nogil
     cdef int count_decided(self) except -1 nogil
     cdef int count_late(self, packet_s *row, const subscriber_s *who) except -1 nogil
     cdef int part(self) except -1 nogil
     cdef int release(self) except -1 nogil
     cdef int prepare(self, packet_s *row, const datagram_s *datagram) except -1 nogil
-    cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil
-    cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil
-    cdef uint64_t flow_of(self, const packet_s *row, key_s *key) noexcept nogil
-    cdef int follow_flow(
-        self, packet_s *row, const key_s *key, uint64_t possible, uint64_t now_ns
-    ) except -1 nogil
-    cdef uint32_t open_flow(self, const key_s *key, uint64_t now_ns) except? 0 nogil
-    cdef int hold(self, uint32_t number, packet_s *row) except -1 nogil
-    cdef int end_waits(self, uint64_t now_ns) except -1 nogil
-    cdef int charge_held(
-        self, uint32_t number, uint64_t covered, uint64_t possible
-    ) except -1 nogil
-    cdef int count_all_held(self, uint32_t number, bint crowded) except -1 nogil
-    cdef int count_held(self, const held_s *held, const key_s *key) except -1 nogil

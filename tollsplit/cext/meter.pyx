@@ -7,12 +7,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from tollsplit.cext.bounded cimport entry_s
-from tollsplit.cext.classify cimport Classifier, remember
-from tollsplit.cext.counted cimport BATCH, Counted
+from tollsplit.cext.classify cimport Classifier
+from tollsplit.cext.counted cimport BATCH
 from tollsplit.cext.cursor cimport datagram_s
 from tollsplit.cext.dissect cimport Dissection, dissect_batch
-from tollsplit.cext.flows cimport flow_key, flow_s, held_s
+from tollsplit.cext.flows cimport flow_s, held_s
+from tollsplit.cext.follower cimport Follower
 from tollsplit.cext.fragments cimport MET_OVERLAPS, MET_UNTRACKED, MET_WAITS
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
@@ -37,19 +37,14 @@ cdef extern from *:
 cdef uint64_t NEVER_NS = 0xFFFFFFFFFFFFFFFF
 
 
-cdef class Meter(Counted):
+cdef class Meter(Follower):
     """Counts frames by (subscriber, rule, cell); one per worker.
 
-    dissection, classifier   shared, read only
-    cell_at                  as Counted has it
-    state                    what was met before, where the rules ask for that
+    dissection, classifier, cell_at, state
+         as Follower and Counted have them; the first two are shared, read only
     """
 
-    def __cinit__(self, Dissection dissection not None, Classifier classifier, cell_at,
-                  State state=None):
-        self.dissection = dissection
-        self.state = state
-        self.holding = True
+    def __cinit__(self, _, Classifier classifier, *__):
         self.until_ns = NEVER_NS
         self.where = <uint64_t *>malloc(2 * BATCH * classifier.words * sizeof(uint64_t))
         self.rows_of_batch = <packet_s *>aligned_alloc(64, 2 * BATCH * sizeof(packet_s))
@@ -174,7 +169,7 @@ cdef class Meter(Counted):
                 self.now_of_batch[i] = self.state.advance(frames[i].timestamp_ns)
             total = self.classifier.attribute(frames, rows, count, self.subscribers)
             self.classifier.decide(rows, total, self.where)
-            if self.classifier.sticky_count:
+            if self.classifier.covering.count:
                 self.follow_all(rows, count, total)
             self.count_rows(rows, count, total)
             return self.count_decided()
@@ -230,15 +225,6 @@ cdef class Meter(Counted):
         if met & MET_WAITS:
             row.bucket = BUCKET_HELD
 
-    cdef void identify(self, const packet_s *row, subscriber_s *who) noexcept nogil:
-        """Who a row's subscriber is, whatever number it has with this meter."""
-        if row.interned:
-            who[0] = self.subscribers.known[row.subscriber]
-            return
-        memset(who, 0, sizeof(subscriber_s))
-        who.lo = row.subscriber
-        who.pool = row.pool
-
     cdef int count_decided(self) except -1 nogil:
         """Count the fragments that wait no more."""
         cdef packet_s row
@@ -246,6 +232,12 @@ cdef class Meter(Counted):
         while self.state.fragments.take(&row, &who):
             self.count_late(&row, &who)
         return 0
+
+    cdef int count_held(self, const held_s *held, const key_s *key) except -1 nogil:
+        """Count packets that were held, with the meter whose time they lie in."""
+        if self.parted and held.first_ns >= self.until_ns:
+            return self.successor.count_held(held, key)
+        return self.add_held(held, key)
 
     cdef int count_late(self, packet_s *row, const subscriber_s *who) except -1 nogil:
         """Count a row that was held, with the meter whose time it lies in."""
@@ -266,186 +258,6 @@ cdef class Meter(Counted):
         self.table.add_batch(row, self.cells_of_batch, 1)
         self.totals.settle_late(row)
         return 0
-
-    # --- flows ---------------------------------------------------------------------------
-
-    cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil:
-        """Have each decided row's flow say what it knows, frame by frame, at that frame's time.
-
-        Budget: 50 ns a packet, flows in the second-level cache; 130 where they lie in none. Places
-        and entries of all rows are asked for before the first is needed.
-        """
-        cdef key_s keys[2 * BATCH]
-        cdef uint64_t possible[2 * BATCH]
-        cdef int i, other = count
-        for i in range(total):
-            possible[i] = self.flow_of(&rows[i], &keys[i])
-            if possible[i]:
-                self.state.flows.expect(&keys[i])
-        for i in range(total):
-            if possible[i]:
-                self.state.flows.expect_entry(&keys[i])
-        for i in range(count):
-            self.end_waits(self.now_of_batch[i])
-            while other < total and rows[other].frame == <uint32_t>i:
-                rows[other].flags |= FLAG_TWICE
-                self.follow_flow(&rows[other], &keys[other], possible[other], self.now_of_batch[i])
-                if rows[other].bucket != BUCKET_HELD:
-                    rows[i].flags |= FLAG_TWICE
-                other += 1
-            self.follow_flow(&rows[i], &keys[i], possible[i], self.now_of_batch[i])
-        return 0
-
-    cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil:
-        """The same for one row."""
-        cdef key_s key
-        return self.follow_flow(row, &key, self.flow_of(row, &key), now_ns)
-
-    cdef uint64_t flow_of(self, const packet_s *row, key_s *key) noexcept nogil:
-        """The sticky rules that a row's flow may fulfil; where there is one, the flow's key."""
-        cdef uint64_t possible
-        cdef subscriber_s who
-        if row.bucket != BUCKET_METERED or row.flags & FLAG_MISMATCH:
-            return 0
-        possible = self.classifier.possible(row)
-        if possible:
-            self.identify(row, &who)
-            flow_key(row, &who, key)
-        return possible
-
-    cdef int follow_flow(
-        self, packet_s *row, const key_s *key, uint64_t possible, uint64_t now_ns
-    ) except -1 nogil:
-        """Give a row the first rule that its flow has fulfilled, or hold it while one may be.
-
-        This is the door for whatever else tells what a flow is: what a packet shows is a bit for
-        each rule, and what its flow has shown covers it.
-        """
-        cdef uint64_t covered, fulfilled, shown
-        cdef uint32_t number
-        cdef flow_s *flow
-        cdef bint asked_anew
-        if not possible:
-            return 0
-        number = self.state.flows.find(key)
-        if number and self.state.flows.is_idle(number, now_ns):
-            self.count_all_held(number, False)
-            self.state.flows.drop(number)
-            number = 0
-        if not number:
-            number = self.open_flow(key, now_ns)
-        if not number:
-            self.totals.untracked(row)
-            return 0
-        flow = <flow_s *>self.state.flows.at(number)
-        flow.last_ns = now_ns
-        asked_anew = flow.entry.serial != self.classifier.serial
-        fulfilled = flow.fulfilled
-        if asked_anew:
-            fulfilled = self.classifier.recall(row, &flow.witness, possible)
-            flow.entry.serial = self.classifier.serial
-        shown = self.classifier.shown(row, possible & ~fulfilled)
-        if shown:
-            fulfilled |= shown
-            remember(row, &flow.witness)
-        self.state.flows.set_fulfilled(number, fulfilled, now_ns)
-        covered = fulfilled & possible
-        row.rule = self.classifier.first(row.rule, covered)
-        if not self.holding:
-            return 0
-        if flow.entry.held and (shown or asked_anew):
-            self.charge_held(number, covered, possible)
-        if self.state.flows.waits(number) and self.classifier.may_come(
-                row.rule, possible & ~covered):
-            self.hold(number, row)
-        return 0
-
-    cdef uint32_t open_flow(self, const key_s *key, uint64_t now_ns) except? 0 nogil:
-        """The number of a new flow; 0: there is no room.
-
-        Where all room is taken, the flow goes that has shown nothing for longest: whoever opens
-        flows without end loses his own first, and none that a sponsor pays for.
-        """
-        cdef uint32_t number = self.state.flows.open(key, now_ns)
-        cdef uint32_t silent = self.state.flows.silent.oldest
-        if number or not silent:
-            return number
-        self.count_all_held(silent, True)
-        self.state.flows.drop(silent)
-        return self.state.flows.open(key, now_ns)
-
-    cdef int hold(self, uint32_t number, packet_s *row) except -1 nogil:
-        """Hold a row until its flow shows what it is; where too much is held, the oldest goes."""
-        if not self.is_in_a_cell(row.timestamp_ns):
-            return 0
-        if not self.state.flows.hold(number, row, self.start_ns):
-            self.totals.untracked(row)
-            return 0
-        row.bucket = BUCKET_HELD
-        while self.state.flows.held_count > self.state.flows.held_most:
-            self.count_all_held(self.state.flows.waits_oldest, True)
-            self.state.flows.wait_no_more(self.state.flows.waits_oldest)
-        return 0
-
-    cdef int end_waits(self, uint64_t now_ns) except -1 nogil:
-        """Charge what has waited for long enough as it is, and forget flows that are idle."""
-        cdef uint32_t number = self.state.flows.waited_enough(now_ns)
-        while number:
-            self.count_all_held(number, False)
-            self.state.flows.wait_no_more(number)
-            number = self.state.flows.waited_enough(now_ns)
-        number = self.state.flows.idle_enough(now_ns)
-        while number:
-            self.count_all_held(number, False)
-            self.state.flows.drop(number)
-            number = self.state.flows.idle_enough(now_ns)
-        return 0
-
-    cdef int charge_held(
-        self, uint32_t number, uint64_t covered, uint64_t possible
-    ) except -1 nogil:
-        """Charge what is held of a flow to the rule that it fulfils; what may be another's stays."""
-        cdef entry_s *entry = self.state.flows.at(number)
-        cdef uint32_t place = entry.held, following
-        cdef uint32_t *link = &entry.held
-        cdef held_s *held
-        while place:
-            held = &self.state.flows.held[place]
-            following = held.next
-            held.rule = self.classifier.first(held.rule, covered)
-            if self.classifier.may_come(held.rule, possible & ~covered):
-                link = &held.next
-            else:
-                self.count_held(held, &entry.key)
-                link[0] = following
-                self.state.flows.free_held(place)
-            place = following
-        return 0
-
-    cdef int count_all_held(self, uint32_t number, bint crowded) except -1 nogil:
-        """Count what is held of a flow as it is.
-
-        crowded   for want of room, before its time
-        """
-        cdef entry_s *entry = self.state.flows.at(number)
-        cdef uint32_t place = entry.held
-        cdef held_s *held
-        while place:
-            held = &self.state.flows.held[place]
-            entry.held = held.next
-            if crowded:
-                self.totals.sums.untracked_packets += <uint64_t>held.packets[0] + held.packets[1]
-                self.totals.sums.untracked_octets += held.octets[0] + held.octets[1]
-            self.count_held(held, &entry.key)
-            self.state.flows.free_held(place)
-            place = entry.held
-        return 0
-
-    cdef int count_held(self, const held_s *held, const key_s *key) except -1 nogil:
-        """Count packets that were held, with the meter whose time they lie in."""
-        if self.parted and held.first_ns >= self.until_ns:
-            return self.successor.count_held(held, key)
-        return self.add_held(held, key)
 
     # --- meters that follow each other ---------------------------------------------------
 
@@ -495,7 +307,7 @@ cdef class Meter(Counted):
         """Begin anew, as Counted does; raises ValueError where it has a successor, too."""
         if self.successor is not None:
             raise ValueError("a meter that is succeeded does not begin anew")
-        Counted.forget(self)
+        Follower.forget(self)
 
     def rows(self, frames):
         """PACKET[n] of frames as Reader.frames() and Ring.frames() give them, not counted.

@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tollsplit.cext.classify import (
-    CLASSES_MAX,
-    DIRECT_FIELDS,
-    FIELDS,
-    HOLDERS_MAX,
-    Classifier,
-    hashed,
-)
+from tollsplit.cext.classify import CLASSES_MAX, HOLDERS_MAX, Classifier
+from tollsplit.cext.covering import Covering
+from tollsplit.cext.field import DIRECT_FIELDS, FIELDS, Fields, hashed
 from tollsplit.cext.lpm import Trie
+from tollsplit.cext.suffixes import Suffixes
 from tollsplit.errors import RulesError
 from tollsplit.rules.expression import check
+from tollsplit.rules.facts import Facts
 from tollsplit.rules.rule import Match, Pool, Prefix, Rule, RuleSet, Tenure
 
 if TYPE_CHECKING:
     from tollsplit.rules.expression import WherePredicate
+
+Subscribed = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 POOL_BITS = 12
 # Pool key kinds as the core numbers them (kind_e).
@@ -45,7 +44,9 @@ class Compiled:
         self._trie4, trie6, server, subscribed = _addresses(rules, words)
         self.tenures, pools, segments = _pools(rules.pools)
         self.where = _where(rules.rules)
-        claims = _bits(
+        fields = Fields(words, _fields(rules, words))
+        spoken = _bits((i for i, r in enumerate(rules.rules) if r.match.is_spoken), words)
+        claims = ~spoken & _bits(
             (i for i, r in enumerate(rules.rules) if r.match.claims and r.match.server is not None),
             words,
         )
@@ -58,13 +59,13 @@ class Compiled:
             trie6,
             pools,
             segments,
-            server,
+            server & ~spoken,  # no packet matches those by itself
             subscribed,
-            _fields(rules, words),
+            fields,
             claims if claims.any() else None,
             where,
             tracks(rules),
-            [i for i, r in enumerate(rules.rules) if r.match.sticky],
+            _covering(rules, fields, server, subscribed),
         )
 
     def pool_of(self, address: int) -> int:
@@ -79,9 +80,18 @@ class Compiled:
 def tracks(rules: RuleSet) -> bool:
     """Whether some rule asks for what not every packet shows, but others of its flow do."""
     return any(
-        rule.match.sticky or rule.match.port is not None or rule.match.protocol is not None
+        rule.match.needs or rule.match.port is not None or rule.match.protocol is not None
         or (rule.match.where is not None and not TRANSPORT.isdisjoint(check(rule.match.where)))
         for rule in rules.rules)
+
+
+def _covering(
+    rules: RuleSet, fields: Fields, server: np.ndarray, subscribed: Subscribed | None
+) -> Covering:
+    """The rules that cover flows."""
+    facts = Facts.of(rules.rules)
+    return Covering(fields, server, subscribed[1] if subscribed is not None else None,
+                    facts.rules, facts.kinds, Suffixes(facts.names))
 
 
 def _bits(rules: Iterable[int], words: int) -> np.ndarray:
@@ -99,9 +109,6 @@ def _where(rules: tuple[Rule, ...]) -> WherePredicate | None:
     from tollsplit.rules import expression  # imports Numba
 
     return expression.compile(expressions)
-
-
-Subscribed = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _addresses(

@@ -7,21 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil, lcm
-from pathlib import PurePath
 from typing import Literal, cast
 
 from tollsplit import limits
-from tollsplit.rules import expression, units
+from tollsplit.rules import units
 from tollsplit.rules.document import Document, Table
-from tollsplit.rules.marks import Marks, read_marks
-from tollsplit.rules.prefixes import (
-    Finding,
-    prefix,
-    prefix_text,
-    read_directory,
-    read_prefixes,
-    shared_subscribers,
-)
+from tollsplit.rules.lists import Lists
+from tollsplit.rules.match import Matches
+from tollsplit.rules.prefixes import prefix_text, read_directory, shared_subscribers
 from tollsplit.rules.pricing import (
     named_tariff,
     read_tariffs,
@@ -35,7 +28,6 @@ from tollsplit.rules.rule import (
     Budget,
     Ingress,
     Layer,
-    Match,
     Meter,
     Period,
     Pool,
@@ -50,17 +42,6 @@ from tollsplit.rules.rule import (
 )
 
 _UINT32_MAX = 2**32 - 1
-# Highest values of the numbers that a packet carries.
-_NUMBERS = {
-    "flow_label": 2**20 - 1,  # RFC 8200 §3
-    "vlan": 4094,  # IEEE 802.1Q §9.6: 4095 is reserved
-    "vlan_inner": 4094,
-    "mpls": 2**20 - 1,  # RFC 3032 §2.1
-    "gtp_teid": _UINT32_MAX,
-    "qfi": 63,  # TS 38.415 §5.5.3.3
-    "gre_key": _UINT32_MAX,
-    "vni": 2**24 - 1,  # RFC 7348 §5
-}
 
 
 def load(
@@ -82,9 +63,7 @@ class _Reader:
 
     def __init__(self, document: Document) -> None:
         self._document = document
-        self._files: dict[str, tuple[Prefix, ...]] = {}
-        self._prefixes = 0
-        self._sticky = 0
+        self._lists = Lists(document)
         self._tariffs: dict[str, Tariff] = {}
         self._sponsors: dict[str, Sponsor] = {}
         self._ingresses: dict[str, Ingress] = {}
@@ -99,10 +78,9 @@ class _Reader:
         pools = self._pools(root, meter)
         self._read_sponsors(root)
         self._read_ingresses(root)
-        rules = self._rules(root)
+        rules = self._rules(root, meter)
         root.close()
-        if self._prefixes > limits.PREFIXES_MAX:
-            root.error(f"expected at most {limits.PREFIXES_MAX:,} prefixes, got {self._prefixes:,}")
+        self._lists.check_counts(root)
         if not self._document.errors:
             used = {payer.tariff for group in (pools, self._sponsors.values(), rules)
                     for payer in group}  # fmt: skip
@@ -130,9 +108,11 @@ class _Reader:
         window_s, window_month = table.read("window", units.window, (None, False))
         zone = table.read("zone", units.zone, "UTC")
         # None at all is an answer too: the network makes no tunnels.
-        endpoints = self._prefix_list(table, "tunnel_endpoints", may_be_empty=True)
+        endpoints = self._lists.prefixes(table, "tunnel_endpoints", may_be_empty=True)
+        resolvers = self._lists.prefixes(table, "resolvers") or ()
         table.close()
-        return Meter(cast(Layer, layer), cast(At, at), window_s, window_month, zone, endpoints)
+        return Meter(
+            cast(Layer, layer), cast(At, at), window_s, window_month, zone, endpoints, resolvers)
 
     def _pools(self, root: Table, meter: Meter) -> tuple[Pool, ...]:
         if "pools" not in root:
@@ -156,7 +136,7 @@ class _Reader:
     def _pool(self, table: Table, meter: Meter) -> Pool:
         if "prefixes" not in table:
             table.error('key "prefixes" is missing')
-        prefixes = self._prefix_list(table, "prefixes") or ()
+        prefixes = self._lists.prefixes(table, "prefixes") or ()
         keys = units.choice("address", "gtp_teid", "vlan", "pppoe_session", "mac")
         pool = Pool(
             prefixes,
@@ -185,7 +165,7 @@ class _Reader:
             table.error(str(error), "directory")
             return ()
         tenures, findings = read_directory(content, meter.zone, pool.ipv4_key, pool.ipv6_key)
-        self._note(name, findings)
+        self._lists.note(name, findings)
         return tenures
 
     def _read_sponsors(self, root: Table) -> None:
@@ -230,13 +210,15 @@ class _Reader:
 
     # --- rules ---------------------------------------------------------------------------
 
-    def _rules(self, root: Table) -> tuple[Rule, ...]:
+    def _rules(self, root: Table, meter: Meter) -> tuple[Rule, ...]:
         tables = root.tables("rules", _rule_label)
         if len(tables) > limits.RULES_MAX:
             root.error(f"expected at most {limits.RULES_MAX:,} rules, got {len(tables):,}", "rules")
-        return tuple(sorted(map(self._rule, tables), key=lambda r: r.precedence))
+        matches = Matches(self._lists, meter, self._sponsors, self._ingresses)
+        return tuple(sorted(
+            (self._rule(table, matches) for table in tables), key=lambda r: r.precedence))
 
-    def _rule(self, table: Table) -> Rule:
+    def _rule(self, table: Table, matches: Matches) -> Rule:
         identity = table.require("id", units.string, "")
         precedence = table.require("precedence", units.integer(0, _UINT32_MAX), -1)
         for key, value in (("id", identity), ("precedence", precedence)):
@@ -247,79 +229,13 @@ class _Reader:
         rating_group = table.read("rating_group", units.integer(0, _UINT32_MAX), None)
         unverified = table.read("unverified", units.boolean, False)
         tariff = named_tariff(table, self._tariffs)
-        match = self._match(table.table("match", table.label), unverified)
+        match = matches.read(table.table("match", table.label), unverified)
         splits, per = self._splits(table)
         table.close()
         line = table.line()
         return Rule(
             identity, precedence, match, splits, per, rating_group, unverified, tariff, line
         )
-
-    def _match(self, table: Table, unverified: bool) -> Match:
-        directions = units.choice("uplink", "downlink", "both")
-        direction = table.read("direction", directions, "both")
-        marks = self._marks(table)
-        numbers = {
-            key: _as_set(table.several(key, units.integer(0, high)))
-            for key, high in _NUMBERS.items()
-        }
-        match = Match(
-            server=self._prefix_list(table, "server"),
-            subscriber=self._prefix_list(table, "subscriber"),
-            port=table.several("port", units.port),
-            protocol=_as_set(table.several("protocol", units.protocol)),
-            direction=cast(Literal["uplink", "downlink", "both"], direction),
-            dscp=_as_set(table.several("dscp", units.dscp)),
-            ingress=table.read("ingress", units.string, None),
-            where=table.read("where", _where, None),
-            sticky=table.read("sticky", units.boolean, False),
-            marks=cast(str, table.peek("marks")) if marks is not None else None,
-            **numbers,
-        )
-        if marks is not None:
-            match = replace(match, **marks._asdict())
-        table.close()
-        self._check_match(table, match, unverified)
-        return match
-
-    def _check_sticky(self, table: Table, match: Match) -> None:
-        if not match.sticky:
-            return
-        self._sticky += 1
-        if match.where is not None:
-            table.error('expected no "where" beside it: give its conditions as keys', "sticky")
-        if self._sticky == limits.STICKY_RULES_MAX + 1:
-            table.error(f"expected at most {limits.STICKY_RULES_MAX} sticky rules", "sticky")
-        shown = ("dscp", "ingress", *_NUMBERS)
-        if match.marks is None and match.direction == "both" and all(
-                getattr(match, key) is None for key in shown):
-            table.error("expected a condition that one packet of a flow can fulfil and another "
-                        f"not: {units.listed(shown)}, direction", "sticky")
-
-    def _check_match(self, table: Table, match: Match, unverified: bool) -> None:
-        ingress = self._ingresses.get(match.ingress) if match.ingress is not None else None
-        if match.ingress is not None and ingress is None:
-            remedy = units.nearest(match.ingress, self._ingresses)
-            remedy = remedy or "; define it as a table under [ingress]"
-            table.error(f"unknown ingress {units.shown(match.ingress)}{remedy}", "ingress")
-        self._check_sticky(table, match)
-        protocols = match.protocol or units.PROTOCOLS_WITH_PORTS
-        if match.port is not None and not protocols & units.PROTOCOLS_WITH_PORTS:
-            table.error('expected "protocol" tcp, udp or another that has ports', "port")
-        everybody = [prefix_text(item) for item in match.server or () if item.length == 0]
-        is_server = match.server is not None and not everybody
-        is_proven = unverified or is_server or (ingress is not None and ingress.trusted)
-        found, remedy = "", 'add "server",'
-        if everybody:
-            found = f', and "server" holds {everybody[0]}, which is everybody'
-            remedy = "list the sponsor's own servers, or add"
-        for claim in match.claims if not is_proven else ():
-            key = next(k for k in (claim, "marks", "where") if k in table)
-            table.error(
-                f'users can write {claim} themselves{found}; {remedy} an "ingress" that is '
-                "trusted, or unverified = true to the rule",
-                key,
-            )
 
     def _splits(self, table: Table) -> tuple[tuple[Split, ...], Period]:
         tables = table.tables("split", lambda *_: table.label)
@@ -366,77 +282,11 @@ class _Reader:
             entry.error('expected thresholds up to the "quota"', "thresholds")
         return Split(sponsor, share, quota, tuple(sorted(octets)))
 
-    # --- prefixes ------------------------------------------------------------------------
-
-    def _prefix_list(
-        self, table: Table, key: str, may_be_empty: bool = False
-    ) -> tuple[Prefix, ...] | None:
-        """The prefixes of an array, or those of the file that a string names."""
-        if isinstance(table.peek(key), str):
-            found = table.read(key, self._prefix_file, ())
-        else:
-            several = table.several(key, prefix, may_be_empty)
-            if several is None:
-                return None
-            found = tuple(dict.fromkeys(several))
-        self._prefixes += len(found)
-        return found
-
-    def _prefix_file(self, value: object) -> tuple[Prefix, ...]:
-        name = units.string(value)
-        if name not in self._files:
-            try:
-                content = self._document.read(name)
-            except ValueError as error:
-                raise ValueError(f"{error}{_address_remedy(name)}") from None
-            self._files[name], findings = read_prefixes(content)
-            self._note(name, findings)
-        return self._files[name]
-
-    def _marks(self, table: Table) -> Marks | None:
-        """What a file of marks says instead of "server" and a tag."""
-        marks = table.read("marks", self._marks_file, None)
-        for key in Marks._fields if "marks" in table else ():
-            if key in table:
-                table.error(f'"marks" names the {key} too; leave one of them out', key)
-        self._prefixes += len(marks.server) if marks else 0
-        return marks
-
-    def _marks_file(self, value: object) -> Marks:
-        name = units.string(value)
-        marks, findings = read_marks(self._document.read(name))
-        self._note(name, findings)
-        return marks
-
-    def _note(self, name: str, findings: list[Finding]) -> None:
-        file = self._document.beside(name)
-        self._document.errors += [(file, line, message) for line, message in findings]
-
-
-def _address_remedy(name: str) -> str:
-    """A string is a file's name; an address was meant as a list."""
-    try:
-        prefix(name)
-    except ValueError as error:
-        if "did you mean" not in str(error):
-            return ""
-    return f'; prefixes stand in brackets: ["{PurePath(name)}"]'
-
 
 def _rule_label(number: int, table: Table) -> str:
     identity = table.peek("id")
     is_named = isinstance(identity, str) and identity.strip()
     return f"rule {units.shown(identity)}" if is_named else f"rule {number}"
-
-
-def _as_set(values: tuple[int, ...] | None) -> frozenset[int] | None:
-    return None if values is None else frozenset(values)
-
-
-def _where(value: object) -> str:
-    text = units.string(value)
-    expression.check(text)
-    return text
 
 
 def _percent(total: Fraction) -> str:

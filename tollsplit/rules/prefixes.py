@@ -82,7 +82,7 @@ def read_prefixes(content: bytes) -> tuple[tuple[Prefix, ...], list[Finding]]:
     """The prefixes of a file, one a line with # comments, in order and each once."""
     found: dict[Prefix, None] = {}
     findings: list[Finding] = []
-    text, undecodable = _decode(content)
+    text, undecodable = text_of(content)
     if undecodable:
         return (), [undecodable]
     for number, line in enumerate(text.split("\n"), 1):
@@ -174,7 +174,7 @@ def read_directory(
     Instants are ISO 8601; without an offset they are wall time of `zone`. The validity is
     half-open, and an empty instant means without limit. Tenures of one prefix must not overlap.
     """
-    text, undecodable = _decode(content)
+    text, undecodable = text_of(content)
     if undecodable:
         return (), [undecodable]
     rows, findings = _rows(text)
@@ -306,7 +306,8 @@ class Instants:
         return first
 
 
-def _decode(content: bytes) -> tuple[str, Finding | None]:
+def text_of(content: bytes) -> tuple[str, Finding | None]:
+    """A file's text, or what is wrong with it."""
     try:
         return content.decode("utf-8-sig"), None
     except UnicodeDecodeError as error:

@@ -17,7 +17,9 @@ Layer = Literal["ip", "frame", "payload"]
 At = Literal["inner", "outer"]
 Period = Literal["window", "day", "month", "session"]
 PoolKey = Literal["address", "gtp_teid", "vlan", "pppoe_session", "mac"]
-CLAIMS = ("dscp", "flow_label")
+CLAIMS = ("dscp", "flow_label", "sni", "host")
+# Conditions that no packet fulfils by its headers: its flow does.
+SPOKEN = ("sni", "host", "dns", "token")
 
 
 class Prefix(NamedTuple):
@@ -120,6 +122,11 @@ class Match:
     vni: frozenset[int] | None = None
     ingress: str | None = None
     where: str | None = None  # an expression over the packet row's fields
+    sni: tuple[str, ...] | None = None  # names; "*.x" is what lies below x, "x" is x and that
+    host: tuple[str, ...] | None = None
+    dns: tuple[str, ...] | None = None
+    token: frozenset[str] | None = None  # identities of sponsors
+    ech: bool = False  # believe a hello's outer name even where it may hide another
     sticky: bool = False  # what one packet fulfils, its whole flow has fulfilled
     marks: str | None = None  # the file that gave server and tag, and gives others tomorrow
 
@@ -128,6 +135,17 @@ class Match:
         """The conditions that a user's own packets can fulfil at will (accounting §4)."""
         used = check(self.where) if self.where is not None else ()
         return tuple(n for n in CLAIMS if getattr(self, n) is not None or n in used)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The kinds of facts that a flow must have shown; none: packets match by themselves."""
+        spoken = tuple(n for n in SPOKEN if getattr(self, n) is not None)
+        return ("packet", *spoken) if self.sticky else spoken
+
+    @property
+    def is_spoken(self) -> bool:
+        """Whether no packet matches by its headers alone."""
+        return any(getattr(self, n) is not None for n in SPOKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +170,7 @@ class Meter:
     zone: str = "UTC"
     # Only tunnels between two of these addresses are looked into; None: every tunnel is.
     tunnel_endpoints: tuple[Prefix, ...] | None = None
+    resolvers: tuple[Prefix, ...] = ()  # whose answers are believed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,44 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from tollsplit.cext.counted cimport BATCH, Counted
+from tollsplit.cext.dissect cimport Dissection
+from tollsplit.cext.flows cimport held_s
+from tollsplit.cext.key cimport key_s
+from tollsplit.cext.layout cimport packet_s, subscriber_s
+from tollsplit.cext.state cimport State
+
+# What a row asks of its flow.
+cdef struct asked_s:
+    key_s key
+    uint64_t reachable           # the rules that some packet of the flow may fulfil; 0: no flow
+    uint64_t possible            # those whose server condition holds
+
+
+cdef class Follower(Counted):
+    cdef Dissection dissection
+    cdef State state             # None: what was met before does not matter
+    cdef uint64_t now_of_batch[BATCH]
+    cdef bint holding            # False: under other rules soon
+
+    cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil
+    cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil
+    cdef void identify(self, const packet_s *row, subscriber_s *who) noexcept nogil
+    cdef void ask(self, const packet_s *row, asked_s *asked) noexcept nogil
+    cdef int follow_flow(
+        self, packet_s *row, const asked_s *asked, uint64_t now_ns
+    ) except -1 nogil
+    cdef uint32_t flow_of(
+        self, const asked_s *asked, uint64_t now_ns
+    ) except? 0 nogil
+    cdef uint32_t open_flow(self, const key_s *key, uint64_t now_ns) except? 0 nogil
+    cdef bint learn(
+        self, uint32_t number, const packet_s *row, uint64_t possible, uint64_t now_ns
+    ) noexcept nogil
+    cdef int cover(
+        self, uint32_t number, packet_s *row, uint64_t possible
+    ) except -1 nogil
+    cdef int hold(self, uint32_t number, packet_s *row, uint64_t eligible) except -1 nogil
+    cdef int end_waits(self, uint64_t now_ns) except -1 nogil
+    cdef int charge_held(self, uint32_t number) except -1 nogil
+    cdef int count_all_held(self, uint32_t number, bint crowded) except -1 nogil
+    cdef int count_held(self, const held_s *held, const key_s *key) except -1 nogil

@@ -1,0 +1,230 @@
+"""What flows say of their packets, and which of these wait for it."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from tollsplit.cext.bounded cimport entry_s
+from tollsplit.cext.counted cimport BATCH, Counted
+from tollsplit.cext.covering cimport remember
+from tollsplit.cext.dissect cimport Dissection
+from tollsplit.cext.flows cimport flow_key, flow_s, held_s
+from tollsplit.cext.key cimport key_s
+from tollsplit.cext.layout cimport *
+from tollsplit.cext.state cimport State
+
+
+cdef class Follower(Counted):
+    """Gives rows the rules that cover their flows; holds them while another one may come.
+
+    dissection   how frames are dissected
+    state        what was met before, where the rules ask for that
+    """
+
+    def __cinit__(self, Dissection dissection not None, _, __, State state=None):
+        self.dissection = dissection
+        self.state = state
+        self.holding = True
+
+    cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil:
+        """Have each decided row's flow say what it knows, frame by frame, at that frame's time.
+
+        Budget: 50 ns a packet, flows in the second-level cache; 130 where they lie in none. Places
+        and entries of all rows are asked for before the first is needed.
+        """
+        cdef asked_s asked[2 * BATCH]
+        cdef int i, other = count
+        for i in range(total):
+            self.ask(&rows[i], &asked[i])
+            if asked[i].reachable:
+                self.state.flows.expect(&asked[i].key)
+        for i in range(total):
+            if asked[i].reachable:
+                self.state.flows.expect_entry(&asked[i].key)
+        for i in range(count):
+            self.end_waits(self.now_of_batch[i])
+            while other < total and rows[other].frame == <uint32_t>i:
+                rows[other].flags |= FLAG_TWICE
+                self.follow_flow(&rows[other], &asked[other], self.now_of_batch[i])
+                if rows[other].bucket != BUCKET_HELD:
+                    rows[i].flags |= FLAG_TWICE
+                other += 1
+            self.follow_flow(&rows[i], &asked[i], self.now_of_batch[i])
+        return 0
+
+    cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil:
+        """The same for one row."""
+        cdef asked_s asked
+        self.ask(row, &asked)
+        return self.follow_flow(row, &asked, now_ns)
+
+    cdef void identify(self, const packet_s *row, subscriber_s *who) noexcept nogil:
+        """Who a row's subscriber is, whatever number it has with this meter."""
+        if row.interned:
+            who[0] = self.subscribers.known[row.subscriber]
+            return
+        memset(who, 0, sizeof(subscriber_s))
+        who.lo = row.subscriber
+        who.pool = row.pool
+
+    cdef void ask(self, const packet_s *row, asked_s *asked) noexcept nogil:
+        """Find out what rules a row's flow may fulfil; where there is one, the flow's key."""
+        cdef subscriber_s who
+        asked.reachable = asked.possible = 0
+        if row.bucket != BUCKET_METERED or row.flags & FLAG_MISMATCH:
+            return
+        asked.reachable = self.classifier.covering.reachable(row)
+        if asked.reachable:
+            asked.possible = self.classifier.covering.possible(row, asked.reachable)
+            self.identify(row, &who)
+            flow_key(row, &who, &asked.key)
+
+    cdef int follow_flow(
+        self, packet_s *row, const asked_s *asked, uint64_t now_ns
+    ) except -1 nogil:
+        """Give a row the first rule that covers its flow, or hold it while one may come.
+
+        This is the door for whatever tells what a flow is: it adds to the flow's facts, and says
+        which kinds of facts will not come any more.
+        """
+        cdef uint32_t number
+        cdef flow_s *flow
+        if not asked.possible:
+            return 0
+        number = self.flow_of(asked, now_ns)
+        if not number:
+            self.totals.untracked(row)
+            return 0
+        flow = <flow_s *>self.state.flows.at(number)
+        flow.last_ns = now_ns
+        if self.learn(number, row, asked.possible, now_ns) and flow.entry.held and self.holding:
+            self.charge_held(number)
+        return self.cover(number, row, asked.possible)
+
+    cdef uint32_t flow_of(
+        self, const asked_s *asked, uint64_t now_ns
+    ) except? 0 nogil:
+        """The number of a flow, which begins anew where it has been idle; 0: there is no room."""
+        cdef uint32_t number = self.state.flows.find(&asked.key)
+        if number and self.state.flows.is_idle(number, now_ns):
+            self.count_all_held(number, False)
+            self.state.flows.drop(number)
+            number = 0
+        return number if number else self.open_flow(&asked.key, now_ns)
+
+    cdef uint32_t open_flow(self, const key_s *key, uint64_t now_ns) except? 0 nogil:
+        """The number of a new flow; 0: there is no room.
+
+        Where all room is taken, the flow goes that has shown nothing for longest: whoever opens
+        flows without end loses his own first, and none that a sponsor pays for.
+        """
+        cdef uint32_t number = self.state.flows.open(key, now_ns)
+        cdef uint32_t silent = self.state.flows.silent.oldest
+        if number or not silent:
+            return number
+        self.count_all_held(silent, True)
+        self.state.flows.drop(silent)
+        return self.state.flows.open(key, now_ns)
+
+    cdef bint learn(
+        self, uint32_t number, const packet_s *row, uint64_t possible, uint64_t now_ns
+    ) noexcept nogil:
+        """Add to a flow's facts what a row shows; True: more is known of it than before, or other
+        things, since the rules have changed."""
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        cdef uint64_t facts = flow.facts, shown
+        cdef bint asked_anew = flow.serial != self.classifier.serial
+        if asked_anew:
+            facts = self.classifier.covering.recall(row, flow, possible)
+            flow.serial = self.classifier.serial
+        shown = self.classifier.covering.shown(row, possible, facts)
+        if shown:
+            remember(row, flow)
+        self.state.flows.set_facts(number, facts | shown, now_ns)
+        return asked_anew or shown
+
+    cdef int cover(
+        self, uint32_t number, packet_s *row, uint64_t possible
+    ) except -1 nogil:
+        """Give a row the first rule that covers it by what its flow knows, or hold it."""
+        cdef const flow_s *flow = <const flow_s *>self.state.flows.at(number)
+        cdef uint64_t eligible = self.classifier.covering.eligible(row, possible)
+        cdef uint64_t covered = self.classifier.covering.covered(eligible, flow.facts)
+        row.rule = self.classifier.covering.first(row.rule, covered)
+        if not self.holding or not self.state.flows.waits(number):
+            return 0
+        if self.classifier.covering.may_come(row.rule, self.classifier.covering.alive(
+                eligible & ~covered, flow.facts, flow.told)):
+            self.hold(number, row, eligible)
+        return 0
+
+    cdef int hold(self, uint32_t number, packet_s *row, uint64_t eligible) except -1 nogil:
+        """Hold a row until its flow shows what it is; where too much is held, the oldest goes."""
+        if not self.is_in_a_cell(row.timestamp_ns):
+            return 0
+        if not self.state.flows.hold(number, row, eligible, self.start_ns):
+            self.totals.untracked(row)
+            return 0
+        row.bucket = BUCKET_HELD
+        while self.state.flows.held_count > self.state.flows.held_most:
+            self.count_all_held(self.state.flows.waits_oldest, True)
+            self.state.flows.wait_no_more(self.state.flows.waits_oldest)
+        return 0
+
+    cdef int end_waits(self, uint64_t now_ns) except -1 nogil:
+        """Charge what has waited for long enough as it is, and forget flows that are idle."""
+        cdef uint32_t number = self.state.flows.waited_enough(now_ns)
+        while number:
+            self.count_all_held(number, False)
+            self.state.flows.wait_no_more(number)
+            number = self.state.flows.waited_enough(now_ns)
+        number = self.state.flows.idle_enough(now_ns)
+        while number:
+            self.count_all_held(number, False)
+            self.state.flows.drop(number)
+            number = self.state.flows.idle_enough(now_ns)
+        return 0
+
+    cdef int charge_held(self, uint32_t number) except -1 nogil:
+        """Charge what is held of a flow to the rule that covers it; what may be another's stays."""
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        cdef uint32_t place = flow.entry.held, following
+        cdef uint32_t *link = &flow.entry.held
+        cdef uint64_t covered
+        cdef held_s *held
+        while place:
+            held = &self.state.flows.held[place]
+            following = held.next
+            covered = self.classifier.covering.covered(held.eligible, flow.facts)
+            held.rule = self.classifier.covering.first(held.rule, covered)
+            if self.classifier.covering.may_come(held.rule, self.classifier.covering.alive(
+                    held.eligible & ~covered, flow.facts, flow.told)):
+                link = &held.next
+            else:
+                self.count_held(held, &flow.entry.key)
+                link[0] = following
+                self.state.flows.free_held(place)
+            place = following
+        return 0
+
+    cdef int count_all_held(self, uint32_t number, bint crowded) except -1 nogil:
+        """Count what is held of a flow as it is.
+
+        crowded   for want of room, before its time
+        """
+        cdef entry_s *entry = self.state.flows.at(number)
+        cdef uint32_t place = entry.held
+        cdef held_s *held
+        while place:
+            held = &self.state.flows.held[place]
+            entry.held = held.next
+            if crowded:
+                self.totals.sums.untracked_packets += <uint64_t>held.packets[0] + held.packets[1]
+                self.totals.sums.untracked_octets += held.octets[0] + held.octets[1]
+            self.count_held(held, &entry.key)
+            self.state.flows.free_held(place)
+            place = entry.held
+        return 0
+
+    cdef int count_held(self, const held_s *held, const key_s *key) except -1 nogil:
+        """Count packets that were held."""
+        return self.add_held(held, key)

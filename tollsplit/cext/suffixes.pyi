@@ -1,0 +1,6 @@
+from collections.abc import Mapping
+
+class Suffixes:
+    count: int
+    def __init__(self, names: Mapping[str, tuple[int, int]]) -> None: ...
+    def look_up(self, name: bytes) -> int: ...
