@@ -13,9 +13,9 @@ import pytest
 from bookings import DAY3, HOUR, MONEY, charge, record, run_of
 
 from tollsplit.cli import main
-from tollsplit.cli.page import page
-from tollsplit.cli.plot import _top, plot
+from tollsplit.cli.plot import scale_top
 from tollsplit.cli.statement import document
+from tollsplit.cli.statement_page import columns_of, statement_page
 from tollsplit.ledger import Ledger, Origin, open_ledger
 from tollsplit.ledger.store import instant_ns
 from tollsplit.model import TaxPart
@@ -174,7 +174,7 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("records", [False, True])
 def test_page_is_one_safe_file(ledger: Ledger, records: bool) -> None:
-    text = page(ledger.statement(HOSTILE, records=records))
+    text = statement_page(ledger.statement(HOSTILE, records=records))
     read = Page(text)
     assert not {"script", "link", "img", "iframe", "object", "a", "form"} & set(read.tags)
     for name, value in read.attributes:
@@ -182,7 +182,7 @@ def test_page_is_one_safe_file(ledger: Ledger, records: bool) -> None:
     assert not re.search(r"https?://|@import|url\(", text)
     assert "default-src 'none'" in text
     assert HOSTILE in read.words  # as it is, and never as tags
-    assert text == page(ledger.statement(HOSTILE, records=records))
+    assert text == statement_page(ledger.statement(HOSTILE, records=records))
 
 
 def test_page_takes_no_name_for_tags(tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_page_takes_no_name_for_tags(tmp_path: Path) -> None:
                                  subscriber=HOSTILE, sponsor_identity=HOSTILE,
                                  sponsor_octets={HOSTILE: 700})],
                     [charge(account=HOSTILE, tariff=HOSTILE)])  # fmt: skip
-        text = page(ledger.statement(HOSTILE, records=True))
-        operator = page(ledger.statement("operator:revenue"))
+        text = statement_page(ledger.statement(HOSTILE, records=True))
+        operator = statement_page(ledger.statement("operator:revenue"))
     read = Page(text)
     assert "<script" not in text and "script" not in read.tags
     assert sum(HOSTILE in word for word in read.words) >= 8
@@ -203,7 +203,7 @@ def test_page_takes_no_name_for_tags(tmp_path: Path) -> None:
 
 def test_page_carries_every_figure(ledger: Ledger) -> None:
     found = ledger.statement("alice", "2026-11", records=True)
-    rows = Page(page(found)).rows
+    rows = Page(statement_page(found)).rows
     assert ["2026-11-03", "pay-proxy", "1,600", "2,400", "4,000", "1,200", "2,800", "1,200",
             "S1 0–4 (3)S2 0"] in rows  # fmt: skip
     assert ["2026-11-04", "no rule", "400", "600", "1,000", "1,000", "0", "1,000", "S1 3"] in rows
@@ -217,7 +217,7 @@ def test_page_carries_every_figure(ledger: Ledger) -> None:
     charged = [row[2] for row in rows if row[2:3] and row[2].startswith("transaction")]
     assert charged == ["transaction 1, charge 0", "transaction 2, charge 0",
                        "transaction 1, charge 1"]  # fmt: skip
-    words = Page(page(found)).words
+    words = Page(statement_page(found)).words
     assert "S1: epoch e1 of campus.pcap" in words and "S2: epoch e2 of campus.pcap" in words
 
 
@@ -230,7 +230,7 @@ def test_statement_shows_taxes(tmp_path: Path) -> None:
     assert found.charge_records is not None
     assert [booked.charge.taxes for _, booked in found.charge_records] == [taxes, ()]
     assert found.closing[MONEY] == -110
-    rows = Page(page(found)).rows
+    rows = Page(statement_page(found)).rows
     assert ["2026-11-03", "vat", "0.000007 CNY"] in rows
     assert ["Total", "", "0.000010 CNY"] in rows
     assert ["CNY", "0.000000 CNY", "-0.000110 CNY", "0.000000 CNY", "-0.000110 CNY"] in rows
@@ -241,7 +241,7 @@ def test_statement_shows_taxes(tmp_path: Path) -> None:
 
 
 def test_page_of_a_period_without_traffic(ledger: Ledger) -> None:
-    read = Page(page(ledger.statement("alice", "2027-01")))
+    read = Page(statement_page(ledger.statement("alice", "2027-01")))
     assert "No traffic in this period." in read.words and "svg" not in read.tags
     assert ["CNY", "-0.000105 CNY", "0.000000 CNY", "0.000000 CNY", "-0.000105 CNY"] in read.rows
 
@@ -254,17 +254,17 @@ def test_page_command(ledger: Ledger) -> None:
 
 
 def test_plot_columns_are_as_high_as_their_octets(ledger: Ledger) -> None:
-    drawn = plot(ledger.statement("alice", "2026-11"))
-    assert drawn is not None and drawn.title == "Octets by day, 2026-11-01 to 2026-11-30"
+    drawn = statement_page(ledger.statement("alice", "2026-11"))
+    assert "<h2>Octets by day, 2026-11-01 to 2026-11-30</h2>" in drawn
     heights = [(kind, float(height)) for kind, height in re.findall(
-        r'<rect class="(\w+)".*?height="([\d.]+)"', drawn.svg)]  # fmt: skip
+        r'<rect class="(\w+)".*?height="([\d.]+)"', drawn)]  # fmt: skip
     assert [kind for kind, _ in heights] == ["own", "sponsors", "own"]
     scale = heights[0][1] / 1200
     assert [round(h / scale) for _, h in heights] == pytest.approx([1200, 2800, 1000], abs=12)
-    tops = [float(y) for y in re.findall(r'<rect .*?y="([\d.]+)"', drawn.svg)]
+    tops = [float(y) for y in re.findall(r'<rect .*?y="([\d.]+)"', drawn)]
     assert tops[1] + heights[1][1] == pytest.approx(tops[0])  # one stands on the other
-    assert drawn.svg.count("<title>") == 30
-    assert "2026-11-03: subscribers 1,200, sponsors 2,800 octets" in drawn.svg
+    assert drawn.count("<g><title>") == 30
+    assert "2026-11-03: subscribers 1,200, sponsors 2,800 octets" in drawn
 
 
 def test_plot_of_many_days_is_by_month(tmp_path: Path) -> None:
@@ -273,13 +273,13 @@ def test_plot_of_many_days_is_by_month(tmp_path: Path) -> None:
         ledger.post(run_of(), [
             record(i, at, first_packet_ns=instant_ns(at), last_packet_ns=instant_ns(at))
             for i in range(200) for at in [start + i * timedelta(days=1)]], [])  # fmt: skip
-        drawn = plot(ledger.statement("alice"))
-    assert drawn is not None and drawn.title == "Octets by month, 2026-01-15 to 2026-08-02"
-    assert drawn.svg.count("<title>") == 8
-    assert "2026-02: subscribers 8,400, sponsors 19,600 octets" in drawn.svg
+        title, columns = columns_of(ledger.statement("alice"))
+    assert title == "Octets by month, 2026-01-15 to 2026-08-02"
+    assert len(columns) == 8
+    assert (columns[1].title, columns[1].octets) == ("2026-02", [8400, 19_600])
 
 
 @pytest.mark.parametrize("octets", [1, 3, 4, 5, 1023, 4096, 4097, 10**6, 10**9, 2**40 + 1, 2**62])
 def test_plot_scale_holds_the_highest_column(octets: int) -> None:
-    top = _top(octets)
+    top = scale_top(octets)
     assert octets <= top <= max(4, 2 * octets) and top % 4 == 0

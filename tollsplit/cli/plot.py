@@ -1,50 +1,43 @@
-"""Octets by day as a drawing: stacked columns in SVG."""
+"""Octets as drawings in SVG: stacked columns over time, and a bar of who pays."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from datetime import date, timedelta
+from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .amount import size
 
-if TYPE_CHECKING:
-    from ..ledger import Statement
-
 _WIDTH, _HEIGHT = 720, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 4, 12, 24
-_DAYS_MAX = 124  # more columns than this could not be told apart: months then
-_LABEL_WIDTH = 48
+_CHARACTER_WIDTH = 6.4  # of a label, generously
 _COLUMN_MAX = 44
 
 
-class Plot(NamedTuple):
+class Series(NamedTuple):
+    """One colour of the columns."""
+
+    name: str
+    kind: str  # the class that the page's style colours
+
+
+class Column(NamedTuple):
+    """A stretch of time."""
+
     title: str
-    svg: str
+    label: str  # under the axis, where there is room
+    octets: Sequence[int]  # of each series, from below
 
 
-def plot(found: Statement) -> Plot | None:
-    """The drawing; None where there is no traffic."""
-    if not found.usage:
-        return None
-    days = _days(found)
-    by_month = len(days) > _DAYS_MAX
-    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for day in days:
-        sums[_label(day, by_month)]  # days without traffic have a place, too
-    for line in found.usage:
-        column = sums[_label(line.day, by_month)]
-        column[0] += line.subscriber_octets
-        column[1] += sum(line.sponsor_octets.values())
-    top = _top(max(map(sum, sums.values())))
-    inner = _WIDTH - _LEFT - _RIGHT
-    step = inner / len(sums)
+def stacked(title: str, series: Sequence[Series], columns: Sequence[Column]) -> str:
+    """The drawing of columns, none of which is missing where there was nothing."""
+    top = scale_top(max(sum(column.octets) for column in columns))
+    step = (_WIDTH - _LEFT - _RIGHT) / len(columns)
     width = min(step * 0.72, _COLUMN_MAX)
-    every = -(-_LABEL_WIDTH // max(int(step), 1))
+    longest = max(len(column.label) for column in columns) * _CHARACTER_WIDTH + 10
+    every = max(1, -(-int(longest) // max(int(step), 1)))
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="Octets by {"month" if by_month else "day"}">'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
     ]
     for fraction in range(5):
         y = _y(top * fraction // 4, top)
@@ -53,37 +46,43 @@ def plot(found: Statement) -> Plot | None:
                      f'y2="{y}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">'
                      f"{escape(size(top * fraction // 4))}</text>")
-    for index, (label, (own, sponsored)) in enumerate(sums.items()):
+    last = _WIDTH - _RIGHT - longest / 2  # a label further right would be cut
+    for index, column in enumerate(columns):
         x = _LEFT + step * (index + 0.5)
-        parts.append(f"<g><title>{escape(label)}: subscribers {own:,}, sponsors {sponsored:,} "
-                     "octets</title>")
-        for kind, low, high in (("own", 0, own), ("sponsors", own, own + sponsored)):
-            if high > low:
-                y = _y(high, top)
-                parts.append(f'<rect class="{kind}" x="{x - width / 2:.1f}" y="{y}" '
+        said = ", ".join(f"{one.name} {octets:,}"
+                         for one, octets in zip(series, column.octets, strict=True))
+        parts.append(f"<g><title>{escape(column.title)}: {escape(said)} octets</title>")
+        low = 0
+        for one, octets in zip(series, column.octets, strict=True):
+            if octets:
+                y = _y(low + octets, top)
+                parts.append(f'<rect class="{one.kind}" x="{x - width / 2:.1f}" y="{y}" '
                              f'width="{width:.1f}" height="{_y(low, top) - y:.1f}"/>')
+            low += octets
         parts.append("</g>")
-        if index % every == 0:
+        if index % every == 0 and (x <= last or len(columns) == 1):
             parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">'
-                         f"{label if by_month else label[5:]}</text>")
+                         f"{escape(column.label)}</text>")
     parts.append("</svg>")
-    span = f"{days[0]}" if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    return Plot(f"Octets by {'month' if by_month else 'day'}, {span}", "".join(parts))
+    return "".join(parts)
 
 
-def _days(found: Statement) -> list[date]:
-    """Every day of the period, or from the first with traffic to the last."""
-    first, last = found.usage[0].day, found.usage[-1].day
-    if found.start is not None and found.end is not None:
-        first, last = found.start.date(), found.end.date() - timedelta(days=1)
-    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+def bar(series: Sequence[Series], octets: Sequence[int], whole: int) -> str:
+    """Parts of a whole side by side, as wide as what they stand in; text says the same."""
+    parts = ['<svg class="bar" viewBox="0 0 1000 10" preserveAspectRatio="none" '
+             'aria-hidden="true">']  # fmt: skip
+    low = 0
+    for one, part in zip(series, octets, strict=True):
+        if part > 0:
+            x, end = 1000 * low / whole, 1000 * (low + part) / whole
+            parts.append(f'<rect class="{one.kind}" x="{x:.1f}" y="0" width="{end - x:.1f}" '
+                         'height="10"/>')
+        low += part
+    parts.append("</svg>")
+    return "".join(parts)
 
 
-def _label(day: date, by_month: bool) -> str:
-    return f"{day:%Y-%m}" if by_month else str(day)
-
-
-def _top(octets: int) -> int:
+def scale_top(octets: int) -> int:
     """The top of the scale: four round steps that hold so many octets."""
     unit = 1
     while unit * 1024 * 4 <= octets:

@@ -105,9 +105,9 @@ def statement(
             result.write_binary(
                 lambda stream: write_parquet(stream, _columns(found), _lines(found)))
         elif form == "html":
-            from .page import page
+            from .statement_page import statement_page
 
-            result.write_text(lambda stream: _write(stream, page(found)))
+            result.write_text(lambda stream: _write(stream, statement_page(found)))
         else:
             from .table import print_statement
 
