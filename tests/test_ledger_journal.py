@@ -13,6 +13,7 @@ from databases import Database
 
 from tollsplit.export import Beancount, Hledger, write_csv, write_json
 from tollsplit.ledger import Ledger, Provenance, Transfer, open_ledger
+from tollsplit.ledger.store import instant_ns
 from tollsplit.model import Posting
 from tollsplit.reconcile import reconcile
 
@@ -67,6 +68,17 @@ def test_journal_says_where_transactions_come_from(ledger: Ledger) -> None:
     assert (reversal.reverses, reversal.run) == (2, None)
     assert payment.provenance == Provenance("request-7", None, "standard", "sha256:rules")
     assert 'service_request: "request-7"' in written(ledger, Beancount().write)
+
+
+def test_journal_gives_one_run_alone(ledger: Ledger) -> None:
+    with ledger.journal() as journal:
+        first, second = journal.runs()
+        assert (first.reversed, second.reversed) == (False, True)
+        assert first.run.key == ("campus.pcap", "e1", 0) and first.run.captures
+        assert (first.records, first.charges, first.first_packet_ns) == (3, 2, instant_ns(DAY3))
+        of_second = list(journal.usage(transaction=second.transaction))
+        assert [record.key for record in of_second] == [("campus.pcap", "e2", n) for n in range(3)]
+        assert [c.epoch for c in journal.charges(transaction=second.transaction)] == ["e2"] * 2
 
 
 @pytest.mark.parametrize("account", [None, "alice", "张三", "sponsor:shop-co", "operator:revenue"])

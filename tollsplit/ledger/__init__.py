@@ -11,7 +11,7 @@ from .account import AccountKind
 from .annex import Annex, Guard, append_only
 from .book import Ledger
 from .hold import Held, Hold
-from .journal import Booked, BookedCharge, BookedPosting, Journal
+from .journal import Booked, BookedCharge, BookedPosting, BookedRun, Journal
 from .lines import read_transfers
 from .period import Head, SignedHead
 from .proof import Proof
@@ -30,6 +30,7 @@ __all__ = [
     "Booked",
     "BookedCharge",
     "BookedPosting",
+    "BookedRun",
     "ChargeLine",
     "Check",
     "Entry",

@@ -43,6 +43,19 @@ class Booked:
 
 
 @dataclass(frozen=True, slots=True)
+class BookedRun:
+    """A run as it was booked."""
+
+    transaction: int
+    booked_at: datetime  # UTC
+    reversed: bool
+    run: Run  # without its sponsors' accounts
+    records: int
+    charges: int
+    first_packet_ns: int | None  # None: no record
+
+
+@dataclass(frozen=True, slots=True)
 class BookedCharge:
     """A charge, with the run that booked it."""
 
@@ -81,24 +94,47 @@ class Journal:
                 None if run is None else _run(of_run, captures.pop(run, [])), provenance, postings,
             )  # fmt: skip
 
+    def runs(self) -> list[BookedRun]:
+        """In the order of their booking."""
+        captures: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        for run, name, digest in self._store.rows(_CAPTURES):
+            captures[run].append((name, digest))
+        return [
+            BookedRun(number, instant_at(at), bool(reversed_), _run(of_run, captures[run]), *sums)
+            for number, at, reversed_, run, *of_run, sums in (
+                (*row[:11], row[11:]) for row in self._store.rows(_RUNS))
+        ]  # fmt: skip
+
     def layers(self) -> list[str]:
         """The layers that usage was metered at, by name."""
         return [layer for (layer,) in self._store.rows(_LAYERS)]
 
-    def usage(self, *, standing: bool = False) -> Iterator[UsageRecord]:
+    def usage(
+        self, *, standing: bool = False, transaction: int | None = None
+    ) -> Iterator[UsageRecord]:
         """Every usage record.
 
-        standing  leave out the records of runs that were reversed
+        standing     leave out the records of runs that were reversed
+        transaction  the run's whose records are wanted; None: all runs
         """
-        rows = self._store.rows(_USAGE.format(which=_STANDING if standing else ""))
+        rows = self._rows(_USAGE, standing, transaction)
         for _, lines in groupby(rows, itemgetter(0, 1)):
             yield usage_record(list(lines))
 
-    def charges(self, *, standing: bool = False) -> Iterator[BookedCharge]:
-        """Every charge; `standing` as for usage."""
-        rows = self._store.rows(_CHARGES.format(which=_STANDING if standing else ""))
+    def charges(
+        self, *, standing: bool = False, transaction: int | None = None
+    ) -> Iterator[BookedCharge]:
+        """Every charge; `standing` and `transaction` as for usage."""
+        rows = self._rows(_CHARGES, standing, transaction)
         for _, lines in groupby(rows, itemgetter(0, 3)):
             yield booked_charge(list(lines))
+
+    def _rows(self, sql: str, standing: bool, transaction: int | None) -> Iterator[Row]:
+        """What a query says of all runs, of those that stand, or of one."""
+        conditions = [_STANDING] * standing + [_ONE] * (transaction is not None)
+        which = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        values = () if transaction is None else (transaction,)
+        return self._store.rows(sql.format(which=which), *values)
 
 
 def usage_record(lines: Sequence[Row]) -> UsageRecord:
@@ -164,8 +200,15 @@ _TRANSACTIONS = """
     FROM transactions t LEFT JOIN runs q ON q.transaction_id = t.id
     LEFT JOIN postings p ON p.transaction_id = t.id LEFT JOIN accounts a ON a.id = p.account_id
     ORDER BY t.id, p.account_id"""
-_STANDING = """WHERE q.transaction_id NOT IN
+_RUNS = """
+    SELECT q.transaction_id, t.created_at_ns,
+        CASE WHEN EXISTS (SELECT 1 FROM transactions r WHERE r.reverses = t.id) THEN 1 ELSE 0 END,
+        q.id, q.source, q.epoch, q.first_sequence, q.rules_version, q.layer, q.at, q.program,
+        q.records, q.charges, q.first_packet_ns
+    FROM runs q JOIN transactions t ON t.id = q.transaction_id ORDER BY q.id"""
+_STANDING = """q.transaction_id NOT IN
         (SELECT reverses FROM transactions WHERE reverses IS NOT NULL)"""
+_ONE = "q.transaction_id = ?"
 # Of usage_records r, its runs q and accounts a.
 RECORD_COLUMNS = """
         r.run_id, r.sequence, q.source, q.epoch, q.rules_version, q.layer, r.window_start_ns,
