@@ -15,7 +15,7 @@ from .model import Charge, UsageRecord, Volume
 
 if TYPE_CHECKING:
     from .engine import Tally, Usage
-    from .ledger import Receipt
+    from .ledger import Receipt, Run
 
 SCHEMA = "tollsplit.account/1"
 
@@ -108,6 +108,8 @@ class Report:
     lost_interface: int = 0
     truncated: tuple[str, ...] = ()  # one message per capture that ends inside a record
     receipt: Receipt | None = None  # what the ledger says; None: not booked
+    captures: tuple[str, ...] = ()  # what was read, by name
+    run: Run | None = None  # what the run is called; None: nobody asked
     elapsed_s: float = 0.0
 
     @property

@@ -56,6 +56,7 @@ def account(
     at: At | None = None,
     skip_links: bool = False,
     trust_ip_length: bool = False,
+    identified: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Say who pays for which octets of some captures.
@@ -68,6 +69,7 @@ def account(
     layer, at        override the rules file
     skip_links       count frames of unknown link types as faults
     trust_ip_length  believe IP lengths beyond the frame's length
+    identified       give records their key without a ledger, too; the captures are read twice
     progress         called with (octets read, octets in all or None) now and then
 
     Raises CaptureError, RulesError, LedgerError, UsageError. A capture that ends inside a record
@@ -84,7 +86,8 @@ def account(
         expect_bookable(rule_set)
     with ExitStack() as stack:
         book = stack.enter_context(open_ledger(ledger)) if ledger else None
-        sources, run = stack.enter_context(_inputs(names, rule_set, skip_links, book is not None))
+        sources, run = stack.enter_context(
+            _inputs(names, rule_set, skip_links, identified or book is not None))
         tally = meter(
             sources, rule_set, workers=workers, trust_ip_length=trust_ip_length,
             prior=carryover(book, run, rule_set) if book and run else None,
@@ -99,7 +102,8 @@ def account(
             if rule_set.tariffs else ())
         report = Report(
             rules_version=rule_set.version, layer=rule_set.meter.layer, at=rule_set.meter.at,
-            tally=tally, charges=charges,
+            tally=tally, charges=charges, run=run,
+            captures=tuple("standard input" if name == "-" else name for name in names),
             truncated=tuple(source.truncated for source in sources if source.truncated))
         if book is not None and run is not None and report.identity_holds and not report.truncated:
             report = replace(report, receipt=book.post(run, tally.usage, charges))
@@ -214,15 +218,15 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
 
 @contextmanager
 def _inputs(
-    names: Sequence[str], rules: RuleSet, skip_links: bool, booked: bool
+    names: Sequence[str], rules: RuleSet, skip_links: bool, identified: bool
 ) -> Iterator[tuple[list[CaptureFile], Run | None]]:
-    """The captures, opened; and the run's identity, where it will be booked.
+    """The captures, opened; and the run's identity, where its records need one.
 
     The identity is known before metering, since running totals go on from earlier runs but not
     from this one. So what is booked is read twice, and a pipe is copied to a temporary file.
-    Without a ledger nothing is hashed: it costs more than metering.
+    Where nobody asks for it nothing is hashed: it costs more than metering.
     """
-    if not booked:
+    if not identified:
         yield _opened(names, rules, skip_links), None
         return
     with ExitStack() as stack:

@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UsageError
 from .output import FORMATS, Output
 
 if TYPE_CHECKING:
+    from ..report import Report
     from ..rules.rule import At, Layer
+
+_FORMS = (*FORMATS, "dataset")
 
 
 @click.command()
 @click.argument("captures", metavar="CAPTURE...", nargs=-1, required=True)
 @click.option("--rules", "rules_path", metavar="FILE", required=True,
               help="The rules file (TOML).")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
-              help="How the result is written.")
-@click.option("--output", metavar="FILE", type=click.Path(path_type=Path),
-              help="Write the result to FILE; it appears only when it is whole.")
+@click.option("--format", "form", type=click.Choice(_FORMS), default="table", show_default=True,
+              help="How the result is written; dataset adds the run to a folder of Parquet files.")
+@click.option("--output", metavar="PATH", type=click.Path(path_type=Path),
+              help="Write the result to a file, which appears only when it is whole; of a dataset, "
+              "the folder.")
 @click.option("--ledger", metavar="URL",
               help="Book the run: sqlite:///PATH or postgresql://USER@HOST/DATABASE.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True,
@@ -52,7 +57,8 @@ def account(
 
     CAPTURE is a pcap or pcapng file, plain or compressed (.gz, .zst, .lz4, .xz, .bz2); - reads
     standard input. Several captures count as one. With --ledger the charges are booked; the same
-    captures under the same rules are booked once, however often this runs.
+    captures under the same rules are booked once, however often this runs. Likewise a dataset has
+    them once; it is partitioned by day and gateway (docs/data.md).
 
     \b
     Exit codes:
@@ -70,24 +76,48 @@ def account(
     from .. import run
     from ..errors import IdentityError
     from .progress import bar
-    from .table import print_account
 
-    with Output(output, form) as result:
+    def work() -> Report:
         with bar() as progress:
-            report = run.account(
+            return run.account(
                 captures, rules_path, ledger=ledger, workers=workers, layer=layer, at=at,
-                skip_links=skip_links, trust_ip_length=trust_ip_length, progress=progress)
-        if form == "json":
-            result.write_text(report.write_json)
-        elif form == "csv":
-            result.write_text(report.write_csv)
-        elif form == "parquet":
-            result.write_binary(report.to_parquet)
-        else:
-            result.write_text(lambda stream: print_account(report, stream, top))
+                skip_links=skip_links, trust_ip_length=trust_ip_length,
+                identified=form == "dataset", progress=progress)
+
+    if form == "dataset":
+        if output is None:
+            raise UsageError("a dataset is a folder of files: name it with --output PATH")
+        report = work()
+        if report.identity_holds and not report.truncated:
+            _add(report, output)
+    else:
+        with Output(output, form) as result:
+            report = work()
+            _write(report, form, result, top)
     for message in report.truncated:
         unbooked = "; nothing was booked" if ledger else ""
-        click.echo(f"tollsplit: {message}{unbooked}", err=True)
+        unwritten = "; nothing was written" if form == "dataset" else ""
+        click.echo(f"tollsplit: {message}{unbooked}{unwritten}", err=True)
     if not report.identity_holds:
         raise IdentityError("the buckets do not add up to what was seen; nothing was booked")
     return 3 if report.truncated else 0
+
+
+def _write(report: Report, form: str, result: Output, top: int) -> None:
+    from .table import print_account
+
+    if form == "json":
+        result.write_text(report.write_json)
+    elif form == "csv":
+        result.write_text(report.write_csv)
+    elif form == "parquet":
+        result.write_binary(report.to_parquet)
+    else:
+        result.write_text(lambda stream: print_account(report, stream, top))
+
+
+def _add(report: Report, folder: Path) -> None:
+    from ..export import add_report
+    from .output import print_written
+
+    print_written(folder, add_report(report, folder))

@@ -229,11 +229,14 @@ def _annexes(book: Ledger) -> list[Annex]:
 @ledger.command()
 @_LEDGER
 @click.option("--format", "form", required=True,
-              type=click.Choice(("hledger", "beancount", "json", "csv", "parquet")),
+              type=click.Choice(("hledger", "beancount", "json", "csv", "parquet", "dataset")),
               help="How the ledger is written.")
 @click.option("--output", metavar="PATH", type=click.Path(path_type=Path),
               help="Write to a file, or to a folder for Parquet; it appears only when whole.")
-def export(url: str, form: str, output: Path | None) -> None:
+@click.option("--zone", metavar="ZONE",
+              help="Of a dataset: the zone whose days partition it (IANA name).  [default: the "
+              "dataset's own; UTC for a new one]")
+def export(url: str, form: str, output: Path | None, zone: str | None) -> None:
     """Write the whole ledger for other programs.
 
     hledger and beancount get a journal: each transaction with its postings and where it comes
@@ -244,6 +247,10 @@ def export(url: str, form: str, output: Path | None) -> None:
     json, csv and parquet have accounts, transactions, postings, usage records and charges; parquet
     is a folder with a file for each.
 
+    dataset adds usage and charges of the runs that a folder has not yet, as Parquet files by day
+    and gateway, and takes out those that were reversed (docs/data.md). Of a live run it has each
+    window that is booked.
+
     \b
     Exit codes: 0 done, 1 failed, 2 usage.
 
@@ -253,15 +260,20 @@ def export(url: str, form: str, output: Path | None) -> None:
     """
     from .. import export as forms
     from ..ledger import open_ledger
-    from .output import Output
+    from .output import Output, print_written
 
-    if form == "parquet" and output is None:
-        raise UsageError("parquet is a folder of files: name it with --output PATH")
+    if form in ("parquet", "dataset") and output is None:
+        raise UsageError(f"{form} is a folder of files: name it with --output PATH")
+    if zone is not None and form != "dataset":
+        raise UsageError("--zone: expected --format dataset beside it")
     writers = {
         "hledger": forms.Hledger().write, "beancount": forms.Beancount().write,
         "json": forms.write_json, "csv": forms.write_csv,
     }  # fmt: skip
     with open_ledger(url, create=False) as book, book.journal() as journal:
+        if form == "dataset" and output is not None:
+            print_written(output, forms.add_ledger(journal, output, zone))
+            return
         if form == "parquet" and output is not None:
             _export_folder(journal, output)
             return

@@ -9,11 +9,24 @@ from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+import click
 
 from ..errors import TollsplitError, UsageError
 
+if TYPE_CHECKING:
+    from ..export import Written
+
 FORMATS = ("table", "json", "csv", "parquet")
+
+
+def print_written(folder: Path, written: Written) -> None:
+    """Say what became of a dataset's runs."""
+    parts = [f"{written.added:,} runs added", f"{written.known:,} were there"]
+    if written.removed:
+        parts.append(f"{written.removed:,} taken out: they were reversed")
+    click.echo(f"{folder}: {', '.join(parts)}")
 
 
 class Output:

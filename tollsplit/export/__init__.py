@@ -1,8 +1,19 @@
-"""The whole ledger in other programs' forms."""
+"""Runs and the whole ledger in other programs' forms."""
 
 from __future__ import annotations
 
+from .dataset import Dataset, Written, add_ledger, add_report
 from .documents import write_csv, write_json, write_parquet
 from .plain_text import Beancount, Hledger
 
-__all__ = ["Beancount", "Hledger", "write_csv", "write_json", "write_parquet"]
+__all__ = [
+    "Beancount",
+    "Dataset",
+    "Hledger",
+    "Written",
+    "add_ledger",
+    "add_report",
+    "write_csv",
+    "write_json",
+    "write_parquet",
+]
