@@ -15,7 +15,7 @@ MODULES = (
     "layout", "reader", "ring", "recorder", "dissect", "lpm", "field", "suffixes", "covering",
     "classify", "subscribers", "table", "bounded", "fragments", "flows", "state", "totals",
     "merge", "counted", "follower", "meter", "order", "columns", "shares", "hello", "http",
-    "quic", "dns", "token",
+    "exchange", "quic", "dns", "token",
 )
 
 SANITIZE = "-fsanitize=address,undefined"

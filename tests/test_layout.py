@@ -11,6 +11,7 @@ from tollsplit.cext import (
     covering,
     dissect,
     dns,
+    exchange,
     fragments,
     hello,
     http,
@@ -159,6 +160,7 @@ def test_layout_bounds_of_the_core_are_those_of_limits() -> None:
     assert {name: getattr(limits, name) for name in classify.BOUNDS} == classify.BOUNDS
     assert {name: getattr(limits, name) for name in fragments.BOUNDS} == fragments.BOUNDS
     assert {name: getattr(limits, name) for name in hello.BOUNDS} == hello.BOUNDS
+    assert {name: getattr(limits, name) for name in exchange.BOUNDS} == exchange.BOUNDS
     assert {name: getattr(limits, name) for name in http.BOUNDS} == http.BOUNDS
     assert {name: getattr(limits, name) for name in quic.BOUNDS} == quic.BOUNDS
     assert {name: getattr(limits, name) for name in dns.BOUNDS} == dns.BOUNDS

@@ -115,6 +115,8 @@ DNS_TTL_S_MIN = 10
 DNS_TTL_S_MAX = 86_400
 # Bits by which most addresses are known to have no name; sixteen of an address's hash.
 DNS_HINTS = 65_536
+# Requests of one connection that wait for their responses; who pipelines sends four to eight.
+HTTP_OUTSTANDING_MAX = 16
 # A message's head, a chunk's line or a trailer. Servers take 8 to 32 KiB of it; nothing is kept.
 HTTP_HEAD_OCTETS_MAX = 65_536
 # Counters of packets that wait, of one worker: 20 MiB; a flow mostly has one.
