@@ -6,7 +6,7 @@ from fragments import fragment
 from strategies import udp
 
 from .attack import ALICE, ALICE6, KEY6, SHOP, SHOP6, SHOPS, Attack, sponsored
-from .wire import TCP, at, segment, sent
+from .wire import TCP, at, segment, sent, ttl
 
 WEB = sponsored(f"{SHOPS}, port = 443")
 DATAGRAM = udp(1000, 443, bytes(192))  # 200 octets
@@ -36,8 +36,8 @@ ATTACKS = (
         packets=sent(part(TINY, 0, 8, protocol=TCP), part(TINY, 8, 100, protocol=TCP)),
         pays={ALICE: 28 + 112}),
     Attack(
-        "fragments-overlapping", rules=WEB,  # the second first one says what the server will read
-        packets=sent(part(DATAGRAM, 0, 104), part(SECRET, 0, 104), part(SECRET, 104, 200)),
+        "fragments-overlapping", rules=WEB,  # the first first one dies before it reaches the server
+        packets=sent(ttl(part(DATAGRAM, 0, 104), 2), part(SECRET, 0, 104), part(SECRET, 104, 200)),
         pays={"shop": 124, ALICE: 124 + 116}, counted={"overlapping": 124}),
     Attack(
         "fragments-overlapping-honest-second", rules=WEB,

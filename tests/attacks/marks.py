@@ -76,6 +76,15 @@ ATTACKS = (
                      datagram(ALICE, "203.0.113.53", 60, (1000, 53))),
         pays={"shop": 60, ALICE: 2400}),
     Attack(
+        "dns-tunnel-to-resolver",  # names of 200 octets, and answers of a thousand
+        rules=sponsored('server = ["203.0.113.53"], port = 53',
+                        '{ sponsor = "shop", quota = 1500, per = "day" }'),
+        packets=sent(datagram(ALICE, "203.0.113.53", 228, (1000, 53)),
+                     datagram("203.0.113.53", ALICE, 1028, (53, 1000)),
+                     datagram(ALICE, "203.0.113.53", 228, (1000, 53)),
+                     datagram("203.0.113.53", ALICE, 1028, (53, 1000))),
+        pays={"shop": 1500, ALICE: 1012}, owed={ALICE: 2512}),
+    Attack(
         "port-443-of-sponsor", rules=sponsored(f"{SHOPS}, port = 443"),  # any protocol behind it
         packets=sent(segment(ALICE, SHOP, b"SSH-2.0-OpenSSH_9.6\r\n")),
         pays={"shop": 61}, owed={ALICE: 61}),

@@ -15,10 +15,10 @@ from tollsplit.cli import main
 from tollsplit.errors import RulesError
 from tollsplit.rules import load
 
-from . import addresses, datagrams, lengths, marks, quotas, tunnels
+from . import addresses, datagrams, lengths, marks, quotas, repeats, tunnels
 from .attack import Attack, Refusal
 
-MODULES = (marks, addresses, tunnels, datagrams, lengths, quotas)
+MODULES = (marks, addresses, tunnels, datagrams, lengths, quotas, repeats)
 ATTACKS = [attack for module in MODULES for attack in module.ATTACKS]
 REFUSALS = [refusal for module in MODULES for refusal in getattr(module, "REFUSALS", ())]
 attacks = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
