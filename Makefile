@@ -23,6 +23,8 @@ PEERS_DEBIAN := argus-client argus-server g++ libndpi-bin libpcap-dev libtrace-t
 PEERS_PYPI := dpkt nfstream pypacker scapy
 # A reader of smart cards in software, and what pyscard is compiled with.
 CARDS := libpcsclite-dev pcscd swig vsmartcard-vpcd
+# What has to come to our octets when it is sent IPFIX.
+COLLECTORS := libfixbuf-tools nfdump pmacct
 # How the tests are spread over processes, and which of them are not. Those of the core keep a CPU
 # busy; many of the others wait for timers and databases.
 AT_ONCE := --numprocesses 2 --dist worksteal
@@ -81,6 +83,7 @@ $(VENV)/.testable: $(VENV)/.installed
 	@$(call INSTALL,valgrind) || echo "no valgrind: the tests will skip what counts instructions"
 	@$(call INSTALL,hledger) || echo "no hledger: the tests will skip what it has to read"
 	@$(call INSTALL,postgresql) || echo "no postgresql: the tests will skip its ledger"
+	@$(call INSTALL,$(COLLECTORS)) || echo "no $(COLLECTORS): the tests will skip these collectors of IPFIX"
 	@$(call INSTALL,dbus-daemon python3-dbusmock) || echo "no dbusmock: the tests will skip networks"
 	@$(call INSTALL,chromium chromium-driver) || echo "no chromium: the tests will skip its pages"
 	touch $@

@@ -131,10 +131,16 @@ class Running:
                        "journal": home / "journal"} | options
         lost = options.pop("lost", lambda: (0, 0))
         interface = options.pop("interface", "test0")
+        final = options.pop("final", lambda usage, at: None)
+        self._look = options.pop("look", lambda snapshot: None)
         self.gateway = Gateway(self.frames, rules, Options((interface,), **options), lost=lost,
-                               told=self.told.append, look=self.looks.append)
+                               told=self.told.append, look=self._looked, final=final)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def _looked(self, snapshot: Snapshot) -> None:
+        self.looks.append(snapshot)
+        self._look(snapshot)
 
     def _run(self) -> None:
         try:

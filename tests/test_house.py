@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "snapshot": WORDS,
     "reconcile": WORDS | {"ledger", "rules"},
     "export": WORDS | {"ledger", "report"},
+    "ipfix": WORDS | {"snapshot"},
     "report": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger"},
     "run": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger", "report",
               "carryover"},
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "__init__": WORDS | {"report", "run"},
     "cli": WORDS
     | {"__init__", "capture", "rules", "engine", "ledger", "services", "reconcile", "export",
-       "report", "run", "gateway", "snapshot", "tokens"},
+       "ipfix", "report", "run", "gateway", "snapshot", "tokens"},
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.

@@ -188,6 +188,22 @@ RESERVE_LIFETIME_S = 3600
 # Findings that verify names before it only counts; a lost table would name a million.
 VERIFY_FINDINGS_MAX = 100
 
+# --- IPFIX -----------------------------------------------------------------------------
+# A message over UDP, where the path takes more: what every link carries, and pmacct, which looks
+# at 1,550 octets of a datagram, reads whole.
+IPFIX_UDP_OCTETS_MAX = 1_400
+# Messages over UDP until templates are sent again: what a collector that starts in between misses,
+# for two or three messages in a hundred.
+IPFIX_INTRODUCE_MESSAGES = 100
+# 7 MB/s, some 25,000 records: collectors' sockets hold 208 KiB where nobody has set more.
+IPFIX_UDP_MESSAGES_PER_S = 5_000
+# How long a collector may take nothing before its connection counts as broken.
+IPFIX_SEND_S = 10.0
+# Records that wait for a collector that is away: some 200 MiB.
+IPFIX_WAITING_RECORDS_MAX = 1_000_000
+# How long a run's end waits for its collector.
+IPFIX_END_S = 5.0
+
 # --- reconciling -----------------------------------------------------------------------
 # Lines that are handed to the scratch database at a time.
 RECONCILE_BATCH_LINES = 4_096

@@ -95,6 +95,26 @@ def buckets_of(sums: Sums) -> tuple[Bucket, ...]:
     )
 
 
+def volumes_of(
+    sums: Sums, lost_kernel: int, lost_interface: int
+) -> Iterator[tuple[str, Volume]]:
+    """All that is counted in packets and octets, the sum of all first."""
+    yield "seen", sums.seen
+    for bucket in buckets_of(sums):
+        yield bucket.name, bucket.volume
+    yield "coalesced", sums.coalesced
+    yield "mismatch", sums.mismatch
+    yield "overlapping", sums.overlapping
+    yield "untracked", sums.untracked
+    yield "suspicious", sums.suspicious
+    yield "unsolicited", sums.unsolicited
+    for reason, volume in sorted(sums.refused_tokens.items()):
+        yield f"refused_token:{reason}", volume
+    yield "tunnel_overhead", Volume(0, sums.tunnel_overhead_octets)
+    yield "lost:kernel", Volume(lost_kernel, 0)
+    yield "lost:interface", Volume(lost_interface, 0)
+
+
 @dataclass(frozen=True)
 class Report:
     """The figures of one run; `document()` is its JSON form."""
@@ -200,7 +220,7 @@ class Report:
             entry.update((f"sponsor_octets.{name}", paid.get(name, 0))
                          for name in self.sponsor_octets)
             yield {"line": "usage", **entry}
-        for name, volume in self._volumes():
+        for name, volume in self.volumes():
             yield {"line": "bucket", "bucket": name, **_volume(volume)}
         for charge in self.charges:
             entry = charge_entry(charge)
@@ -220,23 +240,9 @@ class Report:
             {**(table.schema.metadata or {}), b"tollsplit": rest.encode()})
         parquet.write_table(table, path)
 
-    def _volumes(self) -> Iterator[tuple[str, Volume]]:
+    def volumes(self) -> Iterator[tuple[str, Volume]]:
         """All that is counted in packets and octets, the sum of all first."""
-        tally = self.tally
-        yield "seen", self.seen
-        for bucket in self.buckets:
-            yield bucket.name, bucket.volume
-        yield "coalesced", tally.coalesced
-        yield "mismatch", tally.mismatch
-        yield "overlapping", tally.overlapping
-        yield "untracked", tally.untracked
-        yield "suspicious", tally.suspicious
-        yield "unsolicited", tally.unsolicited
-        for reason, volume in sorted(tally.refused_tokens.items()):
-            yield f"refused_token:{reason}", volume
-        yield "tunnel_overhead", Volume(0, tally.tunnel_overhead_octets)
-        yield "lost:kernel", Volume(self.lost_kernel, 0)
-        yield "lost:interface", Volume(self.lost_interface, 0)
+        return volumes_of(self.tally, self.lost_kernel, self.lost_interface)
 
     def _head(self) -> dict[str, Any]:
         tally = self.tally

@@ -7,7 +7,9 @@ from typing import Literal
 
 from .model import Volume
 
-NoticeKind = Literal["interface", "rules", "rules_refused", "journal", "booking", "recovered"]
+NoticeKind = Literal[
+    "interface", "rules", "rules_refused", "journal", "booking", "recovered", "export"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
-from .output import FORMATS, Output
+from .ipfix import send_report, write_reports
+from .output import USAGE_FORMATS, Output
 
 if TYPE_CHECKING:
     from ..report import Report
     from ..rules.rule import At, Layer
 
-_FORMS = (*FORMATS, "dataset")
+_FORMS = (*USAGE_FORMATS, "dataset")
 
 
 @click.command()
@@ -28,6 +29,8 @@ _FORMS = (*FORMATS, "dataset")
               "the folder.")
 @click.option("--ledger", metavar="URL",
               help="Book the run: sqlite:///PATH or postgresql://USER@HOST/DATABASE.")
+@click.option("--ipfix", "collector", metavar="URL",
+              help="Send the usage to a collector: udp://HOST:PORT or tcp://HOST:PORT.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Threads that meter; the result does not depend on it.")
 @click.option("--layer", type=click.Choice(("ip", "frame", "payload")),
@@ -46,6 +49,7 @@ def account(
     form: str,
     output: Path | None,
     ledger: str | None,
+    collector: str | None,
     workers: int,
     layer: Layer | None,
     at: At | None,
@@ -63,10 +67,10 @@ def account(
     \b
     Exit codes:
       0  accounted, and booked if asked
-      1  failed: the result cannot be written, the ledger refuses
+      1  failed: the result cannot be written, the ledger refuses, the collector is away
       2  usage
       3  bad input: rules or capture; of a capture that ends inside a record
-         everything before is shown, nothing is booked
+         everything before is shown, nothing is booked or sent
       4  the books do not balance; nothing is booked
 
     \b
@@ -75,7 +79,11 @@ def account(
     """
     from .. import run
     from ..errors import IdentityError
+    from ..ipfix import parse_url
     from .progress import bar
+
+    if collector:
+        parse_url(collector)
 
     def work() -> Report:
         with bar() as progress:
@@ -100,6 +108,8 @@ def account(
         click.echo(f"tollsplit: {message}{unbooked}{unwritten}", err=True)
     if not report.identity_holds:
         raise IdentityError("the buckets do not add up to what was seen; nothing was booked")
+    if collector and not report.truncated:
+        send_report(report, collector)
     return 3 if report.truncated else 0
 
 
@@ -112,6 +122,8 @@ def _write(report: Report, form: str, result: Output, top: int) -> None:
         result.write_text(report.write_csv)
     elif form == "parquet":
         result.write_binary(report.to_parquet)
+    elif form == "ipfix":
+        result.write_binary(lambda stream: write_reports([report], stream))
     else:
         result.write_text(lambda stream: print_account(report, stream, top))
 

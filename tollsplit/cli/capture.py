@@ -7,7 +7,7 @@ import pwd
 import re
 import signal
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ import click
 
 from .. import __version__
 from ..errors import TollsplitError, UsageError
-from .output import FORMATS, Output
+from .ipfix import Export, write_reports
+from .output import USAGE_FORMATS, Output
 
 if TYPE_CHECKING:
     from ..capture.recording import Recording
     from ..gateway import Gateway
     from ..report import Report
+    from ..snapshot import Snapshot
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -73,10 +75,13 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
               help='Add subscribers whose quota ends to an nftables set: "inet filter exhausted".')
 @click.option("--write", "recording_path", metavar="FILE",
               help="Keep what passes in a pcapng file, to be accounted again.")
+@click.option("--ipfix", "collector", metavar="URL",
+              help="Send usage to a collector as it is booked: udp://HOST:PORT or tcp://HOST:PORT.")
 @click.option("--metrics", metavar="ADDRESS", help="Answer Prometheus there: 127.0.0.1:9464.")
 @click.option("--trust-ip-length", is_flag=True,
               help="Believe IP lengths beyond the frame's length.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
+@click.option("--format", "form", type=click.Choice(USAGE_FORMATS), default="table",
+              show_default=True,
               help="How the result is written at the end. Anything but a table keeps all usage of "
               "the run in memory.")
 @click.option("--output", metavar="FILE", type=click.Path(path_type=Path),
@@ -180,18 +185,28 @@ class _Run:
         happenings = stack.enter_context(Happenings(options["events_path"], firewall))
         journal, control = self._places()
         view = View()
+        asked = Options(
+            self.interfaces, options["flush"], options["ledger"], journal, control,
+            options["source"], form != "table", options["trust_ip_length"], options["top"],
+            view.drawn or bool(options["metrics"] or options["collector"]))
+        export = None
+        if options["collector"]:
+            export = Export(options["collector"], asked.records_source,
+                            lambda notice: gateway.tell(notice) if gateway else None)
+
+        def look(snapshot: Snapshot) -> None:
+            view.show(snapshot)
+            if export is not None:
+                export.look(snapshot)
+
         gateway = Gateway(
-            live, rules,
-            Options(
-                self.interfaces, options["flush"], options["ledger"], journal, control,
-                options["source"], form != "table", options["trust_ip_length"],
-                options["top"], view.drawn or options["metrics"] is not None),
-            lost=lambda: _lost(live), told=happenings.tell, look=view.show,
-            recorders=[recording.recorder() for _ in live.lanes] if recording else ())
+            live, rules, asked, lost=lambda: _lost(live), told=happenings.tell, look=look,
+            recorders=[recording.recorder() for _ in live.lanes] if recording else (),
+            **{"final": export.offer} if export else {})
         stack.callback(gateway.close)
         click.echo(f"tollsplit: {', '.join(self.interfaces)}: captured from now on, by "
                    f"{self.rules_path} ({rules.version[:19]}…)", err=True)
-        with view, happenings.held(view.drawn):
+        with view, happenings.held(view.drawn), export.running() if export else nullcontext():
             signals.tell(gateway)
             gateway.run(options["duration"])
         return gateway, result
@@ -218,6 +233,8 @@ class _Run:
                 click.echo("tollsplit: the rules changed meanwhile: the usage under the last "
                            "ones is written", err=True)
             result.write_binary(reports[-1].to_parquet)
+        elif form == "ipfix":
+            result.write_binary(lambda stream: write_reports(reports, stream))
         elif form == "table":
             from .table import print_snapshot
 

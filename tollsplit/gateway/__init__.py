@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .session import Gateway, Options
+from .options import Options
+from .session import Gateway
 
 __all__ = ["Gateway", "Options"]

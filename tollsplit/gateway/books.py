@@ -16,6 +16,7 @@ from ..engine.usage import Prior, Spent, Usage
 from ..errors import JournalError
 from ..limits import JOURNAL_OCTETS_MAX
 from ..model import Event
+from ..rules.rule import At
 from ..snapshot import Notice
 from .delivery import Delivery
 from .reserves import Reserves
@@ -39,6 +40,7 @@ class Books:
     known   is told once what earlier runs used up; noticed is told what happens to the journal and
             the ledger; both from the delivering thread too
     reserve_s   how often, at most, what the open window uses is reserved in the ledger
+    final   is told from the delivering thread what was booked
 
     A journal that cannot be written (a full disk) does not stop counting: what it lacks is kept in
     memory, and generations are not closed until it has it.
@@ -55,6 +57,7 @@ class Books:
         known: Callable[[Prior, Spent], None],
         noticed: Callable[[Event | Notice], None],
         reserve_s: float,
+        final: Callable[[Usage, At], None],
     ) -> None:
         self.head = head
         self.error: str | None = None  # why the journal cannot be written
@@ -68,7 +71,7 @@ class Books:
             self._segment = self._journal.create(head)
             self.reserves = Reserves(url, reserve_s)
             self.delivery = Delivery(url, self._journal.leftovers(), head.rules, known, noticed,
-                                     self.reserves)
+                                     self.reserves, final)
             begun.pop_all()
 
     @property

@@ -17,6 +17,7 @@ from ..errors import IdentityError, JournalError, LedgerError, RulesError, Stale
 from ..ledger import open_ledger, rate
 from ..model import Event
 from ..rules import RuleSet
+from ..rules.rule import At
 from ..snapshot import Notice, NoticeKind
 from .reserves import Reserves, run_of
 
@@ -36,6 +37,7 @@ class Delivery(threading.Thread):
     known        is told the answer once; nothing is known where the ledger cannot be reached
     noticed      is told what happens, also of balances that came to their end
     reserves     of the open window; they are seen to where nothing waits
+    final        is told what was booked, and was not before
 
     Its shares and charges are worked out here, from what was booked before. A segment's records
     have a key of their own (source, epoch, sequence), so one that was booked when the power went
@@ -50,6 +52,7 @@ class Delivery(threading.Thread):
         known: Callable[[Prior, Spent], None],
         noticed: Callable[[Event | Notice], None],
         reserves: Reserves,
+        final: Callable[[Usage, At], None],
     ) -> None:
         super().__init__(name="delivery", daemon=True)
         self.error: str | None = None
@@ -60,6 +63,7 @@ class Delivery(threading.Thread):
         self._known = known
         self._noticed = noticed
         self._reserves = reserves
+        self._final = final
         self._leftovers = len(leftovers)
         self._waiting = deque(leftovers)
         self._events: list[Event] = []
@@ -211,6 +215,8 @@ class Delivery(threading.Thread):
             charges = rate(tally.usage.quantities(), rules.tariffs, rules.meter.zone,
                            book.earlier(run)) if rules.tariffs else ()
             receipt = book.post(run, tally.usage, charges)
+        if receipt.booked:
+            self._final(tally.usage, rules.meter.at)
         self._raise(receipt.events)
         return receipt.records
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -24,17 +23,19 @@ from ..engine.cells import SECOND_NS, Cells
 from ..engine.journal import Head
 from ..engine.live import Counting, Generation, Lane
 from ..engine.pipeline import NOTHING, Sums
-from ..engine.usage import Prior, Spent
+from ..engine.usage import Prior, Spent, Usage
 from ..errors import IdentityError, RulesError, TollsplitError
 from ..ledger import rate
 from ..limits import RING_RETIRE_MS
 from ..model import Event, EventKind
 from ..report import Report
 from ..rules import RuleSet, load
+from ..rules.rule import At
 from ..snapshot import Notice, NoticeKind, Snapshot
 from .books import Books
 from .control import Control
 from .figures import Figures
+from .options import Options
 from .picture import heaviest
 
 # From a window's end on, for so long frames of it may still lie in a ring's open block.
@@ -64,37 +65,14 @@ class Frames(Protocol):
     def stop(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a live run counts and books.
-
-    ledger, journal   where usage is booked, and where it is kept until it is; both or neither
-    control           the socket through which rules are pushed
-    source            the first part of every record's key; None: host and interfaces
-    document          keep all usage of the run in memory, for reports at its end
-    top               how many subscribers a snapshot names
-    watched           somebody looks meanwhile; if not, snapshots are made at the end, and where
-                      budgets or balances have to be seen to
-    """
-
-    interfaces: tuple[str, ...]
-    flush_s: float = 1.0
-    ledger: str | None = None
-    journal: Path | None = None
-    control: Path | None = None
-    source: str | None = None
-    document: bool = False
-    trust_ip_length: bool = False
-    top: int = 20
-    watched: bool = True
-
-
 class Gateway:
     """A live run. run() stays until stop(), from any thread or a signal's handler.
 
     lost    (kernel, interface): packets that passed and were not handed out
     recorders   one for each lane, where what passes is to be kept
     told    what happens, look: a snapshot now and then; both from the thread of run()
+    final   is told usage that nothing changes any more, from any thread: what was booked, or
+            without a ledger what a window came to
 
     Raises JournalError, RulesError, UsageError.
     """
@@ -109,6 +87,7 @@ class Gateway:
         told: Callable[[Event | Notice], None] = lambda happened: None,
         look: Callable[[Snapshot], None] = lambda snapshot: None,
         recorders: Sequence[Recorder] = (),
+        final: Callable[[Usage, At], None] = lambda usage, at: None,
     ) -> None:
         if options.ledger:
             expect_bookable(rules)
@@ -117,10 +96,11 @@ class Gateway:
         self._lost = lost
         self._tell = told
         self._show = look
+        self._final = final
         self._began_s = time.monotonic()
         self._clock_ns = time.time_ns() - time.monotonic_ns()
         self._epoch = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        self._source = options.source or f"{socket.gethostname()}:{'+'.join(options.interfaces)}"
+        self._source = options.records_source
         # What is in force, and what follows it: (generation, who waits for its instant).
         generation = Generation(rules, trust_ip_length=options.trust_ip_length)
         self._counting = Counting(frames.lanes, generation, recorders)
@@ -160,7 +140,7 @@ class Gateway:
                     options.trust_ip_length)
         return Books(options.journal, options.ledger, options.interfaces, head,
                      lambda prior, spent: self._known.put((prior, spent)), self._happening.put,
-                     RESERVE_FLUSHES * options.flush_s)
+                     RESERVE_FLUSHES * options.flush_s, self._final)
 
     # --- from outside -------------------------------------------------------------------
 
@@ -375,6 +355,8 @@ class Gateway:
         self._raise(self._figures.budgets(old, tally))
         if self._books is not None:
             self._books.close(len(tally.usage), old, following or old)
+        elif len(tally.usage):
+            self._final(tally.usage, old.rules.meter.at)
         if self._options.document and (following is None or following.rules is not old.rules):
             self.reports.append(self._report(old))
         if following is not None:
@@ -411,8 +393,12 @@ class Gateway:
 
     # --- what is told and shown ---------------------------------------------------------
 
+    def tell(self, notice: Notice) -> None:
+        """Have something told, from any thread."""
+        self._happening.put(notice)
+
     def _notice(self, kind: NoticeKind, text: str) -> None:
-        self._happening.put(Notice(kind, time.time_ns(), text))
+        self.tell(Notice(kind, time.time_ns(), text))
 
     def _raise(self, events: Iterable[Event]) -> None:
         for event in events:
