@@ -115,12 +115,12 @@ def naive(folder: Path) -> list[Contender]:
 # --- ours --------------------------------------------------------------------------------
 
 
-def measure_tollsplit(case: Case, workers: int) -> Measurement:
+def measure_tollsplit(case: Case, workers: int, tree: Path) -> Measurement:
     """The whole job in a process of its own; the clocks are inside it."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.job", case.capture.resolve(), case.rules.resolve(),
          "--workers", str(workers)],
-        cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
+        cwd=tree, check=True, stdout=subprocess.PIPE, text=True,
     )
     found: Measurement = json.loads(done.stdout)
     return found
@@ -131,6 +131,7 @@ def of_tollsplit(case: Case) -> Measurement:
             "rules": case.truth.rules}
 
 
-def tollsplit(workers: int) -> Contender:
-    return Contender(f"tollsplit {workers}", partial(measure_tollsplit, workers=workers),
-                     of_tollsplit)
+def tollsplit(workers: int, tree: Path = ROOT) -> Contender:
+    """The program of this tree, or of another one."""
+    return Contender(f"tollsplit {workers}",
+                     partial(measure_tollsplit, workers=workers, tree=tree), of_tollsplit)

@@ -1,0 +1,186 @@
+"""What packets can be asked beyond themselves, stage by stage: traffic that each stage works on.
+
+A capture has flows that are all sponsored, each by what its stage asks for, so that the right
+answer is known: every octet is the sponsor's. The same packets under rules that ask for nothing
+but the server are what a stage is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.agreement import rule_name
+from benchmarks.frames import ETHERNET, IPV4, PCAP_HEADER, RECORD, START_S, set_ipv4
+from benchmarks.network import FLOWS_PER_SUBSCRIBER, Array
+from benchmarks.traffic import Case, Traffic, Truth
+
+TCP, UDP = 6, 17
+DURATION_US = 4_000_000  # whatever waits may wait to the end
+PAYLOAD_OCTETS = 6  # of all packets but the first of a flow
+FRAGMENT_OCTETS = 24
+SUBSCRIBERS, SERVERS = 0x0A000000, 0xCB007100  # each stage's servers are a /28 of their own
+SEGMENT = [
+    ("source_port", ">u2"), ("destination_port", ">u2"), ("sequence", ">u4"),
+    ("acknowledgment", ">u4"), ("offset", "u1"), ("flags", "u1"), ("window", ">u2"),
+    ("sum", ">u2"), ("urgent", ">u2"),
+]
+DATAGRAM = [("source_port", ">u2"), ("destination_port", ">u2"), ("length", ">u2"),
+            ("sum", ">u2")]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a rule asks for beside its server, and how a flow shows it."""
+
+    name: str
+    match: str = ""
+    opening: bytes = b""  # the payload of a flow's first packet, which goes up
+    tagged: int = -1  # which of a flow's packets has DSCP 46
+    protocol: int = TCP
+    fragments: bool = False  # each packet comes as two
+    settings: str = ""  # further lines of the rules file
+    stateless: bool = False
+
+
+STAGES = (
+    Stage("server", stateless=True),
+    Stage("port", "port = 443"),
+    Stage("port, in fragments", "port = 443", protocol=UDP, fragments=True),
+    Stage("sticky", "dscp = 46, sticky = true", tagged=0),
+    Stage("sticky, shown late", "dscp = 46, sticky = true", tagged=2),
+)
+
+
+# --- packets -----------------------------------------------------------------------------
+
+
+def ends(rows: Array, flows: Array, stage: int, uplink: Array) -> None:
+    """Addresses and ports: a subscriber has eight flows, each to another server."""
+    near = SUBSCRIBERS + flows // FLOWS_PER_SUBSCRIBER
+    far = SERVERS + 16 * stage + flows % FLOWS_PER_SUBSCRIBER
+    rows["source"], rows["destination"] = np.where(uplink, near, far), np.where(uplink, far, near)
+    if "source_port" in (rows.dtype.names or ()):
+        port = 1024 + flows % 60_000
+        rows["source_port"] = np.where(uplink, port, 443)
+        rows["destination_port"] = np.where(uplink, 443, port)
+
+
+def packets(stage: Stage, number: int, flows: Array, turn: int) -> Array:
+    """Each flow's packet of one turn; times are left out."""
+    uplink = np.full(len(flows), True) if turn == 0 else (flows + turn) % 2 == 0
+    opening = stage.opening or bytes(PAYLOAD_OCTETS)
+    payload = opening if turn == 0 else bytes(PAYLOAD_OCTETS)
+    transport = SEGMENT if stage.protocol == TCP else DATAGRAM
+    rows = np.zeros(len(flows), np.dtype(
+        [*RECORD, *ETHERNET, *IPV4, *transport, ("payload", "u1", (len(payload),))]))
+    header = np.dtype([*IPV4, *transport]).itemsize
+    finish(rows, header + len(payload), turn, stage.protocol, 46 if stage.tagged == turn else 0)
+    ends(rows, flows, number, uplink)
+    rows["payload"] = np.frombuffer(payload, np.uint8)
+    if stage.protocol == TCP:
+        sent = PAYLOAD_OCTETS * (max(turn - 1, 0) // 2)
+        before = len(opening) if turn else 0
+        rows["sequence"] = 1 + sent + np.where(uplink, before, 0)
+        rows["offset"], rows["flags"], rows["window"] = 0x50, 0x18, 0x2000
+    else:
+        rows["length"] = 8 + len(payload)
+    return rows
+
+
+def fragments(stage: Stage, number: int, flows: Array, turn: int) -> Array:
+    """Each flow's datagram of one turn in two fragments, one right after the other."""
+    uplink = (flows + turn) % 2 == 0
+    rows = np.zeros((len(flows), 2), np.dtype(
+        [*RECORD, *ETHERNET, *IPV4, ("content", "u1", (FRAGMENT_OCTETS,))]))
+    whole = np.zeros(len(flows), np.dtype([*DATAGRAM, ("source", ">u4"), ("destination", ">u4")]))
+    ends(whole, flows, number, uplink)
+    whole["length"] = 2 * FRAGMENT_OCTETS
+    for part in range(2):
+        finish(rows[:, part], 20 + FRAGMENT_OCTETS, turn, UDP, 0)
+        ends(rows[:, part], flows, number, uplink)
+    rows["fragment"] = [1 << 13, FRAGMENT_OCTETS // 8]
+    rows["content"][:, 0, :8] = whole.view(np.uint8).reshape(-1, whole.dtype.itemsize)[:, :8]
+    return rows.ravel()
+
+
+def finish(rows: Array, octets: int, turn: int, protocol: int, dscp: int) -> None:
+    """What is the same in all packets of one turn; checksums are left to offload."""
+    rows["station_to"], rows["station_from"] = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"
+    rows["ethertype"] = 0x0800
+    rows["captured"] = rows["original"] = octets + np.dtype(ETHERNET).itemsize
+    set_ipv4(rows, "", octets, np.uint16(turn & 0xFFFF))
+    rows["protocol"], rows["tos"] = protocol, dscp << 2
+
+
+def turns(stages: Sequence[Stage], flows: int, count: int, seed: int) -> Iterator[tuple[int, Array]]:
+    """Which rule, and some packets, until there are `count` or a few more: each flow one in turn,
+    in an order that changes."""
+    rng = np.random.default_rng(seed)
+    done, turn = 0, 0
+    while done < count:
+        for number, stage in enumerate(stages):
+            mine = rng.permutation(np.arange(number, flows, len(stages)))
+            build = fragments if stage.fragments else packets
+            rows = build(stage, number, mine, turn)
+            done += len(rows)
+            yield number, rows
+        turn += 1
+
+
+# --- captures ----------------------------------------------------------------------------
+
+
+def rules_text(stages: Sequence[Stage], asked: bool) -> str:
+    """A rule for each stage; with `asked` for what the stage wants, else for its server alone."""
+    lines = ["[meter]", 'window = "all"', "", "[[pools]]", 'prefixes = ["10.0.0.0/8"]', "",
+             "[sponsors.shop]", 'account = "sponsor:shop"']
+    for number, stage in enumerate(stages):
+        match = f'server = ["203.0.113.{16 * number}/28"]'
+        if asked and stage.match:
+            match += f", {stage.match}"
+        lines += ["", "[[rules]]", f'id = "{rule_name(number)}"', f"precedence = {100 + number}",
+                  f"match = {{ {match} }}", 'split = { sponsor = "shop", share = "100%" }']
+    if asked:
+        lines += sorted({stage.settings for stage in stages})
+    return "\n".join(lines) + "\n"
+
+
+def generate(
+    stages: Sequence[Stage], flows: int, count: int, folder: Path, seed: int = 1
+) -> tuple[Case, Case]:
+    """A capture under the rules of its stages, and under rules that ask for the server alone."""
+    capture, truth, at = folder / "stages.pcap", Truth(), 0
+    with capture.open("wb", buffering=0) as file:
+        PCAP_HEADER.tofile(file)
+        for number, rows in turns(stages, flows, count, seed):
+            at_us = (at + np.arange(len(rows))) * DURATION_US // count
+            rows["seconds"] = START_S + at_us // 1_000_000
+            rows["microseconds"] = at_us % 1_000_000
+            rows.tofile(file)
+            at += len(rows)
+            add_truth(truth, number, rows)
+    cases = []
+    for asked in (True, False):
+        rules = folder / ("asked.toml" if asked else "plain.toml")
+        rules.write_text(rules_text(stages, asked))
+        name = " + ".join(stage.name for stage in stages)
+        traffic = Traffic(name, truth.packets, 1 + (flows - 1) // FLOWS_PER_SUBSCRIBER, seed=seed)
+        cases.append(Case(traffic, capture, rules, truth))
+    return cases[0], cases[1]
+
+
+def add_truth(truth: Truth, number: int, rows: Array) -> None:
+    octets = rows["total_octets"].astype(np.int64)
+    up = rows["source"] >> 24 == SUBSCRIBERS >> 24
+    figures = truth.rules.setdefault(rule_name(number), [0, 0, 0, 0])
+    for place, some in ((0, up), (2, ~up)):
+        figures[place] += int(some.sum())
+        figures[place + 1] += int(octets[some].sum())
+    truth.packets += len(rows)
+    truth.ip_octets += int(octets.sum())
+    truth.wire_octets += int(rows["original"].sum(dtype=np.int64))
+    truth.captured_octets += int(rows["captured"].sum(dtype=np.int64))
