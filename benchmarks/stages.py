@@ -43,11 +43,10 @@ class Stage:
     protocol: int = TCP
     fragments: bool = False  # each packet comes as two
     settings: str = ""  # further lines of the rules file
-    stateless: bool = False
 
 
 STAGES = (
-    Stage("server", stateless=True),
+    Stage("server"),
     Stage("port", "port = 443"),
     Stage("port, in fragments", "port = 443", protocol=UDP, fragments=True),
     Stage("sticky", "dscp = 46, sticky = true", tagged=0),
@@ -112,11 +111,13 @@ def finish(rows: Array, octets: int, turn: int, protocol: int, dscp: int) -> Non
     rows["station_to"], rows["station_from"] = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"
     rows["ethertype"] = 0x0800
     rows["captured"] = rows["original"] = octets + np.dtype(ETHERNET).itemsize
-    set_ipv4(rows, "", octets, np.uint16(turn & 0xFFFF))
+    set_ipv4(rows, "", np.array(octets), np.array(turn & 0xFFFF))
     rows["protocol"], rows["tos"] = protocol, dscp << 2
 
 
-def turns(stages: Sequence[Stage], flows: int, count: int, seed: int) -> Iterator[tuple[int, Array]]:
+def turns(
+    stages: Sequence[Stage], flows: int, count: int, seed: int
+) -> Iterator[tuple[int, Array]]:
     """Which rule, and some packets, until there are `count` or a few more: each flow one in turn,
     in an order that changes."""
     rng = np.random.default_rng(seed)

@@ -42,6 +42,9 @@ class Pieces:
             at += size
             yield reader
 
+    def again(self) -> Pieces:
+        return self
+
     def fail(self, error: ValueError) -> NoReturn:
         raise error
 

@@ -45,6 +45,9 @@ class Memory:
         reader.feed(self.content, True)
         yield reader
 
+    def again(self) -> Memory:
+        return self
+
     def fail(self, error: ValueError) -> NoReturn:
         raise error
 

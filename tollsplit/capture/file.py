@@ -186,6 +186,12 @@ class CaptureFile:
         self._guesses = False
         self.truncated = None
 
+    def again(self) -> CaptureFile | None:
+        """The same file from its beginning, for another thread; None where it is a pipe."""
+        if not self.size:
+            return None
+        return CaptureFile(self._path, self.size, self._fresh.clone())
+
     def digest(self) -> str:
         """The SHA-256 of the capture's octets, the same however the file stores them.
 

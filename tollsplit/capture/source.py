@@ -40,5 +40,9 @@ class Source(Protocol):
         """Make no guesses that could turn out wrong: after a reader was Astray, for chunks() to
         start over. Only what can be read twice makes any."""
 
+    def again(self) -> Source | None:
+        """The same capture from its beginning, for another thread to read at the same time; None
+        where it can be read only once, or reading it is most of the work."""
+
     def fail(self, error: ValueError) -> NoReturn:
         """Raises the CaptureError for what a reader's check() has raised."""

@@ -25,14 +25,19 @@ cdef class Meter(Follower):
     cdef Meter successor
     cdef uint64_t until_ns       # frames from then on are the successor's
     cdef datagram_s datagrams[BATCH]
+    cdef frame_s own[BATCH]      # that have yet to be accounted, where frames are shared out
+    cdef int own_count
     cdef bint parted             # the successor has begun
 
     cdef uint64_t walk(
         self, frames_t source, uint64_t limit, Recorder recorder
     ) except? 0xFFFFFFFFFFFFFFFF
     cdef int account(self, const frame_s *frames, int count) except -1 nogil
+    cdef int account_share(self, const frame_s *frames, int count) except -1 nogil
+    cdef int account_own(self) except -1 nogil
     cdef int batch(self, const frame_s *frames, int count) except -1 nogil
     cdef int batch_in_order(self, const frame_s *frames, int count) except -1 nogil
+    cdef int batch_at(self, const frame_s *frames, int count) except -1 nogil
     cdef int count_single(
         self, const frame_s *frame, packet_s *rows, const datagram_s *datagram
     ) except -1 nogil

@@ -155,6 +155,29 @@ cdef inline bint plain_gtpu(
     return True
 
 
+cdef inline bint plain_ends(
+    const frame_s *frame, uint64_t *source, uint64_t *destination
+) noexcept nogil:
+    """The addresses of an IPv4 packet that has no tunnel in it, whatever else is wrong with it;
+    False: it has to be dissected."""
+    cdef const uint8_t *p = frame.octets
+    cdef uint32_t middle
+    cdef uint64_t ends
+    if frame.link_type != LINK_ETHERNET or min(frame.captured_octets, frame.original_octets) < 54:
+        return False
+    middle = be32(p + 20)  # fragment, time to live, protocol
+    if be64(p + 12) >> 40 != (ETHERTYPE_IPV4 << 8 | 0x45) or middle & 0x3FFF0000:
+        return False
+    if not TCP_OR_UDP >> (middle & 31) & 1 or middle & 0xE0:
+        return False
+    if middle & 255 == PROTOCOL_UDP and tunnel_port(be16(p + 34), be16(p + 36)):
+        return False
+    ends = be64(p + 26)
+    source[0] = ends >> 32
+    destination[0] = <uint32_t>ends
+    return True
+
+
 cdef inline void describe(
     const uint8_t *p, bint tcp, uint32_t total, uint32_t behind_ip, packet_s *row
 ) noexcept nogil:

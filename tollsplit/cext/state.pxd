@@ -1,8 +1,9 @@
 cimport cython
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from tollsplit.cext.flows cimport Flows
 from tollsplit.cext.fragments cimport Fragments
+from tollsplit.cext.layout cimport packet_s
 
 cdef extern from *:
     """
@@ -14,8 +15,14 @@ cdef extern from *:
 
 @cython.final
 cdef class State:
-    cdef uint64_t now_ns
+    cdef uint64_t clock_ns       # the latest time that any frame has shown
+    cdef uint64_t now_ns         # of the frame that is accounted
+    cdef readonly bint set_back  # the clock was, once
+    cdef uint32_t share
+    cdef readonly uint32_t shares
     cdef Fragments fragments
     cdef Flows flows
 
+    cdef bint is_own(self, const packet_s *row) noexcept nogil
     cdef uint64_t advance(self, uint64_t timestamp_ns) noexcept nogil
+    cdef void reach(self, uint64_t now_ns) noexcept nogil

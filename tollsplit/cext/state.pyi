@@ -10,4 +10,9 @@ class State:
         held: int,
         flow_idle_ns: int,
         flow_hold_ns: int,
+        share: int = 0,
+        shares: int = 1,
     ) -> None: ...
+    @property
+    def room(self) -> list[tuple[int, int]]: ...
+    set_back: bool

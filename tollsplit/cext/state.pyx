@@ -1,11 +1,18 @@
 """What a worker remembers of the packets that it has met, and its time."""
 
+import os
+
 from libc.stdint cimport uint32_t, uint64_t
 
 from tollsplit.cext.flows cimport Flows, flow_s
 from tollsplit.cext.fragments cimport Fragments, assembly_s
+from tollsplit.cext.layout cimport packet_s
 
 BOUNDS = {"CLOCK_BEHIND_NS": CLOCK_BEHIND_NS}
+
+# Whose share a pair of addresses is: nobody can choose pairs that are all one worker's.
+cdef uint64_t PAIR_LO = int.from_bytes(os.urandom(8), "little") | 1
+cdef uint64_t PAIR_HI = int.from_bytes(os.urandom(8), "little") | 1
 
 
 cdef class State:
@@ -18,23 +25,57 @@ cdef class State:
     held                 counters of their packets that are not charged yet
     flow_idle_ns         how long a flow without packets is known
     flow_hold_ns         how long its packets wait for what it is
+    share, shares        which of how many workers that are shown the same frames this one is
 
     It outlives the meters that a worker counts with, one after the other, and their rules.
     """
 
     def __cinit__(self, uint32_t datagrams, uint32_t fragments, uint64_t fragment_timeout_ns,
-                  uint32_t flows, uint32_t held, uint64_t flow_idle_ns, uint64_t flow_hold_ns):
+                  uint32_t flows, uint32_t held, uint64_t flow_idle_ns, uint64_t flow_hold_ns,
+                  uint32_t share=0, uint32_t shares=1):
+        if share >= shares:
+            raise ValueError(f"share {share} of {shares}")
+        self.share = share
+        self.shares = shares
         self.fragments = Fragments(
             datagrams, sizeof(assembly_s), fragments, fragment_timeout_ns)
         self.flows = Flows(flows, sizeof(flow_s), held, flow_idle_ns, flow_hold_ns)
 
+    @property
+    def room(self):
+        """(how many there were at most at a time, how many there may be) of what is remembered."""
+        return [
+            (self.fragments.made, self.fragments.most),
+            (self.fragments.waiting_made, self.fragments.waiting_most),
+            (self.flows.made, self.flows.most),
+            (self.flows.held_made, self.flows.held_most),
+        ]
+
+    cdef bint is_own(self, const packet_s *row) noexcept nogil:
+        """Whether a frame is this worker's to account, by the addresses of its metered packet.
+
+        Both directions, fragments, and packets between two subscribers so come to one worker. What
+        others' packets teach a flow would have to come to all, and be accounted by this one.
+        """
+        cdef uint64_t pair = (row.source_lo ^ row.destination_lo) * PAIR_LO
+        if row.version == 6:
+            pair += (row.source_hi ^ row.destination_hi) * PAIR_HI
+        return (pair >> 32) * self.shares >> 32 == self.share
+
     cdef uint64_t advance(self, uint64_t timestamp_ns) noexcept nogil:
-        """The time at which a frame comes, all before it considered; what is over by then ends.
+        """The time at which a frame comes, all before it considered, its own or others'.
 
         A frame that is a little older than another is late, and it is as late as that one. Much
         older ones tell of a clock that was set back.
         """
-        if timestamp_ns > self.now_ns or self.now_ns - timestamp_ns > CLOCK_BEHIND_NS:
-            self.now_ns = timestamp_ns
-        self.fragments.expire(self.now_ns)
-        return self.now_ns
+        if timestamp_ns > self.clock_ns:
+            self.clock_ns = timestamp_ns
+        elif self.clock_ns - timestamp_ns > CLOCK_BEHIND_NS:
+            self.clock_ns = timestamp_ns
+            self.set_back = True
+        return self.clock_ns
+
+    cdef void reach(self, uint64_t now_ns) noexcept nogil:
+        """It is as late as that; what is over by then ends."""
+        self.now_ns = now_ns
+        self.fragments.expire(now_ns)

@@ -34,6 +34,10 @@ class Source(Protocol):
         """Start over without guesses, after a reader of chunks(parallel=True) was Astray."""
         ...
 
+    def again(self) -> Source | None:
+        """The same capture from its beginning, for another thread; None: one thread reads it."""
+        ...
+
     def fail(self, error: ValueError) -> NoReturn:
         """Raise what a reader found wrong, with the place."""
         ...
@@ -151,8 +155,8 @@ def meter(
     """Account all frames of the sources.
 
     workers    threads, at most WORKERS_MAX; any number gives the same figures. Where a packet's
-               rule depends on other packets (Classifier.tracks) one thread goes through all
-               sources, in order of (timestamp, source, position)
+               rule depends on other packets (Classifier.tracks) each goes through all sources, in
+               order of (timestamp, source, position), and accounts its share of the flows
     prior      given the cells met, what an earlier run booked in their periods
     source, epoch
                the first two parts of every usage record's key
@@ -164,8 +168,10 @@ def meter(
     """
     compiled = Compiled(rules)
     dissect = dissection(rules, layer, at, trust_ip_length)
+    workers = min(max(1, workers), WORKERS_MAX)
     if compiled.classifier.tracks:
-        cells, counted = _count_in_order(sources, rules, compiled, dissect, bounds, progress)
+        cells, counted = _count_in_order(
+            sources, rules, compiled, dissect, workers, bounds, progress)
         return tally(
             rules, compiled, cells, counted, prior, Provenance(source, epoch, dissect.layer))
     try:
@@ -186,8 +192,7 @@ def _count(
     progress: Callable[[], None] | None,
 ) -> tuple[Cells, Meter]:
     cells = Cells(rules)
-    meters = [Meter(dissect, compiled.classifier, cells.at)
-              for _ in range(min(max(1, workers), WORKERS_MAX))]
+    meters = [Meter(dissect, compiled.classifier, cells.at) for _ in range(workers)]
     if len(meters) == 1:
         _run(meters[0], sources, progress)
     else:
@@ -202,24 +207,90 @@ def _count_in_order(
     rules: RuleSet,
     compiled: Compiled,
     dissect: Dissection,
+    workers: int,
     bounds: Bounds,
     progress: Callable[[], None] | None,
 ) -> tuple[Cells, Meter]:
+    """Each worker reads everything and remembers its share of it.
+
+    Where one would not have had room for all that they remember, what was counted is thrown away,
+    and one counts.
+    """
     cells = Cells(rules)
-    worker = Meter(dissect, compiled.classifier, cells.at, state(bounds))
+    sights = [sources, *_sights(sources, workers - 1 if _has_shares(rules) else 0)]
+    states = [state(bounds, share, len(sights)) for share in range(len(sights))]
+    meters = [Meter(dissect, compiled.classifier, cells.at, each) for each in states]
+    if len(meters) == 1:
+        _run_in_order(meters[0], sources, progress)
+        return cells, meters[0]
+
+    def tell() -> None:
+        _expect_room_for_one(states)
+        if progress:
+            progress()
+
+    try:
+        with ThreadPoolExecutor(len(meters)) as pool:
+            for done in [pool.submit(_run_in_order, *each, tell)
+                         for each in zip(meters, sights, strict=True)]:
+                done.result()
+        _expect_room_for_one(states)
+    except _NoRoom:
+        return _count_in_order(sources, rules, compiled, dissect, 1, bounds, progress)
+    for other in meters[1:]:
+        meters[0].annex(other)
+    return cells, meters[0]
+
+
+def _run_in_order(
+    worker: Meter, sources: Sequence[Source], progress: Callable[[], None] | None
+) -> None:
     if len(sources) == 1:
         _run(worker, sources, progress)
     else:
         _run_merged(worker, sources, progress)
     worker.finish()
-    return cells, worker
 
 
-def state(bounds: Bounds) -> State:
-    """What a worker remembers: nothing so far."""
+def _has_shares(rules: RuleSet) -> bool:
+    """Whether packets of one pair of addresses say nothing of another's."""
+    return not any(rule.match.dns or rule.match.token for rule in rules.rules)
+
+
+def _sights(sources: Sequence[Source], most: int) -> Iterator[Sequence[Source]]:
+    """The same sources for other workers, where they can be had."""
+    for _ in range(most):
+        others = [source.again() for source in sources]
+        seen = [other for other in others if other is not None]
+        if len(seen) < len(sources):
+            return
+        yield seen
+
+
+class _NoRoom(Exception):
+    """One worker would have had to forget what several remember."""
+
+
+def _expect_room_for_one(states: Sequence[State]) -> None:
+    """Raise _NoRoom, unless one worker would remember all that these do: then bills are the same.
+
+    When something is forgotten depends on its own packets and the time alone, but for want of
+    room, and where the clock is set back: then what is behind another in a list waits for it.
+    """
+    together = zip(*(each.room for each in states), strict=True)
+    if any(each.set_back for each in states) or any(
+            sum(count for count, _ in parts) > parts[0][1] for parts in together):
+        raise _NoRoom
+
+
+def state(bounds: Bounds, share: int = 0, shares: int = 1) -> State:
+    """What a worker remembers: nothing so far.
+
+    share, shares   which of the workers it is that are shown the same frames
+    """
     return State(
         bounds.datagrams, bounds.fragments, bounds.fragment_timeout_ns,
-        bounds.flows, bounds.held, bounds.flow_idle_ns, bounds.flow_hold_ns)
+        bounds.flows, bounds.held, bounds.flow_idle_ns, bounds.flow_hold_ns, share, shares)
 
 
 def _run_merged(
