@@ -128,7 +128,7 @@ class Report:
     lost_interface: int = 0
     truncated: tuple[str, ...] = ()  # one message per capture that ends inside a record
     receipt: Receipt | None = None  # what the ledger says; None: not booked
-    captures: tuple[str, ...] = ()  # what was read, by name
+    captures: tuple[str, ...] = ()  # files or interfaces that were read, by name
     run: Run | None = None  # what the run is called; None: nobody asked
     elapsed_s: float = 0.0
 
@@ -201,19 +201,22 @@ class Report:
         stream.write("}\n")
 
     def write_csv(self, stream: IO[str]) -> None:
-        """Write one line per usage record, then one per bucket and charge.
+        """Write one line per usage record, then one per bucket and charge."""
+        write_lines(stream, self.columns, self.lines())
 
-        The first column says which; the columns of usage are empty in all other lines, so that
-        each of them adds up.
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of `lines`. The first one says of what a line is; those of usage are empty
+        in all other lines, so that each of them adds up.
         """
         sponsors = [f"sponsor_octets.{name}" for name in self.sponsor_octets]
         taxes = dict.fromkeys(f"tax_micros.{part.tax}" for charge in self.charges
                               for part in charge.taxes)
-        columns = ("line", *_USAGE_COLUMNS, *sponsors, "bucket", "packets", "octets",
-                   *_CHARGE_COLUMNS, *taxes)
-        write_lines(stream, columns, self._lines())
+        return ("line", *_USAGE_COLUMNS, *sponsors, "bucket", "packets", "octets",
+                *_CHARGE_COLUMNS, *taxes)
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Every usage record, bucket and charge as a flat line."""
         for entry in usage_entries(self.usage):
             paid = entry.pop("sponsor_octets")
             entry["flags"] = ",".join(entry["flags"])
@@ -405,7 +408,7 @@ def write_lines(
     """Write lines as CSV with a header; text that a spreadsheet would run is quoted."""
     writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in line.items()} for line in lines)
+    writer.writerows({name: guarded(value) for name, value in line.items()} for line in lines)
 
 
 def write_parquet(
@@ -429,8 +432,12 @@ def pyarrow_modules() -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
-def _cell(value: Any) -> Any:
-    """A CSV cell, no formula."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+def guarded(value: Any) -> Any:
+    """A CSV cell that is no formula, in full-width characters neither. What begins with an
+    apostrophe gets another one: two names never become one.
+    """
+    if isinstance(value, str) and value.startswith(
+        ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "'")
+    ):
         return "'" + value
     return value

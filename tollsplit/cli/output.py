@@ -74,6 +74,14 @@ class Output:
             if self._partial is not None:
                 self._partial.unlink(missing_ok=True)
 
+    def write(self, text: str) -> None:
+        """Write a text that is there as a whole."""
+
+        def render(stream: IO[str]) -> None:
+            stream.write(text)
+
+        self.write_text(render)
+
     def write_text(self, render: Callable[[IO[str]], None]) -> None:
         """Have text rendered into the result; machines get UTF-8 whatever the locale is."""
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,7 +30,7 @@ _RECORD_COLUMNS = tuple(f"record.{name}" for name in (
     "paid_octets", "transaction", "ordinal", "tariff", "currency", "octets", "rated_octets",
     "amount_micros", "tax_micros", "period_start",
 ))  # fmt: skip
-_FORMS = (*FORMATS, "html")
+_FORMS = (*FORMATS, "spreadsheet", "html")
 
 
 @click.command()
@@ -92,13 +92,17 @@ def statement(
             found = _prove(book, account, period, proof)
     with Output(output, form) as result:
         if form == "json":
-            text = json.dumps(document(found), indent=1, ensure_ascii=False) + "\n"
-            result.write_text(lambda stream: _write(stream, text))
+            result.write(json.dumps(document(found), indent=1, ensure_ascii=False) + "\n")
         elif form == "csv":
             from ..report import write_lines
 
             result.write_text(
                 lambda stream: write_lines(stream, _columns(found), _lines(found)))
+        elif form == "spreadsheet":
+            from .spreadsheet import write_spreadsheet
+
+            result.write_text(
+                lambda stream: write_spreadsheet(stream, _columns(found), _lines(found)))
         elif form == "parquet":
             from ..report import write_parquet
 
@@ -107,7 +111,7 @@ def statement(
         elif form == "html":
             from .statement_page import statement_page
 
-            result.write_text(lambda stream: _write(stream, statement_page(found)))
+            result.write(statement_page(found))
         else:
             from .table import print_statement
 
@@ -120,12 +124,8 @@ def _prove(book: Ledger, account: str | None, period: str | None, path: Path) ->
         raise UsageError("--proof: expected --account and --period beside it")
     proved = book.prove(account, period)
     with Output(path, "json") as result:
-        result.write_text(lambda stream: _write(stream, proved.text))
+        result.write(proved.text)
     return proved.statement
-
-
-def _write(stream: IO[str], text: str) -> None:
-    stream.write(text)
 
 
 def document(found: Statement) -> dict[str, Any]:
