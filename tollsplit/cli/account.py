@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..report import Report
     from ..rules.rule import At, Layer
 
-_FORMS = (*USAGE_FORMATS, "dataset")
+_FORMS = (*USAGE_FORMATS, "spreadsheet", "dataset")
 
 
 @click.command()
@@ -23,7 +23,8 @@ _FORMS = (*USAGE_FORMATS, "dataset")
 @click.option("--rules", "rules_path", metavar="FILE", required=True,
               help="The rules file (TOML).")
 @click.option("--format", "form", type=click.Choice(_FORMS), default="table", show_default=True,
-              help="How the result is written; dataset adds the run to a folder of Parquet files.")
+              help="How the result is written; html is a page to read and print, dataset adds the "
+              "run to a folder of Parquet files.")
 @click.option("--output", metavar="PATH", type=click.Path(path_type=Path),
               help="Write the result to a file, which appears only when it is whole; of a dataset, "
               "the folder.")
@@ -42,7 +43,7 @@ _FORMS = (*USAGE_FORMATS, "dataset")
 @click.option("--trust-ip-length", is_flag=True,
               help="Believe IP lengths beyond the frame's length (files sliced by some tools).")
 @click.option("--top", metavar="N", type=click.IntRange(1), default=20, show_default=True,
-              help="How many subscribers the table shows.")
+              help="How many subscribers table and page show.")
 def account(
     captures: tuple[str, ...],
     rules_path: str,
@@ -120,10 +121,19 @@ def _write(report: Report, form: str, result: Output, top: int) -> None:
         result.write_text(report.write_json)
     elif form == "csv":
         result.write_text(report.write_csv)
+    elif form == "spreadsheet":
+        from .spreadsheet import write_spreadsheet
+
+        result.write_text(
+            lambda stream: write_spreadsheet(stream, report.columns, report.lines()))
     elif form == "parquet":
         result.write_binary(report.to_parquet)
     elif form == "ipfix":
         result.write_binary(lambda stream: write_reports([report], stream))
+    elif form == "html":
+        from .report_page import report_page
+
+        result.write(report_page(report, top))
     else:
         result.write_text(lambda stream: print_account(report, stream, top))
 

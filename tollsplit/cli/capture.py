@@ -87,7 +87,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 @click.option("--output", metavar="FILE", type=click.Path(path_type=Path),
               help="Write the result to FILE; it appears only when it is whole.")
 @click.option("--top", metavar="N", type=click.IntRange(1), default=20, show_default=True,
-              help="How many subscribers view and table show.")
+              help="How many subscribers view, table and page show.")
 def capture(interfaces: tuple[str, ...], rules_path: str, **options: Any) -> int:
     """Meter network interfaces, split their octets between payers, keep the books.
 
@@ -228,13 +228,17 @@ class _Run:
 
     def _write(self, result: Output, gateway: Gateway) -> None:
         form, reports = self.options["form"], gateway.reports
+        if form in ("parquet", "html") and len(reports) > 1:
+            click.echo("tollsplit: the rules changed meanwhile: the usage under the last "
+                       "ones is written", err=True)
         if form == "parquet":
-            if len(reports) > 1:
-                click.echo("tollsplit: the rules changed meanwhile: the usage under the last "
-                           "ones is written", err=True)
             result.write_binary(reports[-1].to_parquet)
         elif form == "ipfix":
             result.write_binary(lambda stream: write_reports(reports, stream))
+        elif form == "html":
+            from .report_page import report_page
+
+            result.write(report_page(reports[-1], self.options["top"]))
         elif form == "table":
             from .table import print_snapshot
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..export import Written
 
 FORMATS = ("table", "json", "csv", "parquet")
-USAGE_FORMATS = (*FORMATS, "ipfix")
+USAGE_FORMATS = (*FORMATS, "ipfix", "html")
 
 
 def print_written(folder: Path, written: Written) -> None:

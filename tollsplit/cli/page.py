@@ -50,12 +50,13 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--soft);
 .own { fill: var(--own); } .sponsors { fill: var(--sponsors); } .second { fill: var(--second); }
 .third { fill: var(--third); } .fourth { fill: var(--fourth); } .fifth { fill: var(--fifth); }
 .rest { fill: var(--rest); } rect { stroke: var(--paper); stroke-width: .6; }
-svg.bar { height: .6rem; } td svg.bar { min-width: 5rem; margin-top: .25rem; }
+svg.bar { height: .6rem; margin-bottom: .4rem; } td.bar { width: 34%; }
+td svg.bar { min-width: 6rem; margin: .25rem 0 0; }
 .bar rect { stroke: none; }
 .grid { stroke: var(--line); } .axis { stroke: var(--ink); }
 figcaption { color: var(--soft); font-size: .82rem; margin-top: .3rem; }
-figcaption i { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 0; }
-figcaption span { margin-right: 1.4em; }
+i { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 0; }
+figcaption span { display: inline-block; margin-right: 1.4em; }
 i.own { background: var(--own); } i.sponsors { background: var(--sponsors); }
 i.second { background: var(--second); } i.third { background: var(--third); }
 i.fourth { background: var(--fourth); } i.fifth { background: var(--fifth); }
@@ -65,7 +66,8 @@ i.rest { background: var(--rest); }
 .verdict.bad { border-color: var(--bad); color: var(--bad); font-weight: 600; }
 details { margin-top: .6rem; } summary { color: var(--soft); font-size: .82rem; cursor: pointer; }
 td small { display: block; color: var(--soft); }
-th[scope=row] { color: var(--ink); font-weight: 400; border-bottom: 1px solid var(--line); }
+th[scope=row] { color: var(--ink); font-weight: 400; border-bottom: 1px solid var(--line);
+  vertical-align: top; font-size: inherit; line-height: inherit; }
 .note { color: var(--soft); font-size: .82rem; margin: .5rem 0 0; }
 figure .wide svg:not(.bar) { min-width: 34rem; }
 .wide:focus-visible { outline: 2px solid var(--own); outline-offset: 2px; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import IO, TYPE_CHECKING
@@ -92,11 +92,11 @@ def print_snapshot(found: Snapshot, stream: IO[str]) -> None:
 def _print_usage(report: Report, out: Console, top: int) -> None:
     import numpy as np
 
+    from .overview import largest_subscribers
+
     usage = report.usage
     subscriber = usage.records["subscriber"]
-    totals = np.zeros(len(usage.subscribers), np.int64)
-    np.add.at(totals, subscriber, usage.octets)
-    largest = np.argsort(-totals, kind="stable")[:top]
+    largest = largest_subscribers(usage, top)
     lines: dict[int, dict[str, _Line]] = {int(number): {} for number in largest}
     for index in np.flatnonzero(np.isin(subscriber, largest)):
         rules = lines[int(subscriber[index])]
@@ -115,7 +115,7 @@ def _print_usage(report: Report, out: Console, top: int) -> None:
         for first, rest in zip_longest(shown, cells, fillvalue=None):
             table.add_row(first or "", *(rest or ()))
     out.print(table)
-    left = len(totals) - len(largest)
+    left = len(usage.subscribers) - len(largest)
     if left:
         out.print(Text(f"… and {left:,} more subscribers (--format json for all)\n"))
 
@@ -192,30 +192,36 @@ def identity_text(holds: bool) -> str:
     return f"identity: {verdict}"
 
 
-def _print_notes(sums: Sums, out: Console) -> None:
+def notes(sums: Sums) -> Iterator[str]:
+    """What is seldom, only where there is some: a line each."""
     if sums.tunnel_overhead_octets:
-        out.print(Text(f"tunnel overhead: {sums.tunnel_overhead_octets:,} octets, on no bill"))
+        yield f"tunnel overhead: {sums.tunnel_overhead_octets:,} octets, on no bill"
     if sums.coalesced.packets:
-        out.print(Text(f"coalesced: {sums.coalesced.packets:,} packets metered as captured"))
+        yield f"coalesced: {sums.coalesced.packets:,} packets metered as captured"
     if sums.mismatch.packets:
-        out.print(Text(f"mismatch: {sums.mismatch.packets:,} packets claim a sponsor that their "
-                       "server contradicts; subscribers pay"))
+        yield (f"mismatch: {sums.mismatch.packets:,} packets claim a sponsor that their server "
+               "contradicts; subscribers pay")
     if sums.overlapping.packets:
-        out.print(Text(f"overlapping: {sums.overlapping.packets:,} fragments bring what their "
-                       "datagram had already"))
+        yield (f"overlapping: {sums.overlapping.packets:,} fragments bring what their datagram "
+               "had already")
     if sums.untracked.packets:
-        out.print(Text(f"untracked: {sums.untracked.packets:,} packets are metered by what they "
-                       "say themselves: too many fragments or flows at a time"))
+        yield (f"untracked: {sums.untracked.packets:,} packets are metered by what they say "
+               "themselves: too many fragments or flows at a time")
     if sums.suspicious.packets:
-        out.print(Text(f"suspicious: {sums.suspicious.packets:,} packets bring other content for "
-                       "what was sent before; subscribers pay"))
+        yield (f"suspicious: {sums.suspicious.packets:,} packets bring other content for what was "
+               "sent before; subscribers pay")
     if sums.unsolicited.packets:
-        out.print(Text(f"unsolicited: {sums.unsolicited.packets:,} packets, "
-                       f"{sums.unsolicited.octets:,} octets, came to subscribers who said nothing "
-                       "in their flows"))
+        yield (f"unsolicited: {sums.unsolicited.packets:,} packets, "
+               f"{sums.unsolicited.octets:,} octets, came to subscribers who said nothing in "
+               "their flows")
     for reason, volume in sorted(sums.refused_tokens.items()):
-        out.print(Text(f"refused token: {volume.packets:,} packets carry one that opens nothing: "
-                       f"{reason.replace('_', ' ')}"))
+        yield (f"refused token: {volume.packets:,} packets carry one that opens nothing: "
+               f"{reason.replace('_', ' ')}")
+
+
+def _print_notes(sums: Sums, out: Console) -> None:
+    for note in notes(sums):
+        out.print(Text(note))
 
 
 def receipt_text(receipt: Receipt) -> str:

@@ -142,6 +142,11 @@ class Usage:
         """Whether no payer has less than 0 octets of a record."""
         return self._least >= 0
 
+    @property
+    def windows(self) -> list[tuple[int, int] | None]:
+        """Of each time cell in order, its window's start and end in ns; None: all time."""
+        return [cell.window for cell in self._ordered]
+
     def sponsor_totals(self) -> dict[str, int]:
         """Octets by sponsor over all records; every sponsor of the rules is named."""
         totals = dict.fromkeys(self.rules.sponsors, 0)
@@ -241,7 +246,7 @@ class Usage:
         import pyarrow as pa
 
         rows = self.records
-        windows = [c.window for c in self._ordered]
+        windows = self.windows
         names = [self.subscribers.name(i) for i in range(len(self.subscribers))]
         accounts = [self.subscribers.account(i) for i in range(len(self.subscribers))]
         rules: list[Rule | None] = [None, *self.rules.rules]
@@ -264,7 +269,7 @@ class Usage:
             "asp_identity": by("rule", [s and s.asp_identity for s in sponsors], pa.string()),
             **{name: pa.array(rows[name].astype(np.int64)) for name in SUMS},
             "subscriber_octets": pa.array(self.subscriber_octets),
-            **{f"sponsor_octets.{s}": pa.array(self._paid_by(s)) for s in self.rules.sponsors},
+            **{f"sponsor_octets.{s}": pa.array(self.paid_by(s)) for s in self.rules.sponsors},
             "first_packet": pa.array(rows["first_ns"].astype(np.int64), utc),
             "last_packet": pa.array(rows["last_ns"].astype(np.int64), utc),
             "flags": by("flags", [",".join(names) for names in FLAG_SETS], pa.string()),
@@ -280,7 +285,7 @@ class Usage:
             },
         )
 
-    def _paid_by(self, sponsor: str) -> np.ndarray:
+    def paid_by(self, sponsor: str) -> np.ndarray:
         """i8[records], what one sponsor pays."""
         result = np.zeros(len(self), np.int64)
         for number, column in self._splits_of(sponsor):

@@ -474,5 +474,5 @@ class Gateway:
         kernel, interface = self._lost()
         return Report(
             rules_version=rules.version, layer=rules.meter.layer, at=rules.meter.at, tally=tally,
-            charges=charges, lost_kernel=kernel, lost_interface=interface,
-            elapsed_s=time.monotonic() - self._began_s)
+            charges=charges, captures=self._options.interfaces, lost_kernel=kernel,
+            lost_interface=interface, elapsed_s=time.monotonic() - self._began_s)
