@@ -14,15 +14,17 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from judges import Frame, Judge, Rows, core_rows, reference_rows
+from test_reference import assert_bill
 
 from tollsplit.capture import open_capture
 from tollsplit.engine import meter, reference
-from tollsplit.rules.rule import Pool, Prefix, RuleSet
+from tollsplit.rules.rule import Match, Pool, Prefix, Rule, RuleSet, Split, Sponsor
 
 CORPUS = Path(os.environ.get(
     "TOLLSPLIT_CORPUS", Path(__file__).resolve().parents[2] / "shared" / "corpus"))
@@ -361,6 +363,31 @@ def test_corpus_bill_by_address_equals_tshark(usage: Usage, name: str) -> None:
                     numbers[start + index] = record[f"{way}_octets"]
         gap = minus(ours, figures_of_facts(facts)[figure])
         assert gap == differences(name, figure)
+
+
+# Everybody is a subscriber and a server. What is asked for needs more than one packet: fragments'
+# ports, and tags that some packet of a flow carries.
+TRACKED = RuleSet("tracked", "sha256:0", pools=(EVERYBODY,), sponsors={
+    name: Sponsor(name, f"sponsor:{name}") for name in ("marked", "web", "names")}, rules=(
+        Rule("marked", 10, Match(dscp=frozenset(range(1, 64)), sticky=True), (Split("marked"),)),
+        Rule("web", 20, Match(port=((80, 80), (443, 443))), (Split("web", Fraction(2, 3)),)),
+        Rule("names", 30, Match(protocol=frozenset({17, 132}), where="server_port < 1024"),
+             (Split("names"),))))
+SLOWLY_OCTETS_MAX = 1_000_000  # of a capture; the reference engine takes some ms for a packet
+
+
+@needs_corpus
+@pytest.mark.parametrize("name", FILES)
+def test_corpus_bill_by_ports_and_flows_equals_the_references(name: str) -> None:
+    if (CORPUS / name).stat().st_size > SLOWLY_OCTETS_MAX:
+        pytest.skip(f"more than {SLOWLY_OCTETS_MAX:,} octets")
+    source = open_capture(CORPUS / name, ingresses={}, skip_links=False)
+    frames = [each for reader in source.chunks(False) for each in reader.frames(1 << 30)]
+    judged = reference.account(
+        ((at_ns, octets, *rest) for octets, at_ns, *rest in frames), TRACKED)
+    assert judged["identity"]["holds"]
+    for workers in (1, 3):
+        assert_bill(meter([source], TRACKED, workers=workers), judged)
 
 
 @needs_corpus
