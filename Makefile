@@ -8,6 +8,7 @@
 #   make bench      the benchmarks at full size: six minutes, 2 GB of scratch space; with other
 #                   people's tools, where make bench-peers has installed them, nine more
 #   make bench-check   instructions per packet against those on record (valgrind)
+#   make package    the source archive, and a wheel for other machines, in dist/
 #   make clean      remove everything that was built, .venv too
 
 SHELL := /bin/bash
@@ -31,7 +32,7 @@ AT_ONCE := --numprocesses 2 --dist worksteal
 WAITING := --numprocesses 4 --dist worksteal
 ALONE := tests/live tests/story tests/test_benchmarks_live.py
 
-.PHONY: demo test build checked sanitize bench bench-check bench-peers bench-record lint clean
+.PHONY: demo test build checked sanitize bench bench-check bench-peers bench-record lint package clean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -184,6 +185,15 @@ bench-check: $(VENV)/.testable build
 
 bench-record: $(VENV)/.testable build
 	$(BIN)/python -m benchmarks.guard --record
+
+# The wheel is built from the archive, so what the archive lacks is missed here.
+DIST ?= dist
+package: $(VENV)/.testable build
+	rm -rf build/share
+	$(BIN)/python docs/manual.py build/share
+	$(BIN)/python -m build --no-isolation --outdir $(DIST)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(DIST) $(DIST)/*-linux_*.whl
+	rm $(DIST)/*-linux_*.whl
 
 clean:
 	rm -rf build dist $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,6 +6,8 @@ With "none" the core is left alone: the Makefile installs the package so, and bu
 from __future__ import annotations
 
 import os
+from itertools import groupby
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -31,12 +33,28 @@ BUILDS = {
     ),
 }
 
+# What is installed beside the package, below /usr or a venv: manual pages and completions where
+# docs/manual.py has written them, and what a system needs to run a gateway.
+SHARED = {Path("build/share"): "share", Path("system"): "share/tollsplit/system",
+          Path("examples"): "share/tollsplit/examples"}  # fmt: skip
+
+
+def shared() -> list[tuple[str, list[str]]]:
+    """(folder, its files) of all that is installed beside the package."""
+    files = sorted((str(place / path.relative_to(source).parent), str(path))
+                   for source, place in SHARED.items() for path in source.rglob("*")
+                   if path.is_file())  # fmt: skip
+    return [(folder, [path for _, path in group])
+            for folder, group in groupby(files, lambda each: each[0])]
+
+
 build = os.environ.get("TOLLSPLIT_BUILD", "release")
 if build not in BUILDS:
     raise SystemExit(f"TOLLSPLIT_BUILD: expected one of {', '.join(BUILDS)}, got {build!r}")
 compile_args, link_args, checks = BUILDS[build]
 
 setup(
+    data_files=shared(),
     ext_modules=cythonize(
         [
             Extension(

@@ -20,6 +20,7 @@ from ..errors import TollsplitError
 
 INTERRUPTED = 130  # as shells report SIGINT
 BROKEN_PIPE = 141  # as shells report SIGPIPE
+COMPLETE = "_TOLLSPLIT_COMPLETE"  # click's name for it
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
@@ -111,6 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def invoke(arguments: Sequence[str]) -> int:
     """Run one command; what it raises passes. Click's own main would swallow a broken pipe."""
+    instruction = os.environ.get(COMPLETE)
+    if instruction:  # a shell asks what comes next
+        from click.shell_completion import shell_complete
+
+        return shell_complete(tollsplit, {}, "tollsplit", COMPLETE, instruction)
     with tollsplit.make_context("tollsplit", list(arguments)) as context:
         code = tollsplit.invoke(context)
     return code if isinstance(code, int) else 0
