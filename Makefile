@@ -189,13 +189,13 @@ bench-record: $(VENV)/.testable build
 # The wheel is built from the archive, so what the archive lacks is missed here.
 DIST ?= dist
 package: $(VENV)/.testable build
-	rm -rf build/share
-	$(BIN)/python docs/manual.py build/share
+	rm -rf share
+	$(BIN)/python docs/manual.py share
 	$(BIN)/python -m build --no-isolation --outdir $(DIST)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(DIST) $(DIST)/*-linux_*.whl
 	rm $(DIST)/*-linux_*.whl
 
 clean:
-	rm -rf build dist $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist share $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f tollsplit/cext/*.so
 	find tollsplit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -35,7 +35,7 @@ BUILDS = {
 
 # What is installed beside the package, below /usr or a venv: manual pages and completions where
 # docs/manual.py has written them, and what a system needs to run a gateway.
-SHARED = {Path("build/share"): "share", Path("system"): "share/tollsplit/system",
+SHARED = {Path("share"): "share", Path("system"): "share/tollsplit/system",
           Path("examples"): "share/tollsplit/examples"}  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, share: Path) -> Path:
     for name in tracked():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tree / name)
-    shutil.copytree(share, tree / "build" / "share")
+    shutil.copytree(share, tree / "share")
     run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", work, cwd=tree,
         TOLLSPLIT_BUILD="none")  # fmt: skip
     [packed] = work.glob("tollsplit-*.tar.gz")
@@ -62,21 +62,19 @@ def archive(tmp_path_factory: pytest.TempPathFactory, share: Path) -> Path:
 def wheel(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Path:
     """A wheel built from the archive alone, repaired by auditwheel.
 
-    What the compiler has made of the same sources already is taken from the release build: a test
-    that compiled it all again would take minutes.
+    What has been made of the same sources is taken from the release build: to compile it again
+    would take minutes.
     """
     if BUILD != "release":
         pytest.skip("wheels hold the release build")
     work = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT / "build" / "release", archive / "build" / "release",
-                    copy_function=os.link)  # fmt: skip
-    # build_ext compiles what is newer than its object: tar keeps times to the second only.
-    for name in ("cython", "temp"):
-        for path in (archive / "build" / "release" / name).rglob("*"):
-            if path.is_file():
-                os.utime(path)
-    run(sys.executable, "setup.py", "--quiet", "build_ext", "--build-temp", "build/release/temp",
-        "bdist_wheel", "--dist-dir", work, cwd=archive, TOLLSPLIT_BUILD="release")  # fmt: skip
+    made = archive / "build" / "release"
+    for name in ("cython", "lib"):  # in this order: modules are younger than what they are made of
+        shutil.copytree(ROOT / "build" / "release" / name, made / name)
+        for path in (made / name).rglob("*.*"):
+            os.utime(path)
+    run(sys.executable, "setup.py", "--quiet", "build", "--build-lib", made / "lib", "bdist_wheel",
+        "--dist-dir", work, cwd=archive, TOLLSPLIT_BUILD="release")  # fmt: skip
     [plain] = work.glob("*-linux_*.whl")
     assert "manylinux" in run(sys.executable, "-m", "auditwheel", "show", plain)
     run(sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", work, plain,
@@ -121,7 +119,7 @@ def test_package_wheel_passes_the_tests_without_a_compiler(wheel: Path, tmp_path
     """In a folder of its own, with nothing of the tree but the tests, and an empty PATH."""
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(tmp_path)
-    for name in ("tests", "benchmarks"):
+    for name in ("tests", "benchmarks", "docs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "nothing").mkdir()
