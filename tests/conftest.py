@@ -29,8 +29,8 @@ pytest_plugins = ["browser", "databases", "networks", "proofs", "serving", "card
 BEYOND_THE_CORE = (
     "test_answers", "test_benchmarks", "test_browser", "test_card", "test_cli_ledger",
     "test_data", "test_docs", "test_export", "test_gateway", "test_house", "test_ipfix",
-    "test_ledger", "test_live", "test_memory", "test_metrics", "test_octets", "test_package", "test_proof",
-    "test_rating", "test_reconcile", "test_report", "test_rules", "test_services",
+    "test_ledger", "test_live", "test_memory", "test_metrics", "test_octets", "test_package",
+    "test_proof", "test_rating", "test_reconcile", "test_report", "test_rules", "test_services",
     "test_session", "test_spreadsheet", "test_statement", "test_story", "test_token_",
     "test_verify", "test_view",
 )
