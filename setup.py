@@ -15,9 +15,9 @@ from setuptools import Extension, setup
 # Named, not globbed: a source that goes missing stops the build.
 MODULES = (
     "layout", "reader", "ring", "recorder", "dissect", "lpm", "field", "suffixes", "covering",
-    "classify", "subscribers", "table", "bounded", "fragments", "flows", "state", "totals",
-    "merge", "counted", "follower", "meter", "order", "columns", "shares", "hello", "http",
-    "exchange", "quic", "dns", "token",
+    "classify", "subscribers", "table", "bounded", "fragments", "flows", "lapsing", "calls",
+    "copies", "streams", "state", "totals", "merge", "counted", "follower", "meter", "order",
+    "columns", "shares", "hello", "http", "exchange", "quic", "dns", "token",
 )
 
 SANITIZE = "-fsanitize=address,undefined"

@@ -53,7 +53,7 @@ def test_inside_is_the_metered_packet() -> None:
     assert look(packet)["payload"] == PAYLOAD
     outer = look(packet, at="outer")
     assert outer["payload"] is None
-    assert outer["packet"] is None
+    assert outer["packet"] == bytes(packet)[14:]
 
 
 @pytest.mark.parametrize(

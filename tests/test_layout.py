@@ -8,6 +8,7 @@ import pytest
 from tollsplit import limits
 from tollsplit.cext import (
     classify,
+    copies,
     covering,
     dissect,
     dns,
@@ -17,6 +18,7 @@ from tollsplit.cext import (
     http,
     quic,
     state,
+    streams,
 )
 from tollsplit.cext.layout import (
     BUCKET_NAMES,
@@ -165,3 +167,5 @@ def test_layout_bounds_of_the_core_are_those_of_limits() -> None:
     assert {name: getattr(limits, name) for name in quic.BOUNDS} == quic.BOUNDS
     assert {name: getattr(limits, name) for name in dns.BOUNDS} == dns.BOUNDS
     assert {name: getattr(limits, name) for name in state.BOUNDS} == state.BOUNDS
+    assert {name: getattr(limits, name) for name in copies.BOUNDS} == copies.BOUNDS
+    assert {name: getattr(limits, name) for name in streams.BOUNDS} == streams.BOUNDS

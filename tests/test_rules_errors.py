@@ -134,6 +134,27 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         ],
     ),
     (
+        "retransmissions exempt by themselves",
+        '[meter]\nretransmissions = "exempt"',
+        {},
+        [
+            'rules.toml:2: meter: key "retransmissions": expected "charge", '
+            '"charge_if_identical" or "exempt_if_identical", got "exempt"'
+        ],
+    ),
+    *(
+        (
+            f"duplicates within {within}",
+            f'[meter]\nduplicates = {within}',
+            {},
+            [
+                'rules.toml:2: meter: key "duplicates": expected a duration up to 100 ms '
+                f'("500us", "2ms"), got {within}'
+            ],
+        )
+        for within in ('"101ms"', '"0us"', '"1s"', "2", '"2"')
+    ),
+    (
         "unknown zone",
         '[meter]\nzone = "Asia/Shangai"',
         {},

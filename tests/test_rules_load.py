@@ -114,6 +114,9 @@ def test_every_condition_and_spelling(tmp_path: Path) -> None:
         [meter]
         window = "1mo"
         tunnel_endpoints = ["192.0.2.1", "192.0.2.2"]
+        retransmissions = "exempt_if_identical"
+        duplicates = "500us"
+        unsolicited = true
         [[pools]]
         prefixes = "pool.txt"
         key = "gtp_teid"
@@ -179,6 +182,8 @@ def test_every_condition_and_spelling(tmp_path: Path) -> None:
     found = load(tmp_path, document, pool="10.0.0.0/8\n10.0.0.0/8 # again\n::/0\n")
     assert found.meter.window_s is None
     assert found.meter.window_month
+    assert found.meter.retransmissions == "exempt_if_identical"
+    assert (found.meter.duplicates_ns, found.meter.unsolicited) == (500_000, True)
     assert found.meter.tunnel_endpoints == (
         Prefix(4, 0xC0000201, 32),
         Prefix(4, 0xC0000202, 32),

@@ -123,6 +123,30 @@ HTTP_HEAD_OCTETS_MAX = 65_536
 HELD_COUNTERS_MAX = 262_144
 # Conditions that a flow fulfils rather than a packet: a bit each in its entry.
 FACTS_MAX = 64
+# Packets of one worker that may have copies yet: 26 MiB. With 10 ms between them, 25 million a
+# second.
+COPIED_PACKETS_MAX = 262_144
+# Copies of one packet that are left out: a mirror that shows each port of a path shows no more. A
+# sender could hide 8 bits in what copies may differ in, and pays for every fourth packet.
+COPIES_MAX = 3
+# What is compared of a packet that was cut: IPv6, TCP and a little more, for what lies before
+# differs in length from mirror to mirror.
+COPY_OCTETS = 64
+# Copies that come later are the sender's: TCP waits for 200 ms at least, or for a round trip.
+DUPLICATES_MS_MAX = 100
+# Directions of TCP connections of one worker that are known at a time: 136 MiB.
+STREAMS_MAX = 1_048_576
+# Segments that all of them remember: 64 MiB. Half a GiB each second, for as long as 12 s.
+SENT_MAX = 4_194_304
+# Segments of one stream: 1.4 MiB of full ones, what is on its way at 400 Mbit/s over 30 ms.
+SENT_OF_ONE_MAX = 1_024
+# How often a segment is sent again for nothing. Whose first four retransmissions were lost has
+# waited for seconds. With the next bound, what headers carry costs more than it would as payload.
+EXEMPT_TIMES_MAX = 4
+# Octets of options in a packet that costs nothing: TCP's timestamps.
+EXEMPT_OPTIONS_MAX = 12
+# Flows of one worker in which a subscriber has said something: 104 MiB.
+CALLS_MAX = 1_048_576
 # A frame that is older than this than the one before is not late: the clock was set back.
 CLOCK_BEHIND_NS = 60_000_000_000
 # Captures that are read side by side, in the order of their packets' times: an open file each.

@@ -21,7 +21,7 @@ from .capture import Source, open_capture
 from .capture.file import CaptureFile
 from .carryover import carryover, expect_bookable
 from .cext.columns import counters
-from .cext.layout import BUCKET_NAMES, FAULT_NAMES, FLAG_NAMES
+from .cext.layout import BUCKET_NAMES, FAULT_NAMES, FLAG_NAMES, SUSPICIOUS
 from .cext.meter import Meter
 from .cext.shares import paid
 from .engine import meter
@@ -210,7 +210,8 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
         before=before,
         sponsor_octets=tuple((split.sponsor, int(share))
                              for split, (share,) in zip(splits, shares, strict=True)),
-        mismatch=bool(row["flags"] >> FLAG_NAMES.index("mismatch") & 1))
+        mismatch=bool(row["flags"] >> FLAG_NAMES.index("mismatch") & 1),
+        suspicious=bool(row["flags"] & SUSPICIOUS))
 
 
 # --- what a run is called --------------------------------------------------------------

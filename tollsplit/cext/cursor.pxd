@@ -23,7 +23,7 @@ cdef struct datagram_s:
     uint32_t end                 # the first octet behind it
     bint more                    # others follow it
 
-# The metered packet itself, as far as it was captured. What lies in a fragment, or below an outer
+# The metered packet itself, as far as it was captured. What lies in a fragment, or in an outer
 # packet that is metered, is not looked into: its payload is NULL.
 cdef struct inside_s:
     const uint8_t *packet        # from its IP header on

@@ -10,6 +10,12 @@ cdef enum layer_e:
     LAYER_FRAME = 1
     LAYER_PAYLOAD = 2
 
+# What becomes of what TCP sends again (accounting §9).
+cdef enum retransmissions_e:
+    CHARGE = 0
+    CHARGE_IF_IDENTICAL = 1
+    EXEMPT_IF_IDENTICAL = 2
+
 # How to meter (accounting §1).
 cdef struct meter_s:
     int layer                    # layer_e
@@ -18,6 +24,9 @@ cdef struct meter_s:
     bint bounded                 # follow only tunnels between these endpoints:
     const trie_s *endpoints4
     const trie_s *endpoints6
+    int retransmissions          # retransmissions_e
+    uint64_t duplicates_ns       # how long a packet's copies may come after it; 0: none is one
+    bint unsolicited             # note what comes to subscribers who did not ask for it
 
 cdef void dissect_batch(
     const frame_s *frames, packet_s *rows, int count, const meter_s *meter, bint detail,

@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 Frame = tuple[bytes, int, int, int, int, int]
 BOUNDS: dict[str, int]
+RETRANSMISSIONS: tuple[str, ...]
 
 class Dissection:
     layer: str
@@ -15,6 +16,9 @@ class Dissection:
         at: str = "inner",
         trust_ip_length: bool = False,
         endpoints: Iterable[tuple[int, int, int]] | None = None,
+        retransmissions: str = "charge",
+        duplicates_ns: int = 0,
+        unsolicited: bool = False,
     ) -> None: ...
     def rows(self, frames: Sequence[Frame]) -> npt.NDArray[np.void]: ...
 

@@ -27,6 +27,8 @@ BOUNDS = {
     "EXTENSION_HEADERS_MAX": EXTENSION_HEADERS_MAX, "GTP_EXTENSIONS_MAX": GTP_EXTENSIONS_MAX,
 }
 
+RETRANSMISSIONS = ("charge", "charge_if_identical", "exempt_if_identical")
+
 
 cdef next_e transport(cursor_s *c, packet_s *row, const meter_s *meter) noexcept nogil:
     """Read ports and payload length; says whether a tunnel follows."""
@@ -264,6 +266,10 @@ cdef void dissect(
         datagrams[number] = outermost if meter.outer else c.datagram
     if inside != NULL and (not meter.outer or row.depth == 1):
         look(&c, row, inside)
+    elif inside != NULL and row.bucket != BUCKET_FAULT:  # a tunnel's outer packet, as it is
+        inside.packet = c.octets + link_octets
+        inside.packet_captured = min(frame.captured_octets, frame.original_octets) - link_octets
+        inside.packet_octets = row.ip_octets
     if row.bucket != BUCKET_FAULT:
         row.octets = row.ip_octets
     if frame.segment_octets and row.bucket == BUCKET_METERED:
@@ -356,17 +362,25 @@ cdef class Dissection:
     layer        "ip", "frame" or "payload"
     at           "inner" or "outer"
     endpoints    (version, value, length) prefixes between which tunnels are followed; None: all
+    retransmissions, duplicates_ns, unsolicited
+                 as rules.rule.Meter has them: for meters that remember what they have met
     """
 
     def __cinit__(self, str layer="ip", str at="inner", bint trust_ip_length=False,
-                  endpoints=None):
+                  endpoints=None, str retransmissions="charge", uint64_t duplicates_ns=0,
+                  bint unsolicited=False):
         if layer not in ("ip", "frame", "payload") or at not in ("inner", "outer"):
             raise ValueError(f"layer {layer!r} or at {at!r} is none of the known ones")
+        if retransmissions not in RETRANSMISSIONS:
+            raise ValueError(f"retransmissions {retransmissions!r} is none of {RETRANSMISSIONS}")
         self.layer = layer
         self.meter.layer = ("ip", "frame", "payload").index(layer)
         self.meter.outer = at == "outer"
         self.meter.trust_ip_length = trust_ip_length
         self.meter.bounded = endpoints is not None
+        self.meter.retransmissions = RETRANSMISSIONS.index(retransmissions)
+        self.meter.duplicates_ns = duplicates_ns
+        self.meter.unsolicited = unsolicited
         self.endpoints4 = Trie(32, [(v, n, 1) for f, v, n in endpoints or () if f == 4])
         self.endpoints6 = Trie(128, [(v, n, 1) for f, v, n in endpoints or () if f == 6])
         self.meter.endpoints4 = &(<Trie>self.endpoints4).trie

@@ -4,7 +4,7 @@ from tollsplit.cext.counted cimport BATCH, Counted
 from tollsplit.cext.dissect cimport Dissection
 from tollsplit.cext.flows cimport held_s
 from tollsplit.cext.key cimport key_s
-from tollsplit.cext.layout cimport packet_s, subscriber_s
+from tollsplit.cext.layout cimport packet_s
 from tollsplit.cext.state cimport State
 
 # What a row asks of its flow.
@@ -22,7 +22,6 @@ cdef class Follower(Counted):
 
     cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil
     cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil
-    cdef void identify(self, const packet_s *row, subscriber_s *who) noexcept nogil
     cdef void ask(self, const packet_s *row, asked_s *asked) noexcept nogil
     cdef int follow_flow(
         self, packet_s *row, const asked_s *asked, uint64_t now_ns

@@ -1,7 +1,6 @@
 """What flows say of their packets, and which of these wait for it."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
 
 from tollsplit.cext.bounded cimport entry_s
 from tollsplit.cext.counted cimport BATCH, Counted
@@ -11,6 +10,7 @@ from tollsplit.cext.flows cimport flow_key, flow_s, held_s
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.state cimport State
+from tollsplit.cext.subscribers cimport whose
 
 
 cdef class Follower(Counted):
@@ -57,25 +57,16 @@ cdef class Follower(Counted):
         self.ask(row, &asked)
         return self.follow_flow(row, &asked, now_ns)
 
-    cdef void identify(self, const packet_s *row, subscriber_s *who) noexcept nogil:
-        """Who a row's subscriber is, whatever number it has with this meter."""
-        if row.interned:
-            who[0] = self.subscribers.known[row.subscriber]
-            return
-        memset(who, 0, sizeof(subscriber_s))
-        who.lo = row.subscriber
-        who.pool = row.pool
-
     cdef void ask(self, const packet_s *row, asked_s *asked) noexcept nogil:
         """Find out what rules a row's flow may fulfil; where there is one, the flow's key."""
         cdef subscriber_s who
         asked.reachable = asked.possible = 0
-        if row.bucket != BUCKET_METERED or row.flags & FLAG_MISMATCH:
+        if row.bucket != BUCKET_METERED or row.flags & (FLAG_MISMATCH | FLAG_SUSPICIOUS):
             return
         asked.reachable = self.classifier.covering.reachable(row)
         if asked.reachable:
             asked.possible = self.classifier.covering.possible(row, asked.reachable)
-            self.identify(row, &who)
+            whose(self.subscribers, row, &who)
             flow_key(row, &who, &asked.key)
 
     cdef int follow_flow(

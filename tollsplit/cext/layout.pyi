@@ -6,6 +6,7 @@ COUNTER: np.dtype[np.void]
 SUBSCRIBER: np.dtype[np.void]
 FAULT_NAMES: tuple[str, ...]
 BUCKET_NAMES: tuple[str, ...]
+SUSPICIOUS: int
 FLAG_NAMES: tuple[str, ...]
 TAGS: dict[str, int]
 LINK_NAMES: dict[int, str]

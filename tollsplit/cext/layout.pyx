@@ -29,6 +29,7 @@ FAULT_NAMES = (
 )
 BUCKET_NAMES = (
     "metered", "unattributed", "non_ip", "control", "duplicate", "fault", "retransmitted")
+SUSPICIOUS = FLAG_SUSPICIOUS  # in a row, never in a record
 FLAG_NAMES = ("coalesced", "mismatch", "partial", "trusted")
 TAGS = {"vlan": TAG_VLAN, "vlan_inner": TAG_VLAN_INNER, "mpls": TAG_MPLS,
         "gtp_teid": TAG_GTP_TEID, "qfi": TAG_QFI, "gre_key": TAG_GRE_KEY, "vni": TAG_VNI,

@@ -41,6 +41,10 @@ cdef class Meter(Follower):
     cdef int count_single(
         self, const frame_s *frame, packet_s *rows, const datagram_s *datagram
     ) except -1 nogil
+    cdef int attribute(
+        self, const frame_s *frames, packet_s *rows, int count, const uint64_t *now_ns
+    ) except -1 nogil
+    cdef void hear(self, const packet_s *row, uint64_t now_ns) noexcept nogil
     cdef int count_rows(self, packet_s *rows, int count, int total) except -1 nogil
     cdef void assemble(self, packet_s *row, const datagram_s *datagram) noexcept nogil
     cdef int count_decided(self) except -1 nogil

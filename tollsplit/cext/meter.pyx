@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 from tollsplit.cext.classify cimport Classifier
 from tollsplit.cext.counted cimport BATCH
 from tollsplit.cext.cursor cimport datagram_s
-from tollsplit.cext.dissect cimport Dissection, dissect_batch
+from tollsplit.cext.dissect cimport CHARGE, Dissection, dissect_batch, meter_s
 from tollsplit.cext.flows cimport flow_s, held_s
 from tollsplit.cext.follower cimport Follower
 from tollsplit.cext.fragments cimport MET_OVERLAPS, MET_UNTRACKED, MET_WAITS
@@ -23,6 +23,7 @@ from tollsplit.cext.reader cimport Reader
 from tollsplit.cext.recorder cimport Recorder
 from tollsplit.cext.ring cimport Ring
 from tollsplit.cext.state cimport State
+from tollsplit.cext.subscribers cimport whose
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -208,8 +209,11 @@ cdef class Meter(Follower):
         if not flags & FLAG_FRAGMENT:
             for i in range(count):
                 self.state.reach(self.now_of_batch[i])
-            total = self.classifier.attribute(frames, rows, count, self.subscribers)
+            total = self.attribute(frames, rows, count, self.now_of_batch)
             self.classifier.decide(rows, total, self.where)
+            if self.dissection.meter.unsolicited:
+                self.state.calls.hear_all(
+                    rows, count, total, self.now_of_batch, self.subscribers, self.totals)
             if self.classifier.covering.count:
                 self.follow_all(rows, count, total)
             self.count_rows(rows, count, total)
@@ -230,7 +234,7 @@ cdef class Meter(Follower):
 
         rows   room for two
         """
-        cdef int total = self.classifier.attribute(frame, rows, 1, self.subscribers)
+        cdef int total = self.attribute(frame, rows, 1, &self.state.now_ns)
         if total == 2:
             rows[1].flags |= FLAG_TWICE
             self.prepare(&rows[1], datagram)
@@ -243,7 +247,27 @@ cdef class Meter(Follower):
         """Decide a row that may be a fragment's, with what was met before."""
         self.assemble(row, datagram)
         self.classifier.decide(row, 1, self.where)
+        self.hear(row, self.state.now_ns)
         return self.follow(row, self.state.now_ns)
+
+    cdef int attribute(
+        self, const frame_s *frames, packet_s *rows, int count, const uint64_t *now_ns
+    ) except -1 nogil:
+        """Find out whose rows are, and which of them were seen or sent before."""
+        cdef const meter_s *meter = &self.dissection.meter
+        cdef int total
+        if meter.duplicates_ns:
+            self.state.copies.leave_out(frames, rows, count, meter, now_ns, self.totals)
+        total = self.classifier.attribute(frames, rows, count, self.subscribers)
+        if meter.retransmissions != CHARGE:
+            self.state.streams.compare(
+                frames, rows, count, total, meter, now_ns, self.subscribers, self.totals)
+        return total
+
+    cdef void hear(self, const packet_s *row, uint64_t now_ns) noexcept nogil:
+        """Note whether a decided row came without being asked for."""
+        if self.dissection.meter.unsolicited:
+            self.state.calls.hear(row, now_ns, self.subscribers, self.totals)
 
     cdef int count_rows(self, packet_s *rows, int count, int total) except -1 nogil:
         """Count rows that are decided, or held."""
@@ -258,7 +282,7 @@ cdef class Meter(Follower):
         cdef int met
         if row.bucket != BUCKET_METERED or not row.flags & FLAG_FRAGMENT:
             return
-        self.identify(row, &who)
+        whose(self.subscribers, row, &who)
         met = self.state.fragments.meet(row, datagram, &who, self.state.now_ns, self.holding)
         if met & MET_OVERLAPS:
             self.totals.overlapping(row)
@@ -293,6 +317,7 @@ cdef class Meter(Follower):
                 row.bucket = BUCKET_FAULT
                 row.fault = FAULT_TABLE_FULL
         self.classifier.decide(row, 1, self.where)
+        self.hear(row, self.state.now_ns)
         self.follow(row, self.state.now_ns)
         if row.bucket == BUCKET_HELD:
             return 0
@@ -373,13 +398,15 @@ cdef class Meter(Follower):
             frame.ingress = ingress
             frame.segment_octets = segment_octets
             dissect_batch(&frame, rows, 1, &self.dissection.meter, True, self.datagrams)
-            count = self.classifier.attribute(&frame, rows, 1, self.subscribers)
             if self.state is not None:
                 self.holding = False
+                self.state.reach(self.state.advance(timestamp_ns))
+                count = self.attribute(&frame, rows, 1, &self.state.now_ns)
                 for k in range(count):
                     self.prepare(&rows[k], self.datagrams)
                 self.holding = True
             else:
+                count = self.classifier.attribute(&frame, rows, 1, self.subscribers)
                 self.classifier.decide(rows, count, self.where)
             result = np.zeros(count, PACKET)
             view = result

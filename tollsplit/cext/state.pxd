@@ -1,9 +1,12 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
+from tollsplit.cext.calls cimport Calls
+from tollsplit.cext.copies cimport Copies
 from tollsplit.cext.flows cimport Flows
 from tollsplit.cext.fragments cimport Fragments
 from tollsplit.cext.layout cimport packet_s
+from tollsplit.cext.streams cimport Streams
 
 cdef extern from *:
     """
@@ -22,6 +25,9 @@ cdef class State:
     cdef readonly uint32_t shares
     cdef Fragments fragments
     cdef Flows flows
+    cdef Copies copies
+    cdef Streams streams
+    cdef Calls calls
 
     cdef bint is_own(self, const packet_s *row) noexcept nogil
     cdef uint64_t advance(self, uint64_t timestamp_ns) noexcept nogil

@@ -10,6 +10,10 @@ class State:
         held: int,
         flow_idle_ns: int,
         flow_hold_ns: int,
+        copies: int,
+        streams: int,
+        sent: int,
+        calls: int,
         share: int = 0,
         shares: int = 1,
     ) -> None: ...

@@ -4,9 +4,13 @@ import os
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from tollsplit.cext.calls cimport Calls
+from tollsplit.cext.copies cimport Copies, seen_s
 from tollsplit.cext.flows cimport Flows, flow_s
 from tollsplit.cext.fragments cimport Fragments, assembly_s
+from tollsplit.cext.lapsing cimport lapsing_s
 from tollsplit.cext.layout cimport packet_s
+from tollsplit.cext.streams cimport Streams, stream_s
 
 BOUNDS = {"CLOCK_BEHIND_NS": CLOCK_BEHIND_NS}
 
@@ -25,13 +29,20 @@ cdef class State:
     held                 counters of their packets that are not charged yet
     flow_idle_ns         how long a flow without packets is known
     flow_hold_ns         how long its packets wait for what it is
+    copies               packets that may have copies yet
+    streams              directions of TCP connections that are known at a time
+    sent                 segments that all of them remember
+    calls                flows in which the subscriber has said something
     share, shares        which of how many workers that are shown the same frames this one is
+
+    Streams and calls that are idle for as long as a flow are forgotten, too.
 
     It outlives the meters that a worker counts with, one after the other, and their rules.
     """
 
     def __cinit__(self, uint32_t datagrams, uint32_t fragments, uint64_t fragment_timeout_ns,
                   uint32_t flows, uint32_t held, uint64_t flow_idle_ns, uint64_t flow_hold_ns,
+                  uint32_t copies, uint32_t streams, uint64_t sent, uint32_t calls,
                   uint32_t share=0, uint32_t shares=1):
         if share >= shares:
             raise ValueError(f"share {share} of {shares}")
@@ -40,6 +51,9 @@ cdef class State:
         self.fragments = Fragments(
             datagrams, sizeof(assembly_s), fragments, fragment_timeout_ns)
         self.flows = Flows(flows, sizeof(flow_s), held, flow_idle_ns, flow_hold_ns)
+        self.copies = Copies(copies, sizeof(seen_s))
+        self.streams = Streams(streams, sizeof(stream_s), flow_idle_ns, sent)
+        self.calls = Calls(calls, sizeof(lapsing_s), flow_idle_ns)
 
     @property
     def room(self):
@@ -49,6 +63,10 @@ cdef class State:
             (self.fragments.waiting_made, self.fragments.waiting_most),
             (self.flows.made, self.flows.most),
             (self.flows.held_made, self.flows.held_most),
+            (self.copies.made, self.copies.most),
+            (self.streams.made, self.streams.most),
+            (self.streams.sent_made, self.streams.sent_most),
+            (self.calls.made, self.calls.most),
         ]
 
     cdef bint is_own(self, const packet_s *row) noexcept nogil:

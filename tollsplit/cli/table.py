@@ -355,7 +355,9 @@ def print_explanation(found: Explanation, stream: IO[str]) -> None:
 
 def _print_side(side: Side, out: Console) -> None:
     if side.rule is None:
-        why = "; a claim was contradicted by its server (mismatch)" if side.mismatch else ""
+        why = "; a claim was contradicted by its server (mismatch)" if side.mismatch else (
+            "; it brings other content for what was sent before (suspicious)" if (
+                side.suspicious) else "")
         out.print(Text(f"no rule matches{why}: the subscriber pays {side.octets:,} octets"))
         return
     out.print(Text(f"{side.rule.id} wins, precedence {side.rule.precedence}"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tollsplit.limits import (
+    CALLS_MAX,
+    COPIED_PACKETS_MAX,
     FLOW_HOLD_S,
     FLOW_IDLE_S,
     FLOWS_MAX,
@@ -12,6 +14,8 @@ from tollsplit.limits import (
     FRAGMENT_TIMEOUT_S,
     FRAGMENTS_WAITING_MAX,
     HELD_COUNTERS_MAX,
+    SENT_MAX,
+    STREAMS_MAX,
 )
 
 SECOND_NS = 1_000_000_000
@@ -28,3 +32,7 @@ class Bounds:
     held: int = HELD_COUNTERS_MAX
     flow_idle_ns: int = FLOW_IDLE_S * SECOND_NS
     flow_hold_ns: int = FLOW_HOLD_S * SECOND_NS
+    copies: int = COPIED_PACKETS_MAX
+    streams: int = STREAMS_MAX
+    sent: int = SENT_MAX
+    calls: int = CALLS_MAX

@@ -135,6 +135,9 @@ def dissection(
         at or rules.meter.at,
         trust_ip_length,
         endpoints,
+        rules.meter.retransmissions,
+        rules.meter.duplicates_ns,
+        rules.meter.unsolicited,
     )
 
 
@@ -290,7 +293,8 @@ def state(bounds: Bounds, share: int = 0, shares: int = 1) -> State:
     """
     return State(
         bounds.datagrams, bounds.fragments, bounds.fragment_timeout_ns,
-        bounds.flows, bounds.held, bounds.flow_idle_ns, bounds.flow_hold_ns, share, shares)
+        bounds.flows, bounds.held, bounds.flow_idle_ns, bounds.flow_hold_ns,
+        bounds.copies, bounds.streams, bounds.sent, bounds.calls, share, shares)
 
 
 def _run_merged(

@@ -78,8 +78,9 @@ class Compiled:
 
 
 def tracks(rules: RuleSet) -> bool:
-    """Whether some rule asks for what not every packet shows, but others of its flow do."""
-    return any(
+    """Whether some rule asks for what not every packet shows, but others of its flow do, or the
+    meter for what was met before."""
+    return rules.meter.remembers or any(
         rule.match.needs or rule.match.port is not None or rule.match.protocol is not None
         or (rule.match.where is not None and not TRANSPORT.isdisjoint(check(rule.match.where)))
         for rule in rules.rules)

@@ -60,6 +60,7 @@ class Side:
     before: int  # the running total before the packet
     sponsor_octets: tuple[tuple[str, int], ...]  # of this packet, by sponsor in order
     mismatch: bool
+    suspicious: bool
 
     @property
     def subscriber_octets(self) -> int:

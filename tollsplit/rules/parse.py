@@ -33,6 +33,7 @@ from tollsplit.rules.rule import (
     Pool,
     PoolKey,
     Prefix,
+    Retransmissions,
     Rule,
     RuleSet,
     Split,
@@ -110,9 +111,14 @@ class _Reader:
         # None at all is an answer too: the network makes no tunnels.
         endpoints = self._lists.prefixes(table, "tunnel_endpoints", may_be_empty=True)
         resolvers = self._lists.prefixes(table, "resolvers") or ()
+        retransmissions = table.read("retransmissions", units.choice(
+            "charge", "charge_if_identical", "exempt_if_identical"), "charge")
+        duplicates_ns = table.read("duplicates", units.moment, 0)
+        unsolicited = table.read("unsolicited", units.boolean, False)
         table.close()
         return Meter(
-            cast(Layer, layer), cast(At, at), window_s, window_month, zone, endpoints, resolvers)
+            cast(Layer, layer), cast(At, at), window_s, window_month, zone, endpoints,
+            resolvers, cast(Retransmissions, retransmissions), duplicates_ns, unsolicited)
 
     def _pools(self, root: Table, meter: Meter) -> tuple[Pool, ...]:
         if "pools" not in root:

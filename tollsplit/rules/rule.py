@@ -15,6 +15,7 @@ from .expression import check
 
 Layer = Literal["ip", "frame", "payload"]
 At = Literal["inner", "outer"]
+Retransmissions = Literal["charge", "charge_if_identical", "exempt_if_identical"]
 Period = Literal["window", "day", "month", "session"]
 PoolKey = Literal["address", "gtp_teid", "vlan", "pppoe_session", "mac"]
 CLAIMS = ("dscp", "flow_label", "sni", "host")
@@ -171,6 +172,14 @@ class Meter:
     # Only tunnels between two of these addresses are looked into; None: every tunnel is.
     tunnel_endpoints: tuple[Prefix, ...] | None = None
     resolvers: tuple[Prefix, ...] = ()  # whose answers are believed
+    retransmissions: Retransmissions = "charge"
+    duplicates_ns: int = 0  # how long a packet's copies may come after it; 0: none is one
+    unsolicited: bool = False  # note what comes to subscribers who did not ask for it
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what becomes of a packet depends on packets before, whatever the rules ask."""
+        return self.retransmissions != "charge" or self.duplicates_ns > 0 or self.unsolicited
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from fractions import Fraction
 from zoneinfo import ZoneInfo, available_timezones
 
-from tollsplit.limits import SHARE_DENOMINATOR_MAX
+from tollsplit.limits import DUPLICATES_MS_MAX, SHARE_DENOMINATOR_MAX
 
 DAY_S = 86_400
 _OCTETS_MAX = 2**63 - 1
@@ -25,6 +25,7 @@ _SIZES = {"": 1, "B": 1, "octet": 1, "octets": 1} | {
     for suffix, base in (("B", 1000), ("iB", 1024))
     if f"{prefix}{suffix}" != "kiB"
 }
+_MOMENTS = {"us": 1_000, "ms": 1_000_000}
 _DURATIONS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": DAY_S}
 _NUMBER = r"\d+(?:\.\d+)?"
 _SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)", re.ASCII)
@@ -287,6 +288,15 @@ def window(value: object) -> tuple[int | None, bool]:
         near = listed(f"{n}{match[2]}" for n in sorted({lower, upper}))
         raise expected(what, value, f"; did you mean {near}?")
     return seconds, False
+
+
+def moment(value: object) -> int:
+    """Nanoseconds of "500us" or "2ms"."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    found_ns = int(match[1]) * _MOMENTS.get(match[2], 0) if match else 0
+    if not 0 < found_ns <= DUPLICATES_MS_MAX * _MOMENTS["ms"]:
+        raise expected(f'a duration up to {DUPLICATES_MS_MAX} ms ("500us", "2ms")', value)
+    return found_ns
 
 
 def duration(value: object) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -23,6 +23,7 @@ from tollsplit.engine.reference.packet import (
     Datagram,
     inside,
 )
+from tollsplit.engine.reference.repeats import Content, Repeats, content_of
 from tollsplit.engine.reference.rows import (
     CONTROL,
     FAULT,
@@ -96,9 +97,9 @@ class Volume(dict[str, int]):
     def __init__(self) -> None:
         super().__init__(packets=0, octets=0)
 
-    def count(self, octets: int) -> None:
-        self["packets"] += 1
-        self["octets"] += octets
+    def count(self, octets: int, counts: bool = True) -> None:
+        self["packets"] += counts
+        self["octets"] += octets * counts
 
 
 def account(
@@ -118,7 +119,11 @@ def account(
             octets, original, link_type, layer=bill.layer, at=bill.at,
             trust_ip_length=trust_ip_length, endpoints=rules.meter.tunnel_endpoints,
             segment_octets=segment_octets)
-        bill.count(row, datagram, timestamp_ns, ingress, octets if link_type == 1 else b"")
+        content = content_of(
+            octets, original, link_type, at=bill.at, endpoints=rules.meter.tunnel_endpoints,
+            trust_ip_length=trust_ip_length,
+            segment_octets=segment_octets) if rules.meter.remembers else None
+        bill.count(row, datagram, timestamp_ns, ingress, octets if link_type == 1 else b"", content)
     bill.finish()
     bill.split(prior, spent)
     return bill.document()
@@ -206,8 +211,9 @@ def holds(match: Match, row: Row, rules: RuleSet, *, server: bool = True) -> boo
 
 
 def asks_transport(rules: RuleSet) -> bool:
-    """Whether some rule asks for what only the first fragment of a datagram has, or for flows."""
-    return any(
+    """Whether some rule asks for what only the first fragment of a datagram has, or for flows, or
+    the meter for what was met before."""
+    return rules.meter.remembers or any(
         rule.match.sticky or rule.match.port is not None or rule.match.protocol is not None
         or any(name in (rule.match.where or "") for name in ("port", "protocol", "tcp_flags"))
         for rule in rules.rules)
@@ -231,6 +237,7 @@ class Bill:
         self.flows = Flows(
             rules.rules, lambda match, row: holds(match, row, rules),
             lambda at_ns: span(rules.meter.zone, self.unit, at_ns)[0] or 0, bounds)
+        self.repeats = Repeats(meter, bounds)
         self.faults: dict[str, Volume] = {}
         self.tunnel_overhead_octets = 0
         self.records: dict[Key, Record] = {}
@@ -241,7 +248,7 @@ class Bill:
 
     def count(
         self, row: Row, datagram: Datagram | None, timestamp_ns: int, ingress: int,
-        ethernet: bytes,
+        ethernet: bytes, content: Content | None,
     ) -> None:
         """Put a frame into its bucket, and each subscriber's packet into a record, now or later."""
         now_ns = self.clock.advance(timestamp_ns)
@@ -250,6 +257,12 @@ class Bill:
         self.flows.expire(now_ns)
         octets = row["octets"]
         self.buckets["seen"].count(octets)
+        if row["bucket"] in (METERED, CONTROL):
+            copy, crowded = self.repeats.is_copy(row, content, now_ns)
+            self.buckets["untracked"].count(octets, crowded)
+            if copy:
+                self.buckets["duplicate"].count(octets)
+                return
         self.tunnel_overhead_octets += row["tunnel_octets"]
         if row["bucket"] == FAULT:
             self.faults.setdefault(FAULTS[row["fault"]], Volume()).count(octets)
@@ -257,20 +270,17 @@ class Bill:
         if row["bucket"] != METERED:
             self.buckets[{NON_IP: "non_ip", CONTROL: "control"}[row["bucket"]]].count(octets)
             return
-        if row["flags"] & COALESCED:
-            self.buckets["coalesced"].count(octets)
-        ends = (("source", "destination", ethernet[6:12]),
-                ("destination", "source", ethernet[:6]))
-        found = []
-        for direction, (near, far, mac) in enumerate(ends):
-            end = subscriber_at(self.rules, row, row[near], mac, timestamp_ns)
-            if end is not None:
-                self.buckets["metered"].count(octets)
-                seen = row | {
-                    "direction": direction, "ingress": ingress, "server": row[far],
-                    "near": row[near],
-                    "server_port": row[f"{far}_port"], "subscriber_port": row[f"{near}_port"]}
-                found.append(Item(seen, timestamp_ns, *end))
+        found = list(self.ends(row, timestamp_ns, ingress, ethernet))
+        brings = self.repeats.brings(found[0], content, now_ns) if found else "new"
+        if brings == "same":
+            self.buckets["retransmitted"].count(octets)
+            return
+        self.buckets["coalesced"].count(octets, bool(row["flags"] & COALESCED))
+        for item in found:
+            item.suspicious = brings == "other"
+            self.buckets["metered"].count(octets)
+            self.buckets["suspicious"].count(octets, item.suspicious)
+            self.buckets["untracked"].count(octets, brings == "untracked")
         if not found:
             self.buckets["unattributed"].count(octets)
         elif len(found) == 2:
@@ -279,6 +289,21 @@ class Bill:
             if not self.waits(item, datagram):
                 self.meter(item)
         self.meter_decided()
+
+    def ends(
+        self, row: Row, timestamp_ns: int, ingress: int, ethernet: bytes
+    ) -> Iterator[Item]:
+        """A packet as each of its subscribers has it."""
+        ends = (("source", "destination", ethernet[6:12]),
+                ("destination", "source", ethernet[:6]))
+        for direction, (near, far, mac) in enumerate(ends):
+            end = subscriber_at(self.rules, row, row[near], mac, timestamp_ns)
+            if end is not None:
+                seen = row | {
+                    "direction": direction, "ingress": ingress, "server": row[far],
+                    "near": row[near],
+                    "server_port": row[f"{far}_port"], "subscriber_port": row[f"{near}_port"]}
+                yield Item(seen, timestamp_ns, *end)
 
     def waits(self, item: Item, datagram: Datagram | None) -> bool:
         """Whether a packet has to wait for its datagram's first fragment."""
@@ -311,6 +336,12 @@ class Bill:
     def meter(self, item: Item) -> None:
         """Find a packet's rule, and add it to its record, unless it waits for its flow."""
         row = item.row
+        heard = self.repeats.hear(item, self.clock.now_ns)
+        if heard is not None:
+            self.buckets[heard].count(row["octets"])
+        if item.suspicious:
+            self.record(item, None, row["flags"] & (COALESCED | PARTIAL | TRUSTED))
+            return
         rule = next((r for r in self.rules.rules if holds(r.match, row, self.rules)), None)
         flags = row["flags"] & (COALESCED | PARTIAL | TRUSTED)
         if rule is None and any(

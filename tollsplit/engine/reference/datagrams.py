@@ -24,6 +24,7 @@ class Item:
     subscriber: Any
     account: str
     untracked: bool = False
+    suspicious: bool = False
 
 
 @dataclass
