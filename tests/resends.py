@@ -1,4 +1,4 @@
-"""What senders, mirrors and strangers send: segments of TCP, packets again, what nobody asked for."""
+"""What senders, mirrors and strangers send: segments, packets again, what nobody asked for."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def streams(draw: st.DrawFn) -> list[Frame]:
         cut = draw(st.sampled_from([None] * 6 + [60, 100]))
         found.append(at(packet, ms, cut, vlan=draw(st.sampled_from([0, 0, 0, 7]))))
         if draw(st.integers(0, 5)) == 0:
-            found[-1] = found[-1]._replace(segment_octets=draw(st.sampled_from([10, 40, 2**32 - 1])))
+            found[-1] = found[-1]._replace(
+                segment_octets=draw(st.sampled_from([10, 40, 2**32 - 1])))
         if draw(st.integers(0, 5)) == 0:  # another protocol, or a part of a datagram
             build = ipv4 if "." in ends[0][0] else ipv6
             found.append(at(build(*draw(st.sampled_from([
