@@ -165,6 +165,7 @@ bench: $(VENV)/.benchable build
 	$(BIN)/python -m benchmarks.bench_account --packets 10000000 --rounds 3 \
 	    --subscribers 10000 100000 1000000 4000000
 	$(BIN)/python -m benchmarks.bench_shapes --rounds 3
+	$(BIN)/python -m benchmarks.bench_state --rounds 3
 	$(BIN)/python -m benchmarks.bench_peers
 	$(BIN)/python -m benchmarks.bench_peers --flows
 	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; \

@@ -50,12 +50,12 @@ def read(source: Path = RESULTS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in source.read_text().splitlines()]
 
 
-def commit() -> str:
+def commit(tree: Path = ROOT) -> str:
     """The commit that is measured; "+" where the tree differs from it."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+            ["git", *arguments], cwd=tree, capture_output=True, text=True, check=False
         )
 
     head = git("rev-parse", "--short=12", "HEAD")

@@ -19,7 +19,7 @@ from benchmarks.network import FLOWS_PER_SUBSCRIBER, Array
 from benchmarks.traffic import Case, Traffic, Truth
 
 TCP, UDP = 6, 17
-DURATION_US = 4_000_000  # whatever waits may wait to the end
+DURATION_S = 4  # whatever waits may wait to the end
 PAYLOAD_OCTETS = 6  # of all packets but the first of a flow
 FRAGMENT_OCTETS = 24
 SUBSCRIBERS, SERVERS = 0x0A000000, 0xCB007100  # each stage's servers are a /28 of their own
@@ -43,12 +43,14 @@ class Stage:
     protocol: int = TCP
     fragments: bool = False  # each packet comes as two
     settings: str = ""  # further lines of the rules file
+    duration_s: int = DURATION_S
 
 
 STAGES = (
     Stage("server"),
     Stage("port", "port = 443"),
-    Stage("port, in fragments", "port = 443", protocol=UDP, fragments=True),
+    # so many datagrams are known for half a minute; of more, some have to go
+    Stage("port, in fragments", "port = 443", protocol=UDP, fragments=True, duration_s=1_000),
     Stage("sticky", "dscp = 46, sticky = true", tagged=0),
     Stage("sticky, shown late", "dscp = 46, sticky = true", tagged=2),
 )
@@ -153,12 +155,15 @@ def rules_text(stages: Sequence[Stage], asked: bool) -> str:
 def generate(
     stages: Sequence[Stage], flows: int, count: int, folder: Path, seed: int = 1
 ) -> tuple[Case, Case]:
-    """A capture under the rules of its stages, and under rules that ask for the server alone."""
+    """A capture under the rules of its stages, and under rules that ask for the server alone.
+
+    stages   that last equally long
+    """
     capture, truth, at = folder / "stages.pcap", Truth(), 0
     with capture.open("wb", buffering=0) as file:
         PCAP_HEADER.tofile(file)
         for number, rows in turns(stages, flows, count, seed):
-            at_us = (at + np.arange(len(rows))) * DURATION_US // count
+            at_us = (at + np.arange(len(rows))) * (stages[0].duration_s * 1_000_000) // count
             rows["seconds"] = START_S + at_us // 1_000_000
             rows["microseconds"] = at_us % 1_000_000
             rows.tofile(file)

@@ -192,6 +192,22 @@ def shapes_table(lines: list[Line]) -> str:
     ) + provenance(line)
 
 
+def state_table(lines: list[Line]) -> str:
+    line = latest(lines, "state")
+    rows = [[row["stage"], f"{row['flows']:,}", f"{row['plain_ns']:.1f}", f"{row['ns']:.1f}",
+             f"{row['added_ns']:+.1f}", f"{row['ratio']:.2f}",
+             *((f"{row['two_ns']:.1f}", f"{row['two_faster_by']:.2f}") if "two_ns" in row
+               else ("", "")), f"{row['grown_octets'] / 2**20:,.0f}"]
+            for row in (line["results"].values() if line else ()) if "stage" in row]
+    told = formatted(
+        ["stage", "flows", "server alone ns", "ns", "+ ns", "×", "two workers ns", "faster by",
+         "MiB more"], rows)
+    if line and (other := line["results"].get("against")):
+        told += (f"\n\nStateless rules: {other['ns']:.1f} ns a packet, {other['ratio']:.2f} × what "
+                 f"commit {other['commit']} takes, in turns.")
+    return told + provenance(line)
+
+
 def live_lines(lines: Iterable[Line]) -> list[Line]:
     """The latest sitting of the whole engine on a loaded interface, by number of subscribers."""
     found = {line["traffic"]["subscribers"]: line for line in lines
@@ -299,6 +315,9 @@ def targets(lines: list[Line]) -> list[tuple[str, float, float, bool]]:
             if name in told and base in told:
                 aim(f"{name}: × {base}", 1.5,
                     told[name]["ratio_to_plain"] / told[base]["ratio_to_plain"])
+    if (line := latest(lines, "state")) and "memory" in line["results"]:
+        told = line["results"]["memory"]
+        aim(f"MiB more for {told['flows']:,} flows at a time", 256, told["grown_octets"] / 2**20)
     for line in live_lines(lines):
         aim(f"live, {line['traffic']['subscribers']:,} subscribers: × a bare reader", 1.5,
             line["results"]["count"]["ratio_to_bare"])
@@ -327,6 +346,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "workers": workers_table,
     "memory": memory_table,
     "shapes": shapes_table,
+    "state": state_table,
     "peers": peers_table,
     "live": live_table,
     "soak": soak_table,

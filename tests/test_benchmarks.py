@@ -22,9 +22,11 @@ from databases import Database
 from benchmarks import guard, results, tables
 from benchmarks.bench_peers import error_percent
 from benchmarks.bench_shapes import SHAPES
-from benchmarks.contenders import floors, naive, tollsplit
+from benchmarks.bench_state import TOGETHER
+from benchmarks.contenders import ROOT, floors, naive, tollsplit
 from benchmarks.network import MIX
 from benchmarks.peers import PEERS, PeerError, measure
+from benchmarks.stages import STAGES
 from benchmarks.traffic import TRAFFIC, Case, Traffic, generate
 
 SMOKE = replace(TRAFFIC["min64"], name="smoke", packets=20_000, subscribers=2_000)
@@ -288,6 +290,20 @@ def test_bench_shapes_runs_at_smoke_size(shapes: Sitting) -> None:
     assert checksums["plain"] == checksums["vlan"] == checksums["qinq"] == checksums["gtpu"]
     assert checksums["plain"] == checksums["dscp"] != checksums["server and port"]
     assert len(set(checksums.values())) > 12
+
+
+def test_bench_state_runs_at_smoke_size(tmp_path: Path) -> None:
+    """Each capture has the usage that is known beforehand, by one worker and by two."""
+    printed, [line] = bench(tmp_path / "results.jsonl", "bench_state", "--against", str(ROOT))
+    names = [stage.name for stage in STAGES]
+    assert [row["stage"] for row in line["results"].values() if "stage" in row] == [
+        *names, TOGETHER, "sticky"]
+    for name in (*names, TOGETHER):
+        assert f"\n{name} " in printed
+    told = tables.state_table([line])
+    assert f"| sticky | 1,000 | {line['results']['sticky, 1000']['plain_ns']:.1f} |" in told
+    assert f"commit {line['commit']} takes" in told
+    assert "MiB more for 4,000 flows at a time" in tables.targets_table([line])
 
 
 def test_bench_ledger_books_what_it_counts_at_smoke_size(
