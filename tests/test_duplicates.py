@@ -102,16 +102,12 @@ def test_fourth_copy_is_the_senders_own() -> None:
     assert duplicates(*[at(with_octet(PACKET, 8), n / 100) for n in range(12)]) == 9
 
 
-def test_packets_that_were_cut_are_compared_as_far_as_they_go() -> None:
-    cut = [at(PACKET, n, 14 + 80) for n in range(2)]
-    assert duplicates(*cut) == 1
-    longer = with_octet(segment(1, content(0, 200)), 70)
-    assert duplicates(at(segment(1, content(0, 200)), 0, 96), at(longer, 1, 96)) == 1
-    assert duplicates(at(segment(1, content(0, 200)), 0, 96), at(longer, 1, 100, vlan=7)) == 1
-    # their lengths count, and so does whether they were cut
-    assert duplicates(at(segment(1, content(0, 200)), 0, 90), at(
-        segment(1, content(0, 201)), 1, 90)) == 0
-    assert duplicates(at(PACKET), at(PACKET, 1, 14 + 80)) == 0
+def test_packets_that_were_cut_have_no_copies() -> None:
+    """Behind the cut they may differ, and UDP's checksum may be left out, or made to agree."""
+    octets = len(at(PACKET).octets)
+    assert duplicates(*[at(PACKET, n, octets) for n in range(2)]) == 1
+    assert duplicates(*[at(PACKET, n, octets - 1) for n in range(2)]) == 0
+    assert duplicates(at(PACKET), at(PACKET, 1, octets - 1), at(PACKET, 2)) == 1
 
 
 def test_without_the_key_nothing_is_a_duplicate() -> None:

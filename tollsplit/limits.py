@@ -129,9 +129,6 @@ COPIED_PACKETS_MAX = 262_144
 # Copies of one packet that are left out: a mirror that shows each port of a path shows no more. A
 # sender could hide 8 bits in what copies may differ in, and pays for every fourth packet.
 COPIES_MAX = 3
-# What is compared of a packet that was cut: IPv6, TCP and a little more, for what lies before
-# differs in length from mirror to mirror.
-COPY_OCTETS = 64
 # Copies that come later are the sender's: TCP waits for 200 ms at least, or for a round trip.
 DUPLICATES_MS_MAX = 100
 # Directions of TCP connections of one worker that are known at a time: 136 MiB.
@@ -141,7 +138,7 @@ SENT_MAX = 4_194_304
 # Segments of one stream: 1.4 MiB of full ones, what is on its way at 400 Mbit/s over 30 ms.
 SENT_OF_ONE_MAX = 1_024
 # How often a segment is sent again for nothing. Whose first four retransmissions were lost has
-# waited for seconds. With the next bound, what headers carry costs more than it would as payload.
+# waited for seconds. Each may hide some 24 octets in its headers, half of them by the next bound.
 EXEMPT_TIMES_MAX = 4
 # Octets of options in a packet that costs nothing: TCP's timestamps.
 EXEMPT_OPTIONS_MAX = 12

@@ -12,11 +12,9 @@ from tollsplit.cext.totals cimport Totals
 cdef extern from *:
     """
     #define TOLLSPLIT_COPIES_MAX 3
-    #define TOLLSPLIT_COPY_OCTETS 64
     """
-    # tollsplit.limits gives the reasons; tests/test_layout.py holds them equal.
+    # tollsplit.limits gives the reason; tests/test_layout.py holds them equal.
     uint32_t COPIES_MAX "TOLLSPLIT_COPIES_MAX"
-    uint32_t COPY_OCTETS "TOLLSPLIT_COPY_OCTETS"
 
 # A packet that was seen.
 cdef struct seen_s:

@@ -12,7 +12,7 @@ from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.totals cimport Totals
 
-BOUNDS = {"COPIES_MAX": COPIES_MAX, "COPY_OCTETS": COPY_OCTETS}
+BOUNDS = {"COPIES_MAX": COPIES_MAX}
 
 cdef enum:
     IPV4_OCTETS = 20
@@ -49,7 +49,8 @@ cdef class Copies(Bounded):
             if rows[i].bucket != BUCKET_METERED and rows[i].bucket != BUCKET_CONTROL:
                 continue
             look_inside(&frames[i], meter, &inside)
-            if inside.packet == NULL:
+            # What the capture cut may differ behind the cut: a sender would choose where.
+            if inside.packet == NULL or inside.packet_captured < inside.packet_octets:
                 continue
             self.content_key(&rows[i], &inside, &key)
             crowded = False
@@ -94,16 +95,9 @@ cdef class Copies(Bounded):
     cdef void content_key(
         self, const packet_s *row, const inside_s *inside, key_s *key
     ) noexcept nogil:
-        """What all copies of a packet share: ends, lengths, and digests of header and rest.
-
-        Of one that was not captured whole its first octets count, as many as any snap length has.
-        """
+        """What all copies of a packet share: ends, lengths, and digests of header and rest."""
         cdef uint8_t header[IPV6_OCTETS]
         cdef uint32_t size = IPV4_OCTETS if row.version == 4 else IPV6_OCTETS
-        cdef uint32_t compared = inside.packet_octets
-        if inside.packet_captured < compared:
-            compared = min(inside.packet_captured, COPY_OCTETS)
-        size = min(size, compared)
         memset(header, 0, sizeof(header))
         memcpy(header, inside.packet, size)
         if row.version == 4:
@@ -116,9 +110,8 @@ cdef class Copies(Bounded):
         key.destination_hi = row.destination_hi
         key.destination_lo = row.destination_lo
         key.who_hi = digest_of(&self.digest_key, header, sizeof(header))
-        key.who_lo = digest_of(&self.digest_key, inside.packet + size, compared - size)
+        key.who_lo = digest_of(&self.digest_key, inside.packet + size, inside.packet_octets - size)
         key.tenure = inside.packet_octets
-        key.number = compared
         key.version = row.version
 
     cdef void expire(self, uint64_t now_ns, uint64_t within_ns) noexcept nogil:

@@ -14,7 +14,6 @@ from tollsplit.engine.reference.packet import LATER_FRAGMENT, Control, Cut, NonI
 from tollsplit.engine.reference.walk import Walk
 from tollsplit.limits import (
     COPIES_MAX,
-    COPY_OCTETS,
     EXEMPT_OPTIONS_MAX,
     EXEMPT_TIMES_MAX,
     SENT_OF_ONE_MAX,
@@ -51,7 +50,7 @@ def content_of(
     if not walk.packets:
         return None
     packet = walk.packets[0 if at == "outer" else -1]
-    inside = octets[packet.start : packet.start + packet.octets]
+    inside = octets[packet.start : min(packet.start + packet.octets, packet.wire_end)]
     if packet.protocol != TCP or not packet.payload_at:
         return Content(inside, packet.octets)
     payload = octets[packet.payload_at : packet.payload_at + packet.payload_octets]
@@ -223,11 +222,12 @@ class Copies:
             if now_ns - since_ns <= self.within_ns:
                 break
             del self.seen[first]
-        cut = len(found.packet) < found.packet_octets
-        octets = bytearray(found.packet[:COPY_OCTETS] if cut else found.packet)
+        if len(found.packet) < found.packet_octets:
+            return False, False
+        octets = bytearray(found.packet)
         for at in (8, 10, 11) if row["version"] == 4 else (7,):
             octets[at] = 0
-        key = (bytes(octets), found.packet_octets)
+        key = bytes(octets)
         if key in self.seen:
             self.seen[key][1] += 1
             if self.seen[key][1] <= COPIES_MAX:
