@@ -42,7 +42,7 @@ class Stage:
     tagged: int = -1  # which of a flow's packets has DSCP 46
     protocol: int = TCP
     fragments: bool = False  # each packet comes as two
-    settings: str = ""  # further lines of the rules file
+    settings: str = ""  # further lines of [meter]
     duration_s: int = DURATION_S
 
 
@@ -53,6 +53,9 @@ STAGES = (
     Stage("port, in fragments", "port = 443", protocol=UDP, fragments=True, duration_s=1_000),
     Stage("sticky", "dscp = 46, sticky = true", tagged=0),
     Stage("sticky, shown late", "dscp = 46, sticky = true", tagged=2),
+    Stage("retransmissions", settings='retransmissions = "exempt_if_identical"'),
+    Stage("duplicates", settings='duplicates = "1ms"'),
+    Stage("unsolicited", settings="unsolicited = true"),
 )
 
 
@@ -139,16 +142,15 @@ def turns(
 
 def rules_text(stages: Sequence[Stage], asked: bool) -> str:
     """A rule for each stage; with `asked` for what the stage wants, else for its server alone."""
-    lines = ["[meter]", 'window = "all"', "", "[[pools]]", 'prefixes = ["10.0.0.0/8"]', "",
-             "[sponsors.shop]", 'account = "sponsor:shop"']
+    settings = sorted({stage.settings for stage in stages}) if asked else []
+    lines = ["[meter]", 'window = "all"', *settings, "", "[[pools]]", 'prefixes = ["10.0.0.0/8"]',
+             "", "[sponsors.shop]", 'account = "sponsor:shop"']
     for number, stage in enumerate(stages):
         match = f'server = ["203.0.113.{16 * number}/28"]'
         if asked and stage.match:
             match += f", {stage.match}"
         lines += ["", "[[rules]]", f'id = "{rule_name(number)}"', f"precedence = {100 + number}",
                   f"match = {{ {match} }}", 'split = { sponsor = "shop", share = "100%" }']
-    if asked:
-        lines += sorted({stage.settings for stage in stages})
     return "\n".join(lines) + "\n"
 
 
