@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "reconcile": WORDS | {"ledger", "rules"},
     "export": WORDS | {"ledger", "report"},
     "ipfix": WORDS | {"snapshot"},
+    "radius": WORDS | {"rules", "snapshot"},
     "report": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger"},
     "run": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger", "report",
               "carryover"},
@@ -37,13 +38,13 @@ MAY_IMPORT = {
     "__init__": WORDS | {"report", "run"},
     "cli": WORDS
     | {"__init__", "capture", "rules", "engine", "ledger", "services", "reconcile", "export",
-       "ipfix", "report", "run", "gateway", "snapshot", "tokens"},
+       "ipfix", "radius", "report", "run", "gateway", "snapshot", "tokens"},
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.
 LATE = {
     "anyio", "argon2", "cryptography", "dpkt", "h11", "http_message_signatures", "httpx2",
-    "jeepney", "llvmlite", "msgspec", "numba", "prometheus_client", "psycopg", "pyarrow",
+    "jeepney", "llvmlite", "msgspec", "numba", "prometheus_client", "psycopg", "pyarrow", "pyrad",
     "segno", "smartcard", "starlette", "uvicorn",
 }
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}

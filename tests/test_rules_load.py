@@ -61,6 +61,7 @@ def test_the_example_gives_exact_values() -> None:
                 Tenure(home, "alice", None, None),
             ),
             "standard",
+            "subscribers.csv",
         ),
     )
     video = Sponsor(

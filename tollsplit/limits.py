@@ -225,6 +225,18 @@ IPFIX_WAITING_RECORDS_MAX = 1_000_000
 # How long a run's end waits for its collector.
 IPFIX_END_S = 5.0
 
+# --- RADIUS ----------------------------------------------------------------------------
+# A secret that is shorter is found by trying (RFC 2865 §3 asks for 16 octets).
+RADIUS_SECRET_OCTETS_MIN = 16
+# How often a request is sent, and how long each waits for its answer: a server that writes to a
+# busy database takes a second.
+RADIUS_TRIES = 3
+RADIUS_WAIT_S = 2
+# How long a run's end waits for its server.
+RADIUS_END_S = 5.0
+# How long a directory keeps who held an address before: late packets are minutes late at most.
+RADIUS_KEPT_S = 24 * 3600
+
 # --- reconciling -----------------------------------------------------------------------
 # Lines that are handed to the scratch database at a time.
 RECONCILE_BATCH_LINES = 4_096

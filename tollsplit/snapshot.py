@@ -8,7 +8,8 @@ from typing import Literal
 from .model import Volume
 
 NoticeKind = Literal[
-    "interface", "rules", "rules_refused", "journal", "booking", "recovered", "export"
+    "interface", "rules", "rules_refused", "journal", "booking", "recovered", "export",
+    "sessions",
 ]
 
 

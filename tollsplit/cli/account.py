@@ -10,6 +10,7 @@ import click
 from ..errors import UsageError
 from .ipfix import send_report, write_reports
 from .output import USAGE_FORMATS, Output
+from .radius import Server
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -32,6 +33,10 @@ _FORMS = (*USAGE_FORMATS, "spreadsheet", "dataset")
               help="Book the run: sqlite:///PATH or postgresql://USER@HOST/DATABASE.")
 @click.option("--ipfix", "collector", metavar="URL",
               help="Send the usage to a collector: udp://HOST:PORT or tcp://HOST:PORT.")
+@click.option("--radius", "accounting", metavar="URL",
+              help="Report the usage to an accounting server: radius://HOST:PORT.")
+@click.option("--radius-secret", "secret_path", metavar="FILE",
+              type=click.Path(path_type=Path), help="What is shared with that server.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Threads that meter; the result does not depend on it.")
 @click.option("--layer", type=click.Choice(("ip", "frame", "payload")),
@@ -51,6 +56,8 @@ def account(
     output: Path | None,
     ledger: str | None,
     collector: str | None,
+    accounting: str | None,
+    secret_path: Path | None,
     workers: int,
     layer: Layer | None,
     at: At | None,
@@ -85,6 +92,7 @@ def account(
 
     if collector:
         parse_url(collector)
+    server = Server.of(accounting, secret_path)
 
     def work() -> Report:
         with bar() as progress:
@@ -109,8 +117,11 @@ def account(
         click.echo(f"tollsplit: {message}{unbooked}{unwritten}", err=True)
     if not report.identity_holds:
         raise IdentityError("the buckets do not add up to what was seen; nothing was booked")
-    if collector and not report.truncated:
-        send_report(report, collector)
+    if not report.truncated:
+        if collector:
+            send_report(report, collector)
+        if server is not None:
+            server.report(report)
     return 3 if report.truncated else 0
 
 

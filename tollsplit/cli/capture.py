@@ -6,8 +6,8 @@ import os
 import pwd
 import re
 import signal
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -18,12 +18,15 @@ from .. import __version__
 from ..errors import TollsplitError, UsageError
 from .ipfix import Export, write_reports
 from .output import USAGE_FORMATS, Output
+from .radius import Accounting, Server
 
 if TYPE_CHECKING:
     from ..capture.recording import Recording
+    from ..engine import Usage
     from ..gateway import Gateway
     from ..report import Report
-    from ..snapshot import Snapshot
+    from ..rules import RuleSet
+    from ..snapshot import Notice, Snapshot
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -77,6 +80,13 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
               help="Keep what passes in a pcapng file, to be accounted again.")
 @click.option("--ipfix", "collector", metavar="URL",
               help="Send usage to a collector as it is booked: udp://HOST:PORT or tcp://HOST:PORT.")
+@click.option("--radius", "accounting", metavar="URL",
+              help="Report usage to an accounting server as it is booked: radius://HOST:PORT.")
+@click.option("--radius-secret", "secret_path", metavar="FILE",
+              type=click.Path(path_type=Path), help="What is shared with that server, or that NAS.")
+@click.option("--sessions", "sessions_source", metavar="SOURCE",
+              help="Learn who holds which address: radius://HOST:PORT listens for a NAS's "
+              "accounting, FILE is a directory that is read again when it changes.")
 @click.option("--metrics", metavar="ADDRESS", help="Answer Prometheus there: 127.0.0.1:9464.")
 @click.option("--trust-ip-length", is_flag=True,
               help="Believe IP lengths beyond the frame's length.")
@@ -123,6 +133,11 @@ class _Run:
         self.rules_path = rules_path
         self.options = options
         self.recording: Recording | None = None
+        self.server = Server.of(options["accounting"], options["secret_path"])
+        source = options["sessions_source"] or ""
+        self.sessions_source: str | Server = (
+            Server.of(source, options["secret_path"]) if source.startswith("radius:") else None
+        ) or source
 
     def run(self) -> int:
         with ExitStack() as stack:
@@ -145,12 +160,15 @@ class _Run:
         from ..limits import RING_BLOCK_OCTETS
         from ..rules import load
         from .happenings import Happenings
+        from .sessions import pool_of
         from .view import View
 
         options = self.options
         rules = load(self.rules_path)
         for warning in rules.warnings:
             click.echo(f"tollsplit: warning: {warning}", err=True)
+        if self.sessions_source:
+            pool_of(self.sessions_source, rules)
         form = options["form"]
         firewall = None
         if options["nft_set"]:
@@ -189,27 +207,55 @@ class _Run:
             self.interfaces, options["flush"], options["ledger"], journal, control,
             options["source"], form != "table", options["trust_ip_length"], options["top"],
             view.drawn or bool(options["metrics"] or options["collector"]))
-        export = None
-        if options["collector"]:
-            export = Export(options["collector"], asked.records_source,
-                            lambda notice: gateway.tell(notice) if gateway else None)
+        exports = self._exports(
+            asked.records_source, lambda notice: gateway.tell(notice) if gateway else None)
 
         def look(snapshot: Snapshot) -> None:
             view.show(snapshot)
-            if export is not None:
+            for export in exports:
                 export.look(snapshot)
+
+        def final(usage: Usage, at: str) -> None:
+            for export in exports:
+                export.offer(usage, at)
 
         gateway = Gateway(
             live, rules, asked, lost=lambda: _lost(live), told=happenings.tell, look=look,
             recorders=[recording.recorder() for _ in live.lanes] if recording else (),
-            **{"final": export.offer} if export else {})
+            final=final)
         stack.callback(gateway.close)
+        if self.sessions_source:
+            self._learn(stack, rules, gateway)
         click.echo(f"tollsplit: {', '.join(self.interfaces)}: captured from now on, by "
                    f"{self.rules_path} ({rules.version[:19]}…)", err=True)
-        with view, happenings.held(view.drawn), export.running() if export else nullcontext():
+        with ExitStack() as running:
+            running.enter_context(view)
+            running.enter_context(happenings.held(view.drawn))
+            for export in exports:
+                running.enter_context(export.running())
             signals.tell(gateway)
             gateway.run(options["duration"])
         return gateway, result
+
+    def _learn(self, stack: ExitStack, rules: RuleSet, gateway: Gateway) -> None:
+        """From now on learn who holds which address: the rules are read again for each change."""
+        from .sessions import sessions
+
+        source = sessions(self.sessions_source, rules,
+                          lambda: gateway.reload(Path(self.rules_path)), gateway.tell)
+        stack.callback(source.close)
+        source.start()
+
+    def _exports(
+        self, source: str, told: Callable[[Notice], None]
+    ) -> list[Export | Accounting]:
+        """Whoever is told of usage beside the ledger."""
+        exports: list[Export | Accounting] = []
+        if self.options["collector"]:
+            exports.append(Export(self.options["collector"], source, told))
+        if self.server is not None:
+            exports.append(Accounting(self.server, source, told))
+        return exports
 
     def _places(self) -> tuple[Path | None, Path | None]:
         """The journal's folder and the control socket, by default beside the ledger."""

@@ -12,9 +12,10 @@ from typing import Literal, cast
 from tollsplit import limits
 from tollsplit.rules import units
 from tollsplit.rules.document import Document, Table
+from tollsplit.rules.leases import read_holders
 from tollsplit.rules.lists import Lists
 from tollsplit.rules.match import Matches
-from tollsplit.rules.prefixes import prefix_text, read_directory, shared_subscribers
+from tollsplit.rules.prefixes import prefix_text, shared_subscribers
 from tollsplit.rules.pricing import (
     named_tariff,
     read_tariffs,
@@ -159,7 +160,9 @@ class _Reader:
                 table.error(f"{prefix_text(item)} is in {place} already", "prefixes")
         tenures = self._tenures(table, pool, meter)
         table.close()
-        return with_tariff(replace(pool, tenures=tenures), self._tariffs, table)
+        named = cast(str | None, table.peek("directory"))
+        return with_tariff(
+            replace(pool, tenures=tenures, directory=named), self._tariffs, table)
 
     def _tenures(self, table: Table, pool: Pool, meter: Meter) -> tuple[Tenure, ...]:
         name = table.read("directory", units.string, None)
@@ -170,7 +173,7 @@ class _Reader:
         except ValueError as error:
             table.error(str(error), "directory")
             return ()
-        tenures, findings = read_directory(content, meter.zone, pool.ipv4_key, pool.ipv6_key)
+        tenures, findings = read_holders(content, meter.zone, pool.ipv4_key, pool.ipv6_key)
         self._lists.note(name, findings)
         return tenures
 

@@ -50,6 +50,7 @@ class Pool:
     key: PoolKey = "address"
     tenures: tuple[Tenure, ...] = ()  # the directory
     tariff: str | None = None
+    directory: str | None = None  # its file, beside the rules
 
     @property
     def held_by_packet(self) -> bool:
