@@ -15,7 +15,7 @@ from .attack import (
     Attack,
     sponsored,
 )
-from .wire import at, datagram, echo, gtpu, segment, sent
+from .wire import SYN, at, datagram, echo, gtpu, segment, sent
 
 WHOLE = sponsored(SHOPS)
 PEERING = sponsored(f'{SHOPS}, ingress = "core"')
@@ -23,7 +23,6 @@ TEID = f'{POOL}\nkey = "gtp_teid"'
 MAC = '[[pools]]\nprefixes = ["10.0.0.0/8"]\nkey = "mac"'
 QUOTA = sponsored(SHOPS, '{ sponsor = "shop", quota = 1000, per = "day" }')
 ANOTHER, ANOTHER6 = "10.0.0.9", "2001:db8:0:7:ffff::2"  # other addresses of Alice's
-SYN = 2
 
 ATTACKS = (
     Attack(
