@@ -98,6 +98,16 @@ def test_dataset_account_adds_a_run_once(
     assert "name it with --output PATH" in capsys.readouterr().err
 
 
+def test_dataset_refuses_a_name_that_is_no_text(
+    example: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.rename(CAPTURE, b"\xff.pcap")
+    command = ["account", os.fsdecode(b"\xff.pcap"), "--rules", RULES, "--format", "dataset"]
+    assert main([*command, "--output", "lake"]) == 1
+    assert "'\\udcff.pcap' is not valid Unicode; rename it" in capsys.readouterr().err
+    assert rows("usage") == []
+
+
 def test_dataset_refuses_other_figures_for_a_run(example: Path) -> None:
     add_report(tollsplit.account(CAPTURE, RULES, identified=True), LAKE)
     before = files()

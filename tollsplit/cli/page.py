@@ -99,7 +99,7 @@ def page(title: str, body: Iterable[str]) -> str:
 
 def wide(title: str) -> str:
     """Opens what is wider than a phone: it scrolls by itself, by the keyboard too."""
-    return f'<div class="wide" role="region" tabindex="0" aria-label="{escape(title)}">'
+    return f'<div class="wide" role="group" tabindex="0" aria-label="{escape(title)}">'
 
 
 def fact(name: str, value: str, small: str) -> str:

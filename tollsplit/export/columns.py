@@ -100,22 +100,24 @@ def charge_table(
 ) -> Any:
     """Charges of one run as a table.
 
+    charges  one at least
     ordinal  of the first among the run's charges
     """
     pa, _ = pyarrow_modules()
-    return pa.Table.from_pylist([
-        {
-            "source": source, "epoch": epoch, "first_sequence": first_sequence,
-            "ordinal": number, "account": charge.account, "currency": charge.currency,
-            "amount": _money(charge.amount_micros), "tariff": charge.tariff,
-            "octets": charge.octets, "rated_octets": charge.rated_octets,
-            "period_start": charge.period_start,
-            "remainder": "{}/{}".format(*charge.remainder),
-            "taxes": [{"tax": part.tax, "account": part.account,
-                       "amount": _money(part.amount_micros)} for part in sorted(charge.taxes)],
-        }
-        for number, charge in enumerate(charges, ordinal)
-    ], charge_schema())  # fmt: skip
+    account, currency, micros, tariff, octets, rated, start, remainder, taxes = zip(
+        *charges, strict=True)  # fmt: skip
+    count = len(charges)
+    columns = {
+        "source": [source] * count, "epoch": [epoch] * count,
+        "first_sequence": [first_sequence] * count, "ordinal": range(ordinal, ordinal + count),
+        "account": account, "currency": currency, "amount": map(_money, micros),
+        "tariff": tariff, "octets": octets, "rated_octets": rated, "period_start": start,
+        "remainder": (f"{numerator}/{denominator}" for numerator, denominator in remainder),
+        "taxes": ([{"tax": part.tax, "account": part.account, "amount": _money(part.amount_micros)}
+                   for part in sorted(parts)] for parts in taxes),
+    }  # fmt: skip
+    schema = charge_schema()
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema)
 
 
 def _money(amount_micros: int) -> Decimal:
