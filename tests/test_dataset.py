@@ -20,7 +20,7 @@ from gateways import packet, running, wait
 import tollsplit
 from tollsplit.cli import main
 from tollsplit.cli.demo.example import CAPTURE, RULES
-from tollsplit.errors import TollsplitError
+from tollsplit.errors import ConflictError, TollsplitError
 from tollsplit.export import Dataset, Written, add_ledger, add_report, dataset
 from tollsplit.ledger import Ledger, open_ledger
 from tollsplit.model import TaxPart
@@ -32,8 +32,8 @@ HEAD = LAKE / "dataset.json"
 ADDED, KNOWN = Written(1, 0, 0), Written(0, 1, 0)
 
 
-def export(zone: str | None = None, folder: Path = LAKE) -> Written:
-    with open_ledger("sqlite:///books.db") as book, book.journal() as journal:
+def export(zone: str | None = None, folder: Path = LAKE, ledger: str = "books") -> Written:
+    with open_ledger(f"sqlite:///{ledger}.db") as book, book.journal() as journal:
         return add_ledger(journal, folder, zone)
 
 
@@ -116,6 +116,23 @@ def test_dataset_refuses_other_figures_for_a_run(example: Path) -> None:
     with pytest.raises(TollsplitError, match=r"lake: holds run 0 .* name another folder"):
         add_report(tollsplit.account(CAPTURE, other, identified=True), LAKE)
     assert files() == before
+
+
+def test_dataset_run_that_is_refused_stops_no_other(books: Ledger) -> None:
+    """Another ledger, under other rules, with the same runs in the same order, and one more."""
+    for epoch in ("e1", "e2", "e3"):
+        books.post(run_of(epoch), [record(epoch=epoch)], [])
+    export()
+    before = files()
+    with open_ledger("sqlite:///other.db") as other:
+        for epoch, octets in (("e1", 600), ("e2", 600), ("e3", 700), ("e4", 600)):
+            other.post(run_of(epoch), [record(epoch=epoch, sponsor_octets={"video-co": octets},
+                                              subscriber_octets=1000 - octets)], [])  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(ConflictError, match=r"holds run 0 of epoch e1 .*\(1 more runs likewis"):
+            export(ledger="other")
+        assert before.items() <= files().items()
+        assert [row["epoch"] for row in rows("usage")] == ["e1", "e2", "e3", "e4"]
 
 
 def test_dataset_adds_nothing_of_a_capture_that_is_cut(

@@ -11,7 +11,7 @@ import pytest
 from bookings import DAY3, HOUR, MONEY, charge, record, run_of
 from databases import Database
 
-from tollsplit.export import Beancount, Hledger, write_csv, write_json
+from tollsplit.export import Beancount, Hledger, add_ledger, write_csv, write_json
 from tollsplit.ledger import Ledger, Provenance, Transfer, open_ledger
 from tollsplit.ledger.store import instant_ns
 from tollsplit.model import Posting
@@ -68,6 +68,21 @@ def test_journal_says_where_transactions_come_from(ledger: Ledger) -> None:
     assert (reversal.reverses, reversal.run) == (2, None)
     assert payment.provenance == Provenance("request-7", None, "standard", "sha256:rules")
     assert 'service_request: "request-7"' in written(ledger, Beancount().write)
+
+
+def test_dataset_is_the_same_from_both_stores(ledger: Ledger, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="no pyarrow: install tollsplit[parquet]")
+    found = []
+    with book(f"sqlite:///{tmp_path}/reference.db") as reference:
+        for number, one in enumerate((ledger, reference)):
+            folder = tmp_path / str(number)
+            with one.journal() as journal:
+                assert add_ledger(journal, folder, "Asia/Shanghai") == (1, 0, 0)
+            # Runs say when they were booked.
+            found.append({path.relative_to(folder): path.read_bytes()
+                          for table in ("usage", "charges")
+                          for path in (folder / table).rglob("*.parquet")})  # fmt: skip
+    assert found[0] == found[1] and len(found[0]) == 3
 
 
 def test_journal_gives_one_run_alone(ledger: Ledger) -> None:

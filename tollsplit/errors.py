@@ -97,6 +97,10 @@ class NetworkError(TollsplitError):
     """The terminal's network cannot be told, joined or left."""
 
 
+class ConflictError(TollsplitError):
+    """What is there already says something else, and stays."""
+
+
 class IdentityError(TollsplitError):
     """The books do not balance: octets or money were lost or made up."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from ..errors import TollsplitError, UsageError
+from ..errors import ConflictError, TollsplitError, UsageError
 from ..ledger import BookedRun, Journal, Run
 from ..ledger.calendar import Calendar
 from ..ledger.store import instant_ns
@@ -82,14 +82,14 @@ class Dataset:
             self.zone = self._head(zone)
         self._calendar = Calendar(self.zone, None)
 
-    def has(self, key: Key, transaction: int) -> bool:
-        """Whether a run is there as a ledger's transaction."""
-        marker = self._marker(key)
+    def has(self, booked: BookedRun) -> bool:
+        """Whether a run is there as it was booked: another ledger's has to be looked at."""
+        marker = self._marker(Key(*booked.run.key))
         if not marker.exists():
             return False
+        expected = {"transaction": booked.transaction, "booked_at": booked.booked_at}
         with self._parquet.ParquetFile(marker) as file:  # of all ways the fastest
-            [known] = file.read(["transaction"])["transaction"].to_pylist()
-        return bool(known == transaction)
+            return bool(file.read(list(expected)).to_pylist() == [expected])
 
     def add(self, run: Mapping[str, Any], parts: Iterable[Part]) -> bool:
         """Add a run; False: it was there. What a later writer knows more of it (that it was
@@ -97,7 +97,7 @@ class Dataset:
 
         run  its line in the table `runs`
 
-        Raises TollsplitError where the run is there with other figures; they stay.
+        Raises ConflictError where the run is there with other figures; they stay.
         """
         key = Key(run["source"], run["epoch"], run["first_sequence"])
         marker = self._marker(key)
@@ -106,13 +106,15 @@ class Dataset:
             known = marker.exists()
             if known:
                 self._expect_same(key, whole)
-                run = {**run, **{name: value for name, value in self._row(marker).items()
-                                 if value is not None}}  # fmt: skip
+                row = self._row(marker)
+                more = {name: value for name, value in run.items() if row[name] is None}
+                if any(value is not None for value in more.values()):
+                    self._write_row({**row, **more}, marker)
             else:
                 self._unlink(key)
                 for place, written in whole.items():
                     self._publish(written, place)
-            self._write_row(run, marker)
+                self._write_row(run, marker)
         return not known
 
     def remove(self, key: Key) -> bool:
@@ -220,7 +222,7 @@ class Dataset:
         same = set(there) == whole.keys() and all(
             self._read(place).equals(self._read(written)) for place, written in whole.items())
         if not same:
-            raise TollsplitError(
+            raise ConflictError(
                 f"{self.folder}: holds run {key.first_sequence} of epoch {key.epoch} of "
                 f"{key.source} already, with other figures: under other rules, or with other runs "
                 "before it. What is there stays; name another folder")
@@ -274,25 +276,32 @@ def _report_parts(report: Report, run: Run, table: Any, calendar: Calendar) -> I
 
 
 def add_ledger(journal: Journal, folder: Path, zone: str | None) -> Written:
-    """Add every run that a ledger has and the dataset has not; take out what was reversed."""
+    """Add every run that a ledger has and the dataset has not; take out what was reversed.
+
+    Raises ConflictError where the dataset has other figures for some, after the others.
+    """
     dataset = Dataset(folder, zone)
     calendar = Calendar(dataset.zone, None)
     added = known = removed = 0
+    refused: list[ConflictError] = []
     for booked in list(journal.runs()):
-        run = booked.run
-        key = Key(run.source, run.epoch, run.first_sequence)
         if booked.reversed:
-            removed += dataset.remove(key)
-        elif dataset.has(key, booked.transaction):
+            removed += dataset.remove(Key(*booked.run.key))
+        elif dataset.has(booked):
             known += 1
-        elif dataset.add(
-            {**_run_row(run), "records": booked.records, "charges": booked.charges,
-             "transaction": booked.transaction, "booked_at": booked.booked_at},
-            _booked_parts(journal, booked, calendar),
-        ):  # fmt: skip
-            added += 1
         else:
-            known += 1
+            try:
+                fresh = dataset.add(
+                    {**_run_row(booked.run), "records": booked.records, "charges": booked.charges,
+                     "transaction": booked.transaction, "booked_at": booked.booked_at},
+                    _booked_parts(journal, booked, calendar))  # fmt: skip
+            except ConflictError as error:
+                refused.append(error)
+            else:
+                added, known = added + fresh, known + (not fresh)
+    if refused:
+        more = f" ({len(refused) - 1:,} more runs likewise)" if len(refused) > 1 else ""
+        raise ConflictError(f"{refused[0]}{more}") from refused[0]
     return Written(added, known, removed)
 
 
