@@ -29,12 +29,12 @@ MAY_IMPORT = {
     "ipfix": WORDS | {"snapshot"},
     "radius": WORDS | {"rules", "snapshot"},
     "report": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger"},
-    "run": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger", "report",
+    "run": WORDS | {"__init__", "cext", "capture", "rules", "tokens", "engine", "ledger", "report",
               "carryover"},
     "carryover": WORDS | {"rules", "engine", "ledger"},
     # a live run: all parts but where the frames come from
-    "gateway": WORDS | {"__init__", "carryover", "cext", "rules", "engine", "ledger", "report",
-                        "snapshot"},
+    "gateway": WORDS | {"__init__", "carryover", "cext", "rules", "tokens", "engine", "ledger",
+                        "report", "snapshot"},
     "__init__": WORDS | {"report", "run"},
     "cli": WORDS
     | {"__init__", "capture", "rules", "engine", "ledger", "services", "reconcile", "export",

@@ -326,7 +326,18 @@ BROKEN: list[tuple[str, str, dict[str, str], list[str]]] = [
         {},
         [
             'rules.toml:4: rule "video": key "token": unknown sponsor "vidio-co"; did you mean '
-            '"video-co"?'
+            '"video-co"?',
+            'rules.toml:4: rule "video": key "token": expected [tokens] "keys" beside it: the '
+            "files of the keys that tokens are checked with",
+        ],
+    ),
+    (
+        "keys of tokens",
+        '[tokens]\nkeys = [""]\nkey = 1\n' + rule('match = { token = "video-co" }'),
+        {},
+        [
+            'rules.toml:2: tokens: key "keys": expected a string with something in it, got ""',
+            'rules.toml:3: tokens: unknown key "key"; did you mean "keys"?',
         ],
     ),
     (

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tollsplit.errors import RulesError, TokenError
+from tollsplit.rules.rule import sponsor_digest
 from tollsplit.tokens import keys as module
 from tollsplit.tokens.keys import Key, Keys, add_key, read_keys
-from tollsplit.tokens.token import digest_of
 
 SECOND_NS = 1_000_000_000
 SECRET = base64.urlsafe_b64encode(bytes(range(32))).decode()
@@ -95,7 +95,8 @@ def test_keys_of_several_files_are_told_apart(tmp_path: Path) -> None:
 def test_keys_of_sponsors_that_a_token_confuses_are_refused(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "digest_of", lambda name: b"same" + digest_of(name))
+    monkeypatch.setattr(
+        module, "sponsor_digest", lambda name: b"same" + sponsor_digest(name))
     keys = Keys([Key("video", 1, bytes(32))])
     with pytest.raises(ValueError, match="the same four octets"):
         keys.add(Key("music", 2, bytes(range(32))))

@@ -37,6 +37,8 @@ from .rules import load
 from .rules.compile import Compiled
 from .rules.explain import Explanation, Side, fields, judge
 from .rules.rule import At, Layer, RuleSet
+from .tokens.gate import Gate
+from .tokens.keys import keys_of
 
 Name = str | os.PathLike[str]
 Progress = Callable[[int, int | None], None]
@@ -161,7 +163,7 @@ def explain(
     [source] = _opened(_names(captures), rule_set, skip_links=True)
     compiled, cells = Compiled(rule_set), Cells(rule_set)
     core = Meter(dissection(rule_set, None, None, trust_ip_length), compiled.classifier, cells.at,
-                 state(BOUNDS) if compiled.classifier.tracks else None)
+                 state(BOUNDS, Gate(keys_of(rule_set))) if compiled.classifier.tracks else None)
     frame = _frame(source, core, number)
     rows = core.rows([frame])
     bucket = BUCKET_NAMES[int(rows[0]["bucket"])]

@@ -37,6 +37,9 @@ cdef class Covering:
     cdef uint64_t spoken         # … that asks for what only a payload can say
     cdef uint64_t *of_class      # [classes], a bit for each rule whose server condition holds
     cdef Suffixes names
+    cdef uint32_t *sponsors      # as tokens call them, in order
+    cdef uint64_t *of_sponsor    # the facts that a token of each tells
+    cdef int sponsor_count
     cdef tuple kept
 
     cdef uint64_t reachable(self, const packet_s *row) noexcept nogil
@@ -48,6 +51,7 @@ cdef class Covering:
     cdef uint64_t recall(
         self, const packet_s *row, const flow_s *flow, uint64_t possible
     ) noexcept nogil
+    cdef uint64_t of_token(self, uint32_t sponsor) noexcept nogil
     cdef uint64_t covered(self, uint64_t eligible, uint64_t facts) noexcept nogil
     cdef uint64_t alive(self, uint64_t rules, uint64_t facts, uint8_t told) noexcept nogil
     cdef uint64_t fulfilled(self, const packet_s *row, uint64_t some) noexcept nogil

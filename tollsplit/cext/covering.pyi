@@ -19,4 +19,5 @@ class Covering:
         rules: Sequence[tuple[int, int]],
         kinds: Mapping[str, int],
         names: Suffixes,
+        tokens: Mapping[int, int],
     ) -> None: ...

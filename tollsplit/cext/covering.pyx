@@ -24,6 +24,7 @@ cdef class Covering:
                 the kind "packet" is sticky, others ask each packet for their fields
     kinds       kind of fact → all facts of that kind
     names       facts by name, of the kinds that names tell
+    tokens      what a token calls a sponsor → the facts that one of his tokens tells
 
     A fact is one of 64 bits of a flow. A rule covers a row when all facts that it needs are known
     of the row's flow, and the row fulfils what remains: its server, subscriber, port and protocol
@@ -31,7 +32,7 @@ cdef class Covering:
     """
 
     def __cinit__(self, Fields fields not None, const uint64_t[:, ::1] server, subscribed,
-                  rules, dict kinds not None, Suffixes names not None):
+                  rules, dict kinds not None, Suffixes names not None, dict tokens not None):
         cdef const uint64_t[:, ::1] holders
         cdef Py_ssize_t i
         cdef int s
@@ -59,8 +60,19 @@ cdef class Covering:
             for i in range(server.shape[0]):
                 self.of_class[i] |= (server[i, rule // 64] >> (rule % 64) & 1) << s
 
+        self.sponsor_count = len(tokens)
+        self.sponsors = <uint32_t *>calloc(self.sponsor_count + 1, sizeof(uint32_t))
+        self.of_sponsor = <uint64_t *>calloc(self.sponsor_count + 1, sizeof(uint64_t))
+        if self.sponsors == NULL or self.of_sponsor == NULL:
+            raise MemoryError
+        for s, (sponsor, facts) in enumerate(sorted(tokens.items())):
+            self.sponsors[s] = sponsor
+            self.of_sponsor[s] = facts
+
     def __dealloc__(self):
         free(self.of_class)
+        free(self.sponsors)
+        free(self.of_sponsor)
 
     def describe(self, int s):
         """Note what kind of rule one is, by the facts that it needs."""
@@ -134,6 +146,18 @@ cdef class Covering:
         seen.qfi = flow.qfi
         seen.direction = flow.direction
         return self.shown(&seen, possible, 0)
+
+    cdef uint64_t of_token(self, uint32_t sponsor) noexcept nogil:
+        """The facts that a good token of a sponsor tells."""
+        cdef int low = 0, high = self.sponsor_count, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.sponsors[middle] < sponsor:
+                low = middle + 1
+            else:
+                high = middle
+        return self.of_sponsor[low] if (
+            low < self.sponsor_count and self.sponsors[low] == sponsor) else 0
 
     cdef uint64_t covered(self, uint64_t eligible, uint64_t facts) noexcept nogil:
         """Those of some rules of whose needs all are known."""

@@ -28,6 +28,7 @@ cdef class State:
     cdef Copies copies
     cdef Streams streams
     cdef Calls calls
+    cdef object gate             # judges tokens; None: rules ask for none
 
     cdef bint is_own(self, const packet_s *row) noexcept nogil
     cdef uint64_t advance(self, uint64_t timestamp_ns) noexcept nogil

@@ -1,4 +1,17 @@
+from typing import Protocol
+
 BOUNDS: dict[str, int]
+
+class Gate(Protocol):
+    def ask(
+        self,
+        carried: bytes,
+        version: int,
+        subscriber: int,
+        subscriber_length: int,
+        server: int,
+        at_ns: int,
+    ) -> int: ...
 
 class State:
     def __init__(
@@ -14,6 +27,7 @@ class State:
         streams: int,
         sent: int,
         calls: int,
+        gate: Gate | None = None,
         share: int = 0,
         shares: int = 1,
     ) -> None: ...

@@ -33,6 +33,8 @@ cdef class State:
     streams              directions of TCP connections that are known at a time
     sent                 segments that all of them remember
     calls                flows in which the subscriber has said something
+    gate                 shared with others: its `ask` says of a token what it calls its sponsor, or
+                         why it opens nothing, as a negative number (REFUSAL_NAMES)
     share, shares        which of how many workers that are shown the same frames this one is
 
     Streams and calls that are idle for as long as a flow are forgotten, too.
@@ -43,7 +45,8 @@ cdef class State:
     def __cinit__(self, uint32_t datagrams, uint32_t fragments, uint64_t fragment_timeout_ns,
                   uint32_t flows, uint32_t held, uint64_t flow_idle_ns, uint64_t flow_hold_ns,
                   uint32_t copies, uint32_t streams, uint64_t sent, uint32_t calls,
-                  uint32_t share=0, uint32_t shares=1):
+                  gate=None, uint32_t share=0, uint32_t shares=1):
+        self.gate = gate
         if share >= shares:
             raise ValueError(f"share {share} of {shares}")
         self.share = share

@@ -1,6 +1,7 @@
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from tollsplit.cext.cursor cimport inside_s
+from tollsplit.cext.layout cimport packet_s
 
 # tollsplit.tokens says what they are; tests/test_tokens_carried.py holds them equal.
 cdef enum:
@@ -13,3 +14,6 @@ cdef enum:
     REFUSALS = 8
 
 cdef const uint8_t *token_in(const inside_s *inside) noexcept nogil
+cdef int64_t ask(
+    gate, const uint8_t *token, uint32_t count, const packet_s *row, int subscriber_length
+) except? -1 with gil

@@ -1,12 +1,12 @@
 """Where a packet carries a sponsor's token; whether it is a good one, others say."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp
 
 from tollsplit.cext.cursor cimport inside_s
 from tollsplit.cext.dissect cimport Dissection, look_inside
-from tollsplit.cext.layout cimport frame_s
+from tollsplit.cext.layout cimport frame_s, packet_s
 from tollsplit.cext.stretch cimport stretch, stretch_s, take, take_number, take_vector
 
 MAGIC = b"\xf1tok"
@@ -61,6 +61,19 @@ cdef const uint8_t *token_in_options(stretch_s options) noexcept nogil:
             if found != NULL:
                 return found
     return NULL
+
+
+cdef int64_t ask(
+    gate, const uint8_t *token, uint32_t count, const packet_s *row, int subscriber_length
+) except? -1 with gil:
+    """What a good token calls its sponsor; else why it is refused, as a negative number.
+
+    row                of the packet that carries it, a subscriber's own
+    subscriber_length  bits of the address that are one subscriber
+    """
+    return gate.ask(
+        token[:count], row.version, <object>row.source_hi << 64 | row.source_lo, subscriber_length,
+        <object>row.destination_hi << 64 | row.destination_lo, row.timestamp_ns)
 
 
 def find(frame, at="inner"):

@@ -41,8 +41,10 @@ def check(file: str) -> None:
       tollsplit rules check rules.toml
     """
     from ..rules import load
+    from ..tokens.keys import keys_of
 
     loaded = load(file)
+    keys_of(loaded)
     for warning in loaded.warnings:
         click.echo(f"tollsplit: warning: {warning}", err=True)
     click.echo(f"{file}: {summary(loaded)}")

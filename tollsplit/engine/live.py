@@ -18,6 +18,8 @@ from tollsplit.engine.pipeline import BOUNDS, Tally, dissection, state, tally
 from tollsplit.engine.usage import Prior, Provenance, Spent
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import RuleSet
+from tollsplit.tokens.gate import Gate
+from tollsplit.tokens.keys import keys_of
 
 # How long a worker waits for frames before it looks whether its counters are asked for.
 TURN_S = 0.1
@@ -41,6 +43,9 @@ class Generation:
     following   an earlier one of the same rules, whose compiled form serves again
     keep_cells  number time cells as that one does, so that what both count can be added up
     bounds      how much is remembered of packets, where rules depend on that
+    gate        what judges tokens, in all generations of a run; None: one of its own
+
+    Raises RulesError where the keys of tokens cannot be read.
     """
 
     def __init__(
@@ -51,8 +56,10 @@ class Generation:
         following: Generation | None = None,
         keep_cells: bool = False,
         bounds: Bounds = BOUNDS,
+        gate: Gate | None = None,
     ) -> None:
         self.rules = rules
+        self._gate = gate if gate is not None else Gate(keys_of(rules))
         self._bounds = bounds
         self.compiled: Compiled = following.compiled if following else Compiled(rules)
         self.cells: Cells = following.cells if following and keep_cells else Cells(rules)
@@ -67,7 +74,7 @@ class Generation:
 
         It hands that over to those that follow it.
         """
-        remembered = state(self._bounds) if self.compiled.classifier.tracks else None
+        remembered = state(self._bounds, self._gate) if self.compiled.classifier.tracks else None
         return Meter(self._dissection, self.compiled.classifier, self.cells.at, remembered)
 
     def tally(

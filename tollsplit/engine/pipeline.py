@@ -21,6 +21,8 @@ from tollsplit.limits import MERGED_CAPTURES_MAX, WORKERS_MAX
 from tollsplit.model import Volume
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import At, Layer, RuleSet
+from tollsplit.tokens.gate import Gate
+from tollsplit.tokens.keys import keys_of
 
 
 class Source(Protocol):
@@ -166,8 +168,9 @@ def meter(
     progress   called after each chunk
     bounds     how much is remembered of packets, where rules depend on that
 
-    Raises UsageError where too many sources have to be read side by side,
-    and what a source's fail() raises; a where expression may import Numba.
+    Raises UsageError where too many sources have to be read side by side, RulesError where the
+    keys of tokens cannot be read, and what a source's fail() raises; a where expression may import
+    Numba.
     """
     compiled = Compiled(rules)
     dissect = dissection(rules, layer, at, trust_ip_length)
@@ -220,8 +223,9 @@ def _count_in_order(
     and one counts.
     """
     cells = Cells(rules)
+    gate = Gate(keys_of(rules))
     sights = [sources, *_sights(sources, workers - 1 if _has_shares(rules) else 0)]
-    states = [state(bounds, share, len(sights)) for share in range(len(sights))]
+    states = [state(bounds, gate, share, len(sights)) for share in range(len(sights))]
     meters = [Meter(dissect, compiled.classifier, cells.at, each) for each in states]
     if len(meters) == 1:
         _run_in_order(meters[0], sources, progress)
@@ -286,15 +290,17 @@ def _expect_room_for_one(states: Sequence[State]) -> None:
         raise _NoRoom
 
 
-def state(bounds: Bounds, share: int = 0, shares: int = 1) -> State:
+def state(bounds: Bounds, gate: Gate, share: int = 0, shares: int = 1) -> State:
     """What a worker remembers: nothing so far.
 
+    gate            judges tokens, for all workers of a run
     share, shares   which of the workers it is that are shown the same frames
     """
     return State(
         bounds.datagrams, bounds.fragments, bounds.fragment_timeout_ns,
         bounds.flows, bounds.held, bounds.flow_idle_ns, bounds.flow_hold_ns,
-        bounds.copies, bounds.streams, bounds.sent, bounds.calls, share, shares)
+        bounds.copies, bounds.streams, bounds.sent, bounds.calls, gate,
+        share, shares)
 
 
 def _run_merged(

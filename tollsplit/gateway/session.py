@@ -32,6 +32,8 @@ from ..report import Report
 from ..rules import RuleSet, load
 from ..rules.rule import At
 from ..snapshot import Notice, NoticeKind, Snapshot
+from ..tokens.gate import Gate
+from ..tokens.keys import keys_of
 from .books import Books
 from .control import Control
 from .figures import Figures
@@ -102,7 +104,9 @@ class Gateway:
         self._epoch = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         self._source = options.records_source
         # What is in force, and what follows it: (generation, who waits for its instant).
-        generation = Generation(rules, trust_ip_length=options.trust_ip_length)
+        self._gate = Gate(keys_of(rules))
+        generation = Generation(
+            rules, trust_ip_length=options.trust_ip_length, gate=self._gate)
         self._counting = Counting(frames.lanes, generation, recorders)
         self._end_ns = self._window_end_ns()
         self._following: tuple[Generation, Future[int] | None] | None = None
@@ -293,19 +297,24 @@ class Gateway:
             generation = self._counting.generation
             self._succeed(Generation(
                 generation.rules, trust_ip_length=self._options.trust_ip_length,
-                following=generation, keep_cells=self._options.document), self._end_ns, None)
+                following=generation, keep_cells=self._options.document, gate=self._gate),
+                self._end_ns, None)
 
     def _change_rules(self, rules: RuleSet, done: Future[int]) -> None:
         try:
+            keys = keys_of(rules)  # they change without the rules
             if rules.version == self._counting.generation.rules.version:
+                self._gate.keys = keys
                 done.set_result(time.time_ns())
                 return
             self._expect_takeable(rules)
-            following = Generation(rules, trust_ip_length=self._options.trust_ip_length)
+            following = Generation(
+                rules, trust_ip_length=self._options.trust_ip_length, gate=self._gate)
         except TollsplitError as error:
             self._notice("rules_refused", f"{error}\nthe rules in force stay")
             done.set_exception(error)
             return
+        self._gate.keys = keys
         self._succeed(following, time.time_ns() + NOTICE_NS, done)
 
     def _expect_takeable(self, rules: RuleSet) -> None:

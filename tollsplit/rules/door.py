@@ -30,7 +30,9 @@ def push_rules(rules: RuleSet, door: Path) -> tuple[str, int]:
         connection.settimeout(CONTROL_WAIT_S)
         try:
             connection.connect(os.fspath(path))
-            send(connection, json.dumps({"path": rules.path, "content": content}).encode())
+            # The gateway may live in another folder, and looks for keys beside the rules.
+            home = os.path.abspath(rules.path)
+            send(connection, json.dumps({"path": home, "content": content}).encode())
             answer = json.loads(receive(connection))
         except (OSError, ValueError) as error:
             raise UsageError(f"{path}: no gateway answers: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tollsplit.rules.rule import Match, Rule
+from tollsplit.rules.rule import Match, Rule, sponsor_digest
 
 
 @dataclass
@@ -15,6 +15,7 @@ class Facts:
     rules: list[tuple[int, int]] = field(default_factory=list)  # (index, bits that it needs)
     kinds: dict[str, int] = field(default_factory=dict)  # kind of condition → all its bits
     names: dict[str, tuple[int, int]] = field(default_factory=dict)  # bits of it, and of all below
+    tokens: dict[int, int] = field(default_factory=dict)  # what a token calls a sponsor → bits
     outer: int = 0  # bits of names that are believed where a hello may hide another
 
     @classmethod
@@ -30,6 +31,9 @@ class Facts:
                 needs |= bit
                 found.kinds[kind] = found.kinds.get(kind, 0) | bit
                 found._name(rule.match, kind, bit)
+                for sponsor in (rule.match.token or ()) if kind == "token" else ():
+                    called = int.from_bytes(sponsor_digest(sponsor)[:4], "big")
+                    found.tokens[called] = found.tokens.get(called, 0) | bit
             if needs:
                 found.rules.append((index, needs))
         return found

@@ -36,11 +36,13 @@ class Matches:
         meter: Meter,
         sponsors: Mapping[str, Sponsor],
         ingresses: Mapping[str, Ingress],
+        has_keys: bool,
     ) -> None:
         self._lists = lists
         self._meter = meter
         self._sponsors = sponsors
         self._ingresses = ingresses
+        self._has_keys = has_keys
         self._facts = 0
 
     def read(self, table: Table, unverified: bool) -> Match:
@@ -112,6 +114,10 @@ class Matches:
             table.error(
                 'expected [meter] "resolvers" beside it: the addresses of the resolvers whose '
                 "answers are believed", "dns")
+        if match.token is not None and not self._has_keys:
+            table.error(
+                'expected [tokens] "keys" beside it: the files of the keys that tokens are checked '
+                "with", "token")
         if match.ech and match.sni is None:
             table.error('expected an "sni" beside it', "ech")
 

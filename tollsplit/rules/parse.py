@@ -80,7 +80,11 @@ class _Reader:
         pools = self._pools(root, meter)
         self._read_sponsors(root)
         self._read_ingresses(root)
-        rules = self._rules(root, meter)
+        tokens = root.table("tokens", "tokens")
+        # Files that are read where tokens are checked, and nowhere else.
+        token_keys = tokens.several("keys", units.string) or ()
+        tokens.close()
+        rules = self._rules(root, meter, has_keys="keys" in tokens)
         root.close()
         self._lists.check_counts(root)
         if not self._document.errors:
@@ -88,6 +92,8 @@ class _Reader:
                     for payer in group}  # fmt: skip
             unused(self._document, self._tariffs, taxes, used)
             review(self._document, meter, pools, self._sponsors, self._ingresses, rules)
+            if token_keys and not any(rule.match.token for rule in rules):
+                root.warn('no rule asks for a "token"', "tokens")
         warnings = self._document.finish()
         return RuleSet(
             self._document.name,
@@ -99,6 +105,7 @@ class _Reader:
             self._tariffs,
             self._ingresses,
             warnings,
+            token_keys,
             self._document.content,
         )
 
@@ -219,11 +226,11 @@ class _Reader:
 
     # --- rules ---------------------------------------------------------------------------
 
-    def _rules(self, root: Table, meter: Meter) -> tuple[Rule, ...]:
+    def _rules(self, root: Table, meter: Meter, has_keys: bool) -> tuple[Rule, ...]:
         tables = root.tables("rules", _rule_label)
         if len(tables) > limits.RULES_MAX:
             root.error(f"expected at most {limits.RULES_MAX:,} rules, got {len(tables):,}", "rules")
-        matches = Matches(self._lists, meter, self._sponsors, self._ingresses)
+        matches = Matches(self._lists, meter, self._sponsors, self._ingresses, has_keys)
         return tuple(sorted(
             (self._rule(table, matches) for table in tables), key=lambda r: r.precedence))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -79,6 +80,11 @@ class Sponsor:
     asp_identity: str | None = None
     budget: Budget | None = None
     tariff: str | None = None
+
+
+def sponsor_digest(identity: str) -> bytes:
+    """SHA-256 of a sponsor's identity; its first four octets stand for him in a token."""
+    return hashlib.sha256(identity.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,5 +202,7 @@ class RuleSet:
     tariffs: dict[str, Tariff] = field(default_factory=dict)
     ingresses: dict[str, Ingress] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    # Files of keys, as the rules name them. Never read with the rules: what they hold stays there.
+    token_keys: tuple[str, ...] = ()
     # What the rules file ("") and the files that it names held.
     content: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from threading import Lock
 
+from ..errors import TokenError
 from .keys import Keys
-from .token import Binding
+from .token import TOKEN_OCTETS, Binding, octets_of
 from .used import Used
 from .verdict import Refusal, expiry_of, judge
 
@@ -41,3 +42,20 @@ class Gate:
             refusal = self._used.add(
                 octets, key.sponsor, expiry_of(octets), at_ns, len(keys.sponsors))
         return key.sponsor if refusal is None else refusal
+
+    def ask(
+        self, carried: bytes, version: int, subscriber: int, subscriber_length: int, server: int,
+        at_ns: int,
+    ) -> int:  # fmt: skip
+        """What the core asks: what a token calls its sponsor, or a Refusal as a negative number.
+
+        carried   the token's octets or, of another length, its text
+        """
+        octets = carried
+        if len(carried) != TOKEN_OCTETS:
+            try:
+                octets = octets_of(carried.decode("ascii", "replace"))
+            except TokenError:
+                return -Refusal.MALFORMED
+        found = self.admit(octets, Binding(version, subscriber, subscriber_length, server), at_ns)
+        return -found if isinstance(found, Refusal) else int.from_bytes(octets[4:8], "big")

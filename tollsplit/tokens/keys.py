@@ -18,8 +18,9 @@ from ..limits import TOKEN_KEYS_MAX, TOKEN_KEYS_OCTETS_MAX
 from ..rules import units
 from ..rules.document import Document, Table
 from ..rules.prefixes import Instants
-from ..rules.units import nearest, shown
-from .token import KEY_IDS, LABEL, MAC_OCTETS, SPONSOR_OCTETS, Binding, bound, digest_of
+from ..rules.rule import RuleSet, sponsor_digest
+from ..rules.units import listed, nearest, shown
+from .token import KEY_IDS, LABEL, MAC_OCTETS, SPONSOR_OCTETS, Binding, bound
 
 SECRET_OCTETS = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,13 +38,13 @@ class Key:
     _prepared: hmac.HMAC = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        begun = hmac.new(self.secret, LABEL + digest_of(self.sponsor), "sha256")
+        begun = hmac.new(self.secret, LABEL + sponsor_digest(self.sponsor), "sha256")
         object.__setattr__(self, "_prepared", begun)
 
     @property
     def name(self) -> bytes:
         """Its id and its sponsor as they stand in a token."""
-        return self.id.to_bytes(2, "big") + digest_of(self.sponsor)[:SPONSOR_OCTETS]
+        return self.id.to_bytes(2, "big") + sponsor_digest(self.sponsor)[:SPONSOR_OCTETS]
 
     def is_valid(self, at_ns: int) -> bool:
         return (self.valid_from_ns is None or self.valid_from_ns <= at_ns) and (
@@ -114,6 +115,24 @@ def read_keys(paths: Iterable[str | os.PathLike[str]]) -> Keys:
     keys = Keys()
     for path in paths:
         _take(keys, os.fspath(path), _read(path))
+    return keys
+
+
+def keys_of(rules: RuleSet) -> Keys:
+    """The keys that a rule set's tokens are checked with; none where no rule asks for tokens.
+
+    Raises RulesError, also where a sponsor whose tokens a rule asks for has no key.
+    """
+    asked = {sponsor: rule for rule in rules.rules for sponsor in rule.match.token or ()}
+    if not asked:
+        return Keys()
+    home = Path(rules.path).parent
+    keys = read_keys(home / name for name in rules.token_keys)
+    for sponsor, rule in asked.items():
+        if sponsor not in keys.sponsors:
+            raise RulesError(
+                f"{rules.path}:{rule.line}: rule {shown(rule.id)}: {shown(sponsor)} has no key in "
+                f"{listed(rules.token_keys)}; make one with: tollsplit token keygen")
     return keys
 
 

@@ -5,7 +5,6 @@ docs/tokens.md describes all of it for who writes another implementation.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import NamedTuple
@@ -53,11 +52,6 @@ class Token(NamedTuple):
         return b"".join((
             bytes((VERSION, self.server_length)), self.key_id.to_bytes(2, "big"), self.sponsor,
             self.expires_s.to_bytes(4, "big"), self.nonce))  # fmt: skip
-
-
-def digest_of(sponsor: str) -> bytes:
-    """SHA-256 of a sponsor's identity."""
-    return hashlib.sha256(sponsor.encode()).digest()
 
 
 def read(octets: bytes) -> Token:

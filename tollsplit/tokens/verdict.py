@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from ..errors import TokenError
 from ..limits import TOKEN_LIFETIME_S_MAX
-from ..rules.rule import Prefix
+from ..rules.rule import Prefix, sponsor_digest
 from .keys import Key, Keys
 from .token import (
     EXPIRES_S_MAX,
@@ -20,7 +20,6 @@ from .token import (
     Binding,
     Token,
     binding_of,
-    digest_of,
 )
 
 SECOND_NS = 1_000_000_000
@@ -107,5 +106,5 @@ def mint(
     if nonce is None:
         nonce = secrets.token_bytes(NONCE_OCTETS)
     head = Token(
-        server.length, key.id, digest_of(key.sponsor)[:SPONSOR_OCTETS], expires_s, nonce).head
+        server.length, key.id, sponsor_digest(key.sponsor)[:SPONSOR_OCTETS], expires_s, nonce).head
     return head + key.mac(head, binding)
