@@ -17,7 +17,7 @@ MODULES = (
     "layout", "reader", "ring", "recorder", "dissect", "lpm", "field", "suffixes", "covering",
     "classify", "subscribers", "table", "bounded", "fragments", "flows", "lapsing", "calls",
     "copies", "streams", "state", "totals", "merge", "counted", "follower", "meter", "order",
-    "columns", "shares", "hello", "http", "exchange", "quic", "dns", "token",
+    "columns", "shares", "hello", "http", "exchange", "quic", "dns", "token", "bearer",
 )
 
 SANITIZE = "-fsanitize=address,undefined"

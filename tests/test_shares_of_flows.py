@@ -29,6 +29,8 @@ from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.cells import Cells
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import RuleSet
+from tollsplit.tokens.gate import Gate
+from tollsplit.tokens.keys import Keys
 
 CLIENTS = range(1000, 1040)
 
@@ -67,7 +69,7 @@ def owners(frames: list[Frame], shares: int, rules: RuleSet = RULES) -> list[int
         seen = []
         for share in range(shares):
             worker = Meter(pipeline.dissection(rules, None, None, False), compiled.classifier,
-                           Cells(rules).at, pipeline.state(Bounds(), share, shares))
+                           Cells(rules).at, pipeline.state(Bounds(), Gate(Keys()), share, shares))
             worker.run(reader_of([each]))
             worker.finish()
             seen.append(worker.seen[0])

@@ -84,8 +84,8 @@ FRAGMENTS_WAITING_MAX = 65_536
 FRAGMENT_TIMEOUT_S = 30
 # Stretches of one datagram that do not touch; more are seen only where fragments are made up.
 FRAGMENT_SPANS_MAX = 8
-# Flows of one worker that are known at a time: 160 MiB, and 24 more for what leads to them. For
-# others those make room that have shown nothing.
+# Flows of one worker that are known at a time: 160 MiB, and 28 more for what leads to them and
+# whose tokens opened them. For others those make room that have shown nothing.
 FLOWS_MAX = 1_048_576
 # How long a flow without packets is known. Most NATs forget UDP after 30 s to 5 min, and TCP, which
 # sends its keep-alives after 2 h, later; a tag that comes again is seen again.

@@ -71,4 +71,5 @@ cdef class Classifier:
         self, const frame_s *frame, const packet_s *row, subscriber_s *who
     ) noexcept nogil
     cdef uint32_t tenure_at(self, uint32_t group, uint64_t timestamp_ns) noexcept nogil
+    cdef int subscriber_length(self, const packet_s *row) noexcept nogil
     cdef void evaluate(self, packet_s *row, const uint64_t *where) noexcept nogil

@@ -356,6 +356,11 @@ cdef class Classifier:
                 self.evaluate(row, &where[i * self.words])
         return 0
 
+    cdef int subscriber_length(self, const packet_s *row) noexcept nogil:
+        """How many bits of a row's own address are one subscriber."""
+        cdef const pool_s *pool = &self.pools[row.pool]
+        return pool.ipv4_key if row.version == 4 else pool.ipv6_key
+
     cdef void evaluate(self, packet_s *row, const uint64_t *where) noexcept nogil:
         """First match over all fields."""
         cdef const uint64_t *sets[FIELDS_MAX]

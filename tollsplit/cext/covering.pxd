@@ -51,6 +51,7 @@ cdef class Covering:
     cdef uint64_t recall(
         self, const packet_s *row, const flow_s *flow, uint64_t possible
     ) noexcept nogil
+    cdef bint asks(self, uint64_t rules, fact_e kind) noexcept nogil
     cdef uint64_t of_token(self, uint32_t sponsor) noexcept nogil
     cdef uint64_t covered(self, uint64_t eligible, uint64_t facts) noexcept nogil
     cdef uint64_t alive(self, uint64_t rules, uint64_t facts, uint8_t told) noexcept nogil

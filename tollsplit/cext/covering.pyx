@@ -147,6 +147,17 @@ cdef class Covering:
         seen.direction = flow.direction
         return self.shown(&seen, possible, 0)
 
+    cdef bint asks(self, uint64_t rules, fact_e kind) noexcept nogil:
+        """Whether one of some rules needs a fact of a kind."""
+        cdef uint64_t left = rules if self.kinds[<int>kind] else 0
+        cdef int s
+        while left:
+            s = tollsplit_lowest(left)
+            left &= left - 1
+            if self.needs[s] & self.kinds[<int>kind]:
+                return True
+        return False
+
     cdef uint64_t of_token(self, uint32_t sponsor) noexcept nogil:
         """The facts that a good token of a sponsor tells."""
         cdef int low = 0, high = self.sponsor_count, middle

@@ -1,7 +1,7 @@
 """Flows, in a bounded table: what their packets have shown, and what they have yet to be charged."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from tollsplit.cext.bounded cimport Bounded, entry_s, order_s
@@ -29,11 +29,14 @@ cdef class Flows(Bounded):
         self.hold_ns = hold_ns
         self.held_room = HELD_AT_FIRST
         self.held = <held_s *>realloc(NULL, (self.held_room + 1) * sizeof(held_s))
-        if self.held == NULL or entry_octets != sizeof(flow_s):
+        # Memory that no flow has had is never touched.
+        self.sponsors = <uint32_t *>calloc(<size_t>most + 1, sizeof(uint32_t))
+        if self.held == NULL or self.sponsors == NULL or entry_octets != sizeof(flow_s):
             raise MemoryError
 
     def __dealloc__(self):
         free(self.held)
+        free(self.sponsors)
 
     cdef uint32_t open(self, const key_s *key, uint64_t now_ns) noexcept nogil:
         """The number of a flow that is not known yet; 0: there is no room.
@@ -48,6 +51,7 @@ cdef class Flows(Bounded):
         flow = <flow_s *>self.at(number)
         flow.last_ns = flow.entry.since_ns = now_ns
         flow.direction = DIRECTION_NONE
+        self.sponsors[number] = 0
         self.wait(number, now_ns)
         self.append(&self.silent, number)
         return number

@@ -1,11 +1,10 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from tollsplit.cext.counted cimport BATCH, Counted
-from tollsplit.cext.dissect cimport Dissection
+from tollsplit.cext.bearer cimport Bearer
+from tollsplit.cext.counted cimport BATCH
 from tollsplit.cext.flows cimport held_s
 from tollsplit.cext.key cimport key_s
-from tollsplit.cext.layout cimport packet_s
-from tollsplit.cext.state cimport State
+from tollsplit.cext.layout cimport frame_s, packet_s
 
 # What a row asks of its flow.
 cdef struct asked_s:
@@ -14,17 +13,19 @@ cdef struct asked_s:
     uint64_t possible            # those whose server condition holds
 
 
-cdef class Follower(Counted):
-    cdef Dissection dissection
-    cdef State state             # None: what was met before does not matter
+cdef class Follower(Bearer):
     cdef uint64_t now_of_batch[BATCH]
     cdef bint holding            # False: under other rules soon
 
-    cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil
-    cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil
+    cdef int follow_all(
+        self, const frame_s *frames, packet_s *rows, int count, int total
+    ) except -1 nogil
+    cdef int follow(
+        self, const frame_s *frame, packet_s *row, uint64_t now_ns
+    ) except -1 nogil
     cdef void ask(self, const packet_s *row, asked_s *asked) noexcept nogil
     cdef int follow_flow(
-        self, packet_s *row, const asked_s *asked, uint64_t now_ns
+        self, const frame_s *frame, packet_s *row, const asked_s *asked, uint64_t now_ns
     ) except -1 nogil
     cdef uint32_t flow_of(
         self, const asked_s *asked, uint64_t now_ns

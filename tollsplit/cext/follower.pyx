@@ -3,29 +3,24 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from tollsplit.cext.bounded cimport entry_s
-from tollsplit.cext.counted cimport BATCH, Counted
+from tollsplit.cext.bearer cimport Bearer
+from tollsplit.cext.counted cimport BATCH
 from tollsplit.cext.covering cimport remember
-from tollsplit.cext.dissect cimport Dissection
 from tollsplit.cext.flows cimport flow_key, flow_s, held_s
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
-from tollsplit.cext.state cimport State
 from tollsplit.cext.subscribers cimport whose
 
 
-cdef class Follower(Counted):
-    """Gives rows the rules that cover their flows; holds them while another one may come.
+cdef class Follower(Bearer):
+    """Gives rows the rules that cover their flows; holds them while another one may come."""
 
-    dissection   how frames are dissected
-    state        what was met before, where the rules ask for that
-    """
-
-    def __cinit__(self, Dissection dissection not None, _, __, State state=None):
-        self.dissection = dissection
-        self.state = state
+    def __cinit__(self, *_):
         self.holding = True
 
-    cdef int follow_all(self, packet_s *rows, int count, int total) except -1 nogil:
+    cdef int follow_all(
+        self, const frame_s *frames, packet_s *rows, int count, int total
+    ) except -1 nogil:
         """Have each decided row's flow say what it knows, frame by frame, at that frame's time.
 
         Budget: 50 ns a packet, flows in the second-level cache; 130 where they lie in none. Places
@@ -44,18 +39,21 @@ cdef class Follower(Counted):
             self.end_waits(self.now_of_batch[i])
             while other < total and rows[other].frame == <uint32_t>i:
                 rows[other].flags |= FLAG_TWICE
-                self.follow_flow(&rows[other], &asked[other], self.now_of_batch[i])
+                self.follow_flow(
+                    &frames[i], &rows[other], &asked[other], self.now_of_batch[i])
                 if rows[other].bucket != BUCKET_HELD:
                     rows[i].flags |= FLAG_TWICE
                 other += 1
-            self.follow_flow(&rows[i], &asked[i], self.now_of_batch[i])
+            self.follow_flow(&frames[i], &rows[i], &asked[i], self.now_of_batch[i])
         return 0
 
-    cdef int follow(self, packet_s *row, uint64_t now_ns) except -1 nogil:
-        """The same for one row."""
+    cdef int follow(
+        self, const frame_s *frame, packet_s *row, uint64_t now_ns
+    ) except -1 nogil:
+        """The same for one row, whose frame may be gone: then it is NULL."""
         cdef asked_s asked
         self.ask(row, &asked)
-        return self.follow_flow(row, &asked, now_ns)
+        return self.follow_flow(frame, row, &asked, now_ns)
 
     cdef void ask(self, const packet_s *row, asked_s *asked) noexcept nogil:
         """Find out what rules a row's flow may fulfil; where there is one, the flow's key."""
@@ -70,7 +68,7 @@ cdef class Follower(Counted):
             flow_key(row, &who, &asked.key)
 
     cdef int follow_flow(
-        self, packet_s *row, const asked_s *asked, uint64_t now_ns
+        self, const frame_s *frame, packet_s *row, const asked_s *asked, uint64_t now_ns
     ) except -1 nogil:
         """Give a row the first rule that covers its flow, or hold it while one may come.
 
@@ -79,6 +77,7 @@ cdef class Follower(Counted):
         """
         cdef uint32_t number
         cdef flow_s *flow
+        cdef bint learnt
         if not asked.possible:
             return 0
         number = self.flow_of(asked, now_ns)
@@ -87,7 +86,12 @@ cdef class Follower(Counted):
             return 0
         flow = <flow_s *>self.state.flows.at(number)
         flow.last_ns = now_ns
-        if self.learn(number, row, asked.possible, now_ns) and flow.entry.held and self.holding:
+        learnt = self.learn(number, row, asked.possible, now_ns)
+        if self.may_bear(frame, row, number, asked.possible):
+            self.look_for_token(frame)
+            if self.token != NULL:
+                learnt = self.bear(row, number, now_ns) or learnt
+        if learnt and flow.entry.held and self.holding:
             self.charge_held(number)
         return self.cover(number, row, asked.possible)
 
@@ -126,6 +130,8 @@ cdef class Follower(Counted):
         cdef bint asked_anew = flow.serial != self.classifier.serial
         if asked_anew:
             facts = self.classifier.covering.recall(row, flow, possible)
+            if self.state.flows.sponsors[number]:
+                facts |= self.classifier.covering.of_token(self.state.flows.sponsors[number])
             flow.serial = self.classifier.serial
         shown = self.classifier.covering.shown(row, possible, facts)
         if shown:

@@ -215,7 +215,7 @@ cdef class Meter(Follower):
                 self.state.calls.hear_all(
                     rows, count, total, self.now_of_batch, self.subscribers, self.totals)
             if self.classifier.covering.count:
-                self.follow_all(rows, count, total)
+                self.follow_all(frames, rows, count, total)
             self.count_rows(rows, count, total)
             return self.count_decided()
         for i in range(count):
@@ -237,18 +237,20 @@ cdef class Meter(Follower):
         cdef int total = self.attribute(frame, rows, 1, &self.state.now_ns)
         if total == 2:
             rows[1].flags |= FLAG_TWICE
-            self.prepare(&rows[1], datagram)
+            self.prepare(frame, &rows[1], datagram)
             if rows[1].bucket != BUCKET_HELD:
                 rows[0].flags |= FLAG_TWICE
-        self.prepare(&rows[0], datagram)
+        self.prepare(frame, &rows[0], datagram)
         return self.count_rows(rows, 1, total)
 
-    cdef int prepare(self, packet_s *row, const datagram_s *datagram) except -1 nogil:
+    cdef int prepare(
+        self, const frame_s *frame, packet_s *row, const datagram_s *datagram
+    ) except -1 nogil:
         """Decide a row that may be a fragment's, with what was met before."""
         self.assemble(row, datagram)
         self.classifier.decide(row, 1, self.where)
         self.hear(row, self.state.now_ns)
-        return self.follow(row, self.state.now_ns)
+        return self.follow(frame, row, self.state.now_ns)
 
     cdef int attribute(
         self, const frame_s *frames, packet_s *rows, int count, const uint64_t *now_ns
@@ -318,7 +320,7 @@ cdef class Meter(Follower):
                 row.fault = FAULT_TABLE_FULL
         self.classifier.decide(row, 1, self.where)
         self.hear(row, self.state.now_ns)
-        self.follow(row, self.state.now_ns)
+        self.follow(NULL, row, self.state.now_ns)
         if row.bucket == BUCKET_HELD:
             return 0
         self.place(row, 1)
@@ -403,7 +405,7 @@ cdef class Meter(Follower):
                 self.state.reach(self.state.advance(timestamp_ns))
                 count = self.attribute(&frame, rows, 1, &self.state.now_ns)
                 for k in range(count):
-                    self.prepare(&rows[k], self.datagrams)
+                    self.prepare(&frame, &rows[k], self.datagrams)
                 self.holding = True
             else:
                 count = self.classifier.attribute(&frame, rows, 1, self.subscribers)
