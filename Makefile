@@ -173,6 +173,7 @@ bench: $(VENV)/.benchable build
 	if (( ! EUID )); then $(BIN)/python -m benchmarks.bench_live; \
 	    $(BIN)/python -m benchmarks.soak_live; fi
 	$(BIN)/python -m benchmarks.bench_ledger
+	$(BIN)/python -m benchmarks.bench_scale
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.tables
 

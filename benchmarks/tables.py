@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, out of benchmarks/results.jsonl and instructions.json.
+"""The tables of docs/performance.md and scale.md, out of results.jsonl and instructions.json.
 
     python -m benchmarks.tables
 
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from benchmarks.bench_scale import scaled
 from benchmarks.traffic import TRAFFIC, Traffic
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENTS = (ROOT / "docs" / "performance.md", ROOT / "docs" / "scale.md")
 INSTRUCTIONS = ROOT / "benchmarks" / "instructions.json"
 SERIES_PACKETS = 10_000_000
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -267,6 +268,25 @@ def peers_table(lines: list[Line]) -> str:
          "octets off", "on mixed", "packets missed"], rows) + provenance(peers_line(lines, False))
 
 
+def scale_table(lines: list[Line]) -> str:
+    """By store: what was measured of one gateway, and what a thousand come to."""
+    stores = {line["store"]: line for line in lines if line["benchmark"] == "scale"}
+    if not stores:
+        return formatted([], [])
+    told = [{"packets metered": f"{row['packets']:,}",
+             "octets a packet": f"{row['octets_a_packet']}",
+             "CPU ns a packet": f"{row['packet_ns']}", "records": f"{row['records']:,}",
+             "records an hour": f"{row['records_an_hour']:,}",
+             "CPU µs a record, rated and booked": f"{row['record_us']}",
+             "octets a record in the ledger": f"{row['record_octets']}",
+             "MiB resident at most": f"{row['resident_octets'] / 2**20:,.0f}",
+             **{f"× 1,000: {name}": value for name, value in scaled(row)}}
+            for row in (line["results"] for line in stores.values())]  # fmt: skip
+    return formatted(["one gateway of a thousand", *stores],
+                     [[name, *(each[name] for each in told)] for name in told[0]]) + "".join(
+        provenance(line) for line in stores.values())  # fmt: skip
+
+
 def instructions_table(lines: list[Line]) -> str:
     recorded = json.loads(INSTRUCTIONS.read_text())
     counts = recorded["instructions"]
@@ -351,6 +371,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "live": live_table,
     "soak": soak_table,
     "instructions": instructions_table,
+    "scale": scale_table,
 }
 
 
@@ -360,7 +381,8 @@ def rendered(text: str, lines: list[Line]) -> str:
 
 
 def main() -> None:
-    DOCUMENT.write_text(rendered(DOCUMENT.read_text("utf-8"), results.read()), "utf-8")
+    for document in DOCUMENTS:
+        document.write_text(rendered(document.read_text("utf-8"), results.read()), "utf-8")
 
 
 if __name__ == "__main__":

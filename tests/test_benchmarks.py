@@ -318,6 +318,19 @@ def test_bench_ledger_books_what_it_counts_at_smoke_size(
         assert f"\n{name} " in printed
 
 
+def test_bench_scale_books_a_gateways_hours_at_smoke_size(
+    tmp_path: Path, databases: Callable[[], Database]
+) -> None:
+    database = databases()
+    printed, [line] = bench(tmp_path / "results.jsonl", "bench_scale", "--url", database.url)
+    row = line["results"]
+    assert (row["packets"], row["octets_a_packet"]) == (4_000, 330.9)
+    assert 2 * row["records_an_hour"] == row["records"] > 400 and row["record_octets"] > 100
+    told = tables.scale_table([line])
+    assert f"| × 1,000: records a day | {row['records_an_hour'] * 24_000:,} |" in told
+    assert f"records a day{row['records_an_hour'] * 24_000:>37,}" in printed
+
+
 def test_bench_peers_names_everybody_and_what_they_count(rivals: Sitting) -> None:
     printed, [line] = rivals
     for peer in PEERS:
@@ -365,10 +378,12 @@ def test_peers_that_fail_are_told(tmp_path: Path, command: str, message: str) ->
 # --- the document ------------------------------------------------------------------------
 
 
-def test_tables_in_the_document_are_the_generated_ones() -> None:
-    text = tables.DOCUMENT.read_text("utf-8")
-    assert set(tables.TABLES) == {found[1] for found in tables.MARKED.findall(text) if found}
-    assert tables.rendered(text, results.read()) == text, "run: python -m benchmarks.tables"
+def test_tables_in_documents_are_the_generated_ones() -> None:
+    texts = [document.read_text("utf-8") for document in tables.DOCUMENTS]
+    for text in texts:
+        assert tables.rendered(text, results.read()) == text, "run: python -m benchmarks.tables"
+    marked = "".join(texts)
+    assert set(tables.TABLES) == {found[1] for found in tables.MARKED.findall(marked)}
 
 
 @pytest.fixture
