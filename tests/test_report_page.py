@@ -192,6 +192,9 @@ def test_report_page_charges_are_exact(report: Report) -> None:
     assert last == ["All accounts", "", *(f"{n // 10**6:,}.{n % 10**6:06} CNY"
                                           for n in (taxes, total))]  # fmt: skip
     assert len(read.tables["Charges"]) == 5 and "34 more accounts" in read.words
+    untaxed = replace(report, charges=tuple(c._replace(taxes=()) for c in report.charges))
+    *_, last = Page(report_page(untaxed, top=3)).tables["Charges"]
+    assert len(last) == 3
 
 
 def test_report_page_is_one_file_that_runs_nothing(report: Report) -> None:

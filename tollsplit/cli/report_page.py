@@ -64,8 +64,9 @@ def _header(report: Report, overview: Overview) -> Iterator[str]:
     yield fact("Sponsors pay", size(sponsored), f"{sponsored:,} octets")
     yield fact("Subscribers", f"{overview.subscriber_count:,}",
                f"{len(report.usage):,} usage records")
-    for currency, amount, _ in _totals(report):
-        yield fact(f"Charged, {currency}", money(amount, currency), "taxes included")
+    for currency, amount, taxes in _totals(report):
+        yield fact(f"Charged, {currency}", money(amount, currency),
+                   "taxes included" if taxes else "")
     yield "</dl>"
     yield "</header>"
 
@@ -203,15 +204,19 @@ def _charges(report: Report, top: int) -> Iterator[str]:
         for place, part in enumerate((charge.rated_octets, taxes, charge.total_micros)):
             sums[charge.account, charge.currency][place] += part
     largest = heapq.nlargest(top, sums, key=lambda key: sums[key][2])
+    taxed = any(charge.taxes for charge in report.charges)
+
+    def amounts(taxes: int, amount: int, currency: str) -> list[str]:
+        parts = (taxes, amount) if taxed else (amount,)
+        return [numeric_cell(money(part, currency)) for part in parts]
+
     yield "<h2>Charges</h2>"
     yield from table(
-        "Charges", ("Account", ">Rated octets", ">Taxes", ">Amount"),
-        [(text_cell(name), number_cell(rated), numeric_cell(money(taxes, currency)),
-          numeric_cell(money(amount, currency)))
+        "Charges", ("Account", ">Rated octets", *((">Taxes",) if taxed else ()), ">Amount"),
+        [(text_cell(name), number_cell(rated), *amounts(taxes, amount, currency))
          for (name, currency), (rated, taxes, amount) in (
              (key, sums[key]) for key in largest)],
-        [(text_cell("All accounts"), text_cell(""), numeric_cell(money(taxes, currency)),
-          numeric_cell(money(amount, currency)))
+        [(text_cell("All accounts"), text_cell(""), *amounts(taxes, amount, currency))
          for currency, amount, taxes in _totals(report)],
     )  # fmt: skip
     if len(sums) > top:
