@@ -17,7 +17,8 @@ MODULES = (
     "layout", "reader", "ring", "recorder", "dissect", "lpm", "field", "suffixes", "covering",
     "classify", "subscribers", "table", "bounded", "fragments", "flows", "lapsing", "calls",
     "copies", "streams", "state", "totals", "merge", "counted", "follower", "meter", "order",
-    "columns", "shares", "hello", "http", "exchange", "quic", "dns", "token", "bearer",
+    "columns", "shares", "hello", "http", "exchange", "quic", "dns", "resolvers",
+    "token", "bearer",
 )
 
 SANITIZE = "-fsanitize=address,undefined"

@@ -5,6 +5,7 @@ from tollsplit.cext.covering cimport Covering
 from tollsplit.cext.field cimport field_s
 from tollsplit.cext.layout cimport frame_s, packet_s, subscriber_s
 from tollsplit.cext.lpm cimport trie_s
+from tollsplit.cext.resolvers cimport Resolvers
 from tollsplit.cext.subscribers cimport Subscribers
 
 cdef enum:
@@ -45,6 +46,7 @@ cdef class Classifier:
     cdef uint16_t *verdicts      # [classes][2]
     cdef readonly uint32_t serial  # of these rules among all that this process has had
     cdef Covering covering
+    cdef public Resolvers resolvers  # whose answers these rules believe
     cdef const uint32_t *group_at
     cdef const uint64_t *segment_start
     cdef const uint32_t *segment_tenure

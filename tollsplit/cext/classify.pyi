@@ -6,6 +6,7 @@ import numpy.typing as npt
 from tollsplit.cext.covering import Covering
 from tollsplit.cext.field import Fields
 from tollsplit.cext.lpm import Trie
+from tollsplit.cext.resolvers import Resolvers
 
 BOUNDS: dict[str, int]
 CLASSES_MAX: int
@@ -16,6 +17,7 @@ class Classifier:
     detail: bool
     tracks: bool
     serial: int
+    resolvers: Resolvers | None
     def __init__(
         self,
         trie4: Trie,

@@ -23,6 +23,9 @@ cdef class Follower(Bearer):
     cdef int follow(
         self, const frame_s *frame, packet_s *row, uint64_t now_ns
     ) except -1 nogil
+    cdef int hear_resolver(
+        self, const frame_s *frame, const packet_s *row, uint64_t now_ns
+    ) except -1 nogil
     cdef void ask(self, const packet_s *row, asked_s *asked) noexcept nogil
     cdef int follow_flow(
         self, const frame_s *frame, packet_s *row, const asked_s *asked, uint64_t now_ns
@@ -31,9 +34,9 @@ cdef class Follower(Bearer):
         self, const asked_s *asked, uint64_t now_ns
     ) except? 0 nogil
     cdef uint32_t open_flow(self, const key_s *key, uint64_t now_ns) except? 0 nogil
-    cdef bint learn(
+    cdef int learn(
         self, uint32_t number, const packet_s *row, uint64_t possible, uint64_t now_ns
-    ) noexcept nogil
+    ) except -1 nogil
     cdef int cover(
         self, uint32_t number, packet_s *row, uint64_t possible
     ) except -1 nogil

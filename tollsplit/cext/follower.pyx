@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from tollsplit.cext.bounded cimport entry_s
 from tollsplit.cext.bearer cimport Bearer
 from tollsplit.cext.counted cimport BATCH
-from tollsplit.cext.covering cimport remember
+from tollsplit.cext.covering cimport FACT_DNS, remember
 from tollsplit.cext.flows cimport flow_key, flow_s, held_s
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
@@ -37,6 +37,7 @@ cdef class Follower(Bearer):
                 self.state.flows.expect_entry(&asked[i].key)
         for i in range(count):
             self.end_waits(self.now_of_batch[i])
+            self.hear_resolver(&frames[i], &rows[i], self.now_of_batch[i])
             while other < total and rows[other].frame == <uint32_t>i:
                 rows[other].flags |= FLAG_TWICE
                 self.follow_flow(
@@ -52,8 +53,19 @@ cdef class Follower(Bearer):
     ) except -1 nogil:
         """The same for one row, whose frame may be gone: then it is NULL."""
         cdef asked_s asked
+        if frame != NULL:
+            self.hear_resolver(frame, row, now_ns)
         self.ask(row, &asked)
         return self.follow_flow(frame, row, &asked, now_ns)
+
+    cdef int hear_resolver(
+        self, const frame_s *frame, const packet_s *row, uint64_t now_ns
+    ) except -1 nogil:
+        """Learn what addresses names are given, where rules ask for that."""
+        if self.classifier.covering.kinds[<int>FACT_DNS]:
+            self.classifier.resolvers.hear(
+                frame, row, &self.dissection.meter, self.state, now_ns)
+        return 0
 
     cdef void ask(self, const packet_s *row, asked_s *asked) noexcept nogil:
         """Find out what rules a row's flow may fulfil; where there is one, the flow's key."""
@@ -120,9 +132,9 @@ cdef class Follower(Bearer):
         self.state.flows.drop(silent)
         return self.state.flows.open(key, now_ns)
 
-    cdef bint learn(
+    cdef int learn(
         self, uint32_t number, const packet_s *row, uint64_t possible, uint64_t now_ns
-    ) noexcept nogil:
+    ) except -1 nogil:
         """Add to a flow's facts what a row shows; True: more is known of it than before, or other
         things, since the rules have changed."""
         cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
@@ -132,6 +144,8 @@ cdef class Follower(Bearer):
             facts = self.classifier.covering.recall(row, flow, possible)
             if self.state.flows.sponsors[number]:
                 facts |= self.classifier.covering.of_token(self.state.flows.sponsors[number])
+            facts |= self.classifier.resolvers.facts_of(row, self.state, now_ns)
+            flow.told |= 1 << FACT_DNS  # what it is given for later is not its
             flow.serial = self.classifier.serial
         shown = self.classifier.covering.shown(row, possible, facts)
         if shown:

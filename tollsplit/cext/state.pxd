@@ -1,5 +1,5 @@
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from tollsplit.cext.calls cimport Calls
 from tollsplit.cext.copies cimport Copies
@@ -29,6 +29,8 @@ cdef class State:
     cdef Streams streams
     cdef Calls calls
     cdef object gate             # judges tokens; None: rules ask for none
+    cdef object answers          # of resolvers, as engine.answers has them
+    cdef const uint8_t[::1] hints  # bits of addresses that answers may know
 
     cdef bint is_own(self, const packet_s *row) noexcept nogil
     cdef uint64_t advance(self, uint64_t timestamp_ns) noexcept nogil

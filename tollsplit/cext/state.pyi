@@ -1,3 +1,4 @@
+from collections.abc import Hashable, Iterable
 from typing import Protocol
 
 BOUNDS: dict[str, int]
@@ -12,6 +13,20 @@ class Gate(Protocol):
         server: int,
         at_ns: int,
     ) -> int: ...
+
+class Answers(Protocol):
+    hints: bytearray
+
+    def ask(self, question: Hashable, now_ns: int) -> None: ...
+    def answer(
+        self,
+        question: Hashable,
+        name: bytes,
+        facts: int,
+        given: Iterable[tuple[int, int, int]],
+        now_ns: int,
+    ) -> bool: ...
+    def names(self, version: int, number: int, now_ns: int) -> list[bytes]: ...
 
 class State:
     def __init__(
@@ -30,6 +45,8 @@ class State:
         gate: Gate | None = None,
         share: int = 0,
         shares: int = 1,
+        *,
+        answers: Answers,
     ) -> None: ...
     @property
     def room(self) -> list[tuple[int, int]]: ...

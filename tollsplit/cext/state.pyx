@@ -2,7 +2,7 @@
 
 import os
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from tollsplit.cext.calls cimport Calls
 from tollsplit.cext.copies cimport Copies, seen_s
@@ -12,7 +12,10 @@ from tollsplit.cext.lapsing cimport lapsing_s
 from tollsplit.cext.layout cimport packet_s
 from tollsplit.cext.streams cimport Streams, stream_s
 
-BOUNDS = {"CLOCK_BEHIND_NS": CLOCK_BEHIND_NS}
+cdef enum:
+    HINTS = 65536
+
+BOUNDS = {"CLOCK_BEHIND_NS": CLOCK_BEHIND_NS, "DNS_HINTS": HINTS}
 
 # Whose share a pair of addresses is: nobody can choose pairs that are all one worker's.
 cdef uint64_t PAIR_LO = int.from_bytes(os.urandom(8), "little") | 1
@@ -29,6 +32,7 @@ cdef class State:
     held                 counters of their packets that are not charged yet
     flow_idle_ns         how long a flow without packets is known
     flow_hold_ns         how long its packets wait for what it is
+    answers              what resolvers have said, shared with other workers; as engine.answers
     copies               packets that may have copies yet
     streams              directions of TCP connections that are known at a time
     sent                 segments that all of them remember
@@ -45,7 +49,7 @@ cdef class State:
     def __cinit__(self, uint32_t datagrams, uint32_t fragments, uint64_t fragment_timeout_ns,
                   uint32_t flows, uint32_t held, uint64_t flow_idle_ns, uint64_t flow_hold_ns,
                   uint32_t copies, uint32_t streams, uint64_t sent, uint32_t calls,
-                  gate=None, uint32_t share=0, uint32_t shares=1):
+                  gate=None, uint32_t share=0, uint32_t shares=1, *, answers):
         self.gate = gate
         if share >= shares:
             raise ValueError(f"share {share} of {shares}")
@@ -53,6 +57,8 @@ cdef class State:
         self.shares = shares
         self.fragments = Fragments(
             datagrams, sizeof(assembly_s), fragments, fragment_timeout_ns)
+        self.answers = answers
+        self.hints = answers.hints
         self.flows = Flows(flows, sizeof(flow_s), held, flow_idle_ns, flow_hold_ns)
         self.copies = Copies(copies, sizeof(seen_s))
         self.streams = Streams(streams, sizeof(stream_s), flow_idle_ns, sent)

@@ -12,6 +12,7 @@ from typing import Protocol
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.recorder import Recorder
 from tollsplit.cext.ring import Ring
+from tollsplit.engine.answers import Answers
 from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.cells import Cells
 from tollsplit.engine.pipeline import BOUNDS, Tally, dissection, state, tally
@@ -61,6 +62,7 @@ class Generation:
         self.rules = rules
         self._gate = gate if gate is not None else Gate(keys_of(rules))
         self._bounds = bounds
+        self._answers: Answers = following._answers if following else Answers()
         self.compiled: Compiled = following.compiled if following else Compiled(rules)
         self.cells: Cells = following.cells if following and keep_cells else Cells(rules)
         self._dissection = dissection(rules, None, None, trust_ip_length)
@@ -74,7 +76,8 @@ class Generation:
 
         It hands that over to those that follow it.
         """
-        remembered = state(self._bounds, self._gate) if self.compiled.classifier.tracks else None
+        tracks = self.compiled.classifier.tracks
+        remembered = state(self._bounds, self._gate, answers=self._answers) if tracks else None
         return Meter(self._dissection, self.compiled.classifier, self.cells.at, remembered)
 
     def tally(

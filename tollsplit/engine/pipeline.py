@@ -13,6 +13,7 @@ from tollsplit.cext.merge import Merge
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.reader import Astray, Reader
 from tollsplit.cext.state import State
+from tollsplit.engine.answers import Answers
 from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.cells import Cells
 from tollsplit.engine.usage import Prior, Provenance, Spent, Usage, gather
@@ -290,17 +291,21 @@ def _expect_room_for_one(states: Sequence[State]) -> None:
         raise _NoRoom
 
 
-def state(bounds: Bounds, gate: Gate, share: int = 0, shares: int = 1) -> State:
+def state(
+    bounds: Bounds, gate: Gate, share: int = 0, shares: int = 1, answers: Answers | None = None
+) -> State:
     """What a worker remembers: nothing so far.
 
     gate            judges tokens, for all workers of a run
+    answers         of resolvers, that it shares with others; None: it is alone
     share, shares   which of the workers it is that are shown the same frames
     """
     return State(
         bounds.datagrams, bounds.fragments, bounds.fragment_timeout_ns,
         bounds.flows, bounds.held, bounds.flow_idle_ns, bounds.flow_hold_ns,
         bounds.copies, bounds.streams, bounds.sent, bounds.calls, gate,
-        share, shares)
+        share, shares,
+        answers=answers if answers is not None else Answers())
 
 
 def _run_merged(

@@ -11,6 +11,7 @@ from tollsplit.cext.classify import CLASSES_MAX, HOLDERS_MAX, Classifier
 from tollsplit.cext.covering import Covering
 from tollsplit.cext.field import DIRECT_FIELDS, FIELDS, Fields, hashed
 from tollsplit.cext.lpm import Trie
+from tollsplit.cext.resolvers import Resolvers
 from tollsplit.cext.suffixes import Suffixes
 from tollsplit.errors import RulesError
 from tollsplit.rules.expression import check
@@ -54,6 +55,7 @@ class Compiled:
         if self.where is not None:
             plain = _bits((i for i, r in enumerate(rules.rules) if not r.match.where), words)
             where = (self.where.address, plain)
+        covering = _covering(rules, fields, server, subscribed)
         self.classifier = Classifier(
             self._trie4,
             trie6,
@@ -65,8 +67,11 @@ class Compiled:
             claims if claims.any() else None,
             where,
             tracks(rules),
-            _covering(rules, fields, server, subscribed),
+            covering,
         )
+        self.classifier.resolvers = Resolvers(
+            ((p.version, p.value, p.length) for p in rules.meter.resolvers),
+            self._trie4, trie6, covering)  # fmt: skip
 
     def pool_of(self, address: int) -> int:
         """The pool (from 1 on) of an IPv4 address; 0: none."""
