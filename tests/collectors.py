@@ -231,6 +231,7 @@ class TcpCollector:
     def __init__(self, port: int = 0, octets: int | None = None) -> None:
         self.sessions: list[bytearray] = []
         self.ended = 0
+        self._connection: socket.socket | None = None
         self._octets = octets
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listener.getsockname()[1])
@@ -245,6 +246,7 @@ class TcpCollector:
             except OSError:
                 return
             with connection:
+                self._connection = connection
                 kept = bytearray()
                 self.sessions.append(kept)
                 while self._octets is None or len(kept) < self._octets:
@@ -253,6 +255,11 @@ class TcpCollector:
                         break
                     kept += received
             self.ended += 1
+
+    def hang_up(self) -> None:
+        """End the connection; others may follow."""
+        assert self._connection is not None
+        self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)

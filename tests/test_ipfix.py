@@ -347,6 +347,18 @@ def test_ipfix_account_says_that_nobody_listens(
         assert f"{url}: the collector does not take the records: Connection refused" in err
 
 
+def test_ipfix_account_says_that_not_all_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in our own kernel's buffer is not at the collector."""
+    monkeypatch.setattr(collector, "IPFIX_SEND_S", 0.3)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        usage = batch(*(usage_record(i) for i in range(200)))
+        with pytest.raises(TollsplitError, match="the collector does not take what was sent"):
+            export(f"tcp://127.0.0.1:{deaf.getsockname()[1]}", usage, TOTALS)
+
+
 @pytest.mark.parametrize("url", [
     "udp://", "collector:4739", "sctp://127.0.0.1", "tcp://127.0.0.1:0", "tcp://h/path",
     "udp://h:99999", "udp://[::1", "udp://u@h:1"])

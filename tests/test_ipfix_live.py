@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,9 @@ from commands import COMMAND
 from gateways import booked, expect_sound, load_other, packet, rows, running
 
 from tollsplit.cli.ipfix import Export
-from tollsplit.ipfix import Exporter, exporter
-from tollsplit.ipfix.records import Batch
+from tollsplit.ipfix import Collector, Exporter, exporter
+from tollsplit.ipfix.message import Body
+from tollsplit.ipfix.records import Batch, introduction
 from tollsplit.model import Volume
 from tollsplit.snapshot import Notice
 
@@ -114,6 +115,23 @@ def test_export_goes_on_where_a_connection_broke(tmp_path: Path) -> None:
     assert seen == sorted(seen) and seen[0] == 0
     # A session's end lost what lay in the kernel's buffers, and nothing else.
     assert any("the collector is there again" in text for text in ours.told)
+
+
+def test_export_notices_that_its_collector_has_gone() -> None:
+    """The kernel would take a message for a connection that the other side has ended."""
+    usage = batch(usage_record())
+    with TcpCollector() as listener, closing(Collector(listener.url, 7)) as ours:
+        ours.introduce(introduction(usage, 1400))
+        wait(lambda: listener.sessions, "nobody is connected")
+        listener.hang_up()
+        wait(lambda: listener.ended == 1, "the connection does not end")
+        with pytest.raises(ConnectionResetError):
+            ours.send(Body(b"\x01\x91\x00\x05x", 1))
+        ours.send(Body(b"\x01\x91\x00\x05x", 1))
+        ours.close()
+        wait(lambda: listener.ended == 2, "the connection does not end")
+    second = messages(bytes(listener.sessions[1]))
+    assert second[0].numbers[0] == 3 and second[-1].numbers == [401]
 
 
 def test_export_leaves_out_what_a_full_queue_cannot_take(
@@ -221,6 +239,24 @@ def test_export_of_a_gateway_without_a_ledger(home: Path) -> None:
     assert sum(int(flow.get("octetDeltaCount", 0)) for flow in flows) == 128
     assert sum(int(flow.get("layer2OctetDeltaCount", 0)) for flow in flows) == 128
     assert len({flow["commonPropertiesId"] for flow in flows}) == 2
+
+
+@pytest.mark.window("1h")
+def test_export_of_what_was_booked_before_is_none(home: Path) -> None:
+    """A run dies between booking and clearing up: the next finds it booked, and sends nothing."""
+    sent: list[int] = []
+    with running(home, final=lambda usage, at: sent.append(len(usage))) as run:
+        run.frames.lanes[0].give(packet(time.time_ns()))
+        wait(lambda: run.last.seen.octets, "it is not in the journal")
+        kept = {path: path.read_bytes() for path in (home / "journal").iterdir()
+                if path.is_file()}
+    assert booked(home) == 128 and sent == [1]
+    for path, octets in kept.items():
+        path.write_bytes(octets)
+    with running(home, final=lambda usage, at: sent.append(len(usage))) as run:
+        wait(lambda: "recovered" in run.kinds(), "what was left behind is not found")
+    assert booked(home) == 128 and sent == [1]
+    expect_sound(home)
 
 
 def test_export_does_not_hold_up_the_bill(home: Path) -> None:
