@@ -19,6 +19,7 @@ from tollsplit.cext import (
     quic,
     state,
     streams,
+    talk,
 )
 from tollsplit.cext.layout import (
     BUCKET_NAMES,
@@ -169,3 +170,4 @@ def test_layout_bounds_of_the_core_are_those_of_limits() -> None:
     assert {name: getattr(limits, name) for name in state.BOUNDS} == state.BOUNDS
     assert {name: getattr(limits, name) for name in copies.BOUNDS} == copies.BOUNDS
     assert {name: getattr(limits, name) for name in streams.BOUNDS} == streams.BOUNDS
+    assert {name: getattr(limits, name) for name in talk.BOUNDS} == talk.BOUNDS

@@ -121,6 +121,12 @@ HTTP_OUTSTANDING_MAX = 16
 HTTP_HEAD_OCTETS_MAX = 65_536
 # Counters of packets that wait, of one worker: 20 MiB; a flow mostly has one.
 HELD_COUNTERS_MAX = 262_144
+# A connection's first octets as far as a name is looked for in them: hellos have 2 KB, unless
+# somebody makes them longer.
+TALK_OCTETS_MAX = 8_192
+# Flows of one worker whose hello is not complete yet, which takes what a burst takes: 36 MiB. Where
+# more begin at a time, the oldest is read no more.
+TALKS_MAX = 4_096
 # Conditions that a flow fulfils rather than a packet: a bit each in its entry.
 FACTS_MAX = 64
 # Packets of one worker that may have copies yet: 26 MiB. With 10 ms between them, 25 million a
@@ -144,6 +150,9 @@ EXEMPT_TIMES_MAX = 4
 EXEMPT_OPTIONS_MAX = 12
 # Flows of one worker in which a subscriber has said something: 104 MiB.
 CALLS_MAX = 1_048_576
+# Rule sets of which it is known what flows have shown under them: a flow that no packet of was seen
+# under any of these has shown nothing. With one a second, whatever is not idle is carried over.
+RULES_KNOWN_MAX = 1_024
 # A frame that is older than this than the one before is not late: the clock was set back.
 CLOCK_BEHIND_NS = 60_000_000_000
 # Captures that are read side by side, in the order of their packets' times: an open file each.

@@ -34,12 +34,13 @@ cdef class Covering:
     cdef uint64_t kinds[FACT_KINDS]      # the facts of each kind
     cdef uint64_t sticky         # a bit for each rule that sticks to flows
     cdef uint64_t named          # … that asks for a name which packets say
-    cdef uint64_t spoken         # … that asks for what only a payload can say
+    cdef uint64_t outer          # facts that are believed of a hello that may hide another
     cdef uint64_t *of_class      # [classes], a bit for each rule whose server condition holds
     cdef Suffixes names
     cdef uint32_t *sponsors      # as tokens call them, in order
     cdef uint64_t *of_sponsor    # the facts that a token of each tells
     cdef int sponsor_count
+    cdef readonly list conditions
     cdef tuple kept
 
     cdef uint64_t reachable(self, const packet_s *row) noexcept nogil
@@ -55,6 +56,12 @@ cdef class Covering:
     cdef uint64_t of_token(self, uint32_t sponsor) noexcept nogil
     cdef uint64_t covered(self, uint64_t eligible, uint64_t facts) noexcept nogil
     cdef uint64_t alive(self, uint64_t rules, uint64_t facts, uint8_t told) noexcept nogil
+    cdef uint64_t facts_of_sni(
+        self, const uint8_t *name, uint32_t octets, bint encrypted
+    ) noexcept nogil
+    cdef bint is_contradicted(
+        self, uint64_t reachable, uint64_t possible, uint64_t said, uint64_t facts
+    ) noexcept nogil
     cdef uint64_t fulfilled(self, const packet_s *row, uint64_t some) noexcept nogil
     cdef uint64_t allowed(
         self, const field_s *field, const packet_s *row, uint64_t some

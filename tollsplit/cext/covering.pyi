@@ -11,6 +11,7 @@ KINDS: tuple[str, ...]
 
 class Covering:
     count: int
+    conditions: list[tuple[str, frozenset[str]] | None]
     def __init__(
         self,
         fields: Fields,
@@ -20,4 +21,6 @@ class Covering:
         kinds: Mapping[str, int],
         names: Suffixes,
         tokens: Mapping[int, int],
+        outer: int,
+        conditions: list[tuple[str, frozenset[str]] | None],
     ) -> None: ...

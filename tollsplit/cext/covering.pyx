@@ -25,6 +25,8 @@ cdef class Covering:
     kinds       kind of fact → all facts of that kind
     names       facts by name, of the kinds that names tell
     tokens      what a token calls a sponsor → the facts that one of his tokens tells
+    outer       facts that are believed of a ClientHello that may hide another
+    conditions  of each fact what it is about: (kind, what is listed), or None
 
     A fact is one of 64 bits of a flow. A rule covers a row when all facts that it needs are known
     of the row's flow, and the row fulfils what remains: its server, subscriber, port and protocol
@@ -32,7 +34,8 @@ cdef class Covering:
     """
 
     def __cinit__(self, Fields fields not None, const uint64_t[:, ::1] server, subscribed,
-                  rules, dict kinds not None, Suffixes names not None, dict tokens not None):
+                  rules, dict kinds not None, Suffixes names not None, dict tokens not None,
+                  uint64_t outer, list conditions not None):
         cdef const uint64_t[:, ::1] holders
         cdef Py_ssize_t i
         cdef int s
@@ -40,6 +43,8 @@ cdef class Covering:
             raise ValueError(f"{len(rules)} rules of flows: out of bounds")
         self.kept = (fields, server, subscribed)
         self.names = names
+        self.outer = outer
+        self.conditions = conditions
         self.fields = fields.asked
         self.field_count = fields.count
         self.words = fields.words
@@ -195,6 +200,34 @@ cdef class Covering:
             left &= left - 1
             found |= <uint64_t>(self.needs[s] & gone == 0) << s
         return found
+
+    cdef uint64_t facts_of_sni(
+        self, const uint8_t *name, uint32_t octets, bint encrypted
+    ) noexcept nogil:
+        """The facts that the server's name in a ClientHello is.
+
+        encrypted   it has an Encrypted Client Hello: maybe the name is not the one that is meant
+        """
+        cdef uint64_t facts = self.names.facts(name, octets) & self.kinds[<int>FACT_SNI]
+        return facts & self.outer if encrypted else facts
+
+    cdef bint is_contradicted(
+        self, uint64_t reachable, uint64_t possible, uint64_t said, uint64_t facts
+    ) noexcept nogil:
+        """Whether a rule asks for a name that was said, and for another server.
+
+        facts   of the flow: what its server's address is known for among them
+        """
+        cdef uint64_t left = reachable & self.named, bit
+        cdef int s
+        while left:
+            s = tollsplit_lowest(left)
+            bit = <uint64_t>1 << s
+            left &= left - 1
+            if self.needs[s] & said and (
+                    not possible & bit or self.needs[s] & self.kinds[<int>FACT_DNS] & ~facts):
+                return True
+        return False
 
     cdef uint64_t fulfilled(self, const packet_s *row, uint64_t some) noexcept nogil:
         """Those of some rules whose fields a row fulfils itself."""

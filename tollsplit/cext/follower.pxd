@@ -1,19 +1,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from tollsplit.cext.bearer cimport Bearer
 from tollsplit.cext.counted cimport BATCH
 from tollsplit.cext.flows cimport held_s
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport frame_s, packet_s
-
-# What a row asks of its flow.
-cdef struct asked_s:
-    key_s key
-    uint64_t reachable           # the rules that some packet of the flow may fulfil; 0: no flow
-    uint64_t possible            # those whose server condition holds
+from tollsplit.cext.listener cimport Listener, asked_s
 
 
-cdef class Follower(Bearer):
+cdef class Follower(Listener):
     cdef uint64_t now_of_batch[BATCH]
     cdef bint holding            # False: under other rules soon
 
@@ -31,7 +25,7 @@ cdef class Follower(Bearer):
         self, const frame_s *frame, packet_s *row, const asked_s *asked, uint64_t now_ns
     ) except -1 nogil
     cdef uint32_t flow_of(
-        self, const asked_s *asked, uint64_t now_ns
+        self, const frame_s *frame, const packet_s *row, const asked_s *asked, uint64_t now_ns
     ) except? 0 nogil
     cdef uint32_t open_flow(self, const key_s *key, uint64_t now_ns) except? 0 nogil
     cdef int learn(
@@ -41,6 +35,8 @@ cdef class Follower(Bearer):
         self, uint32_t number, packet_s *row, uint64_t possible
     ) except -1 nogil
     cdef int hold(self, uint32_t number, packet_s *row, uint64_t eligible) except -1 nogil
+    cdef int stop_waiting(self, uint32_t number, bint crowded) except -1 nogil
+    cdef int forget_flow(self, uint32_t number, bint crowded) except -1 nogil
     cdef int end_waits(self, uint64_t now_ns) except -1 nogil
     cdef int charge_held(self, uint32_t number) except -1 nogil
     cdef int count_all_held(self, uint32_t number, bint crowded) except -1 nogil

@@ -3,16 +3,16 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from tollsplit.cext.bounded cimport entry_s
-from tollsplit.cext.bearer cimport Bearer
 from tollsplit.cext.counted cimport BATCH
 from tollsplit.cext.covering cimport FACT_DNS, remember
-from tollsplit.cext.flows cimport flow_key, flow_s, held_s
+from tollsplit.cext.flows cimport TOLD_MISMATCH, TOLD_TALKS, flow_key, flow_s, held_s
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
+from tollsplit.cext.listener cimport Listener, asked_s
 from tollsplit.cext.subscribers cimport whose
 
 
-cdef class Follower(Bearer):
+cdef class Follower(Listener):
     """Gives rows the rules that cover their flows; holds them while another one may come."""
 
     def __cinit__(self, *_):
@@ -68,12 +68,17 @@ cdef class Follower(Bearer):
         return 0
 
     cdef void ask(self, const packet_s *row, asked_s *asked) noexcept nogil:
-        """Find out what rules a row's flow may fulfil; where there is one, the flow's key."""
+        """Find out what rules a row's flow may fulfil; where there is one, the flow's key.
+
+        A row that contradicts itself may still say what others of its flow are.
+        """
         cdef subscriber_s who
         asked.reachable = asked.possible = 0
-        if row.bucket != BUCKET_METERED or row.flags & (FLAG_MISMATCH | FLAG_SUSPICIOUS):
+        if row.bucket != BUCKET_METERED or row.flags & FLAG_SUSPICIOUS:
             return
         asked.reachable = self.classifier.covering.reachable(row)
+        if row.flags & FLAG_MISMATCH and not asked.reachable & self.classifier.covering.named:
+            asked.reachable = 0
         if asked.reachable:
             asked.possible = self.classifier.covering.possible(row, asked.reachable)
             whose(self.subscribers, row, &who)
@@ -90,33 +95,46 @@ cdef class Follower(Bearer):
         cdef uint32_t number
         cdef flow_s *flow
         cdef bint learnt
-        if not asked.possible:
+        if not asked.reachable:
             return 0
-        number = self.flow_of(asked, now_ns)
+        number = self.flow_of(frame, row, asked, now_ns)
         if not number:
-            self.totals.untracked(row)
+            if asked.possible and not row.flags & FLAG_MISMATCH:
+                self.totals.untracked(row)
             return 0
         flow = <flow_s *>self.state.flows.at(number)
         flow.last_ns = now_ns
         learnt = self.learn(number, row, asked.possible, now_ns)
-        if self.may_bear(frame, row, number, asked.possible):
+        if not row.flags & FLAG_MISMATCH and self.may_bear(frame, row, number, asked.possible):
             self.look_for_token(frame)
             if self.token != NULL:
                 learnt = self.bear(row, number, now_ns) or learnt
+        if asked.reachable & self.classifier.covering.named and self.is_heard(frame, row, flow):
+            if (self.state.talks.count >= self.state.talks.most
+                    and not flow.told & TOLD_TALKS):
+                self.stop_waiting(self.state.talks.talks[self.state.talks.oldest].flow, True)
+            learnt = self.listen(frame, row, number, asked, now_ns) or learnt
         if learnt and flow.entry.held and self.holding:
             self.charge_held(number)
-        return self.cover(number, row, asked.possible)
+        return 0 if row.flags & FLAG_MISMATCH else self.cover(number, row, asked.possible)
 
     cdef uint32_t flow_of(
-        self, const asked_s *asked, uint64_t now_ns
+        self, const frame_s *frame, const packet_s *row, const asked_s *asked, uint64_t now_ns
     ) except? 0 nogil:
-        """The number of a flow, which begins anew where it has been idle; 0: there is no room."""
+        """The number of a row's flow; 0: there is no room, or nothing to be known of it.
+
+        It begins anew where it has been idle, and with a new connection. Where it can but claim
+        to be a sponsor's, it is known only once it does.
+        """
         cdef uint32_t number = self.state.flows.find(&asked.key)
-        if number and self.state.flows.is_idle(number, now_ns):
-            self.count_all_held(number, False)
-            self.state.flows.drop(number)
+        if number and (self.state.flows.is_idle(number, now_ns) or (
+                asked.reachable & self.classifier.covering.named and self.is_another(
+                    frame, row, <flow_s *>self.state.flows.at(number)))):
+            self.forget_flow(number, False)
             number = 0
-        return number if number else self.open_flow(&asked.key, now_ns)
+        if number or not (asked.possible or self.begins(frame, row)):
+            return number
+        return self.open_flow(&asked.key, now_ns)
 
     cdef uint32_t open_flow(self, const key_s *key, uint64_t now_ns) except? 0 nogil:
         """The number of a new flow; 0: there is no room.
@@ -128,8 +146,7 @@ cdef class Follower(Bearer):
         cdef uint32_t silent = self.state.flows.silent.oldest
         if number or not silent:
             return number
-        self.count_all_held(silent, True)
-        self.state.flows.drop(silent)
+        self.forget_flow(silent, True)
         return self.state.flows.open(key, now_ns)
 
     cdef int learn(
@@ -141,7 +158,10 @@ cdef class Follower(Bearer):
         cdef uint64_t facts = flow.facts, shown
         cdef bint asked_anew = flow.serial != self.classifier.serial
         if asked_anew:
-            facts = self.classifier.covering.recall(row, flow, possible)
+            if facts:
+                with gil:
+                    facts = self.state.carry(facts, flow.serial, self.classifier.serial)
+            facts |= self.classifier.covering.recall(row, flow, possible)
             if self.state.flows.sponsors[number]:
                 facts |= self.classifier.covering.of_token(self.state.flows.sponsors[number])
             facts |= self.classifier.resolvers.facts_of(row, self.state, now_ns)
@@ -151,7 +171,7 @@ cdef class Follower(Bearer):
         if shown:
             remember(row, flow)
         self.state.flows.set_facts(number, facts | shown, now_ns)
-        return asked_anew or shown
+        return asked_anew or shown != 0
 
     cdef int cover(
         self, uint32_t number, packet_s *row, uint64_t possible
@@ -161,6 +181,9 @@ cdef class Follower(Bearer):
         cdef uint64_t eligible = self.classifier.covering.eligible(row, possible)
         cdef uint64_t covered = self.classifier.covering.covered(eligible, flow.facts)
         row.rule = self.classifier.covering.first(row.rule, covered)
+        if not row.rule and flow.told & TOLD_MISMATCH:
+            row.flags |= FLAG_MISMATCH
+            return 0
         if not self.holding or not self.state.flows.waits(number):
             return 0
         if self.classifier.covering.may_come(row.rule, self.classifier.covering.alive(
@@ -177,21 +200,31 @@ cdef class Follower(Bearer):
             return 0
         row.bucket = BUCKET_HELD
         while self.state.flows.held_count > self.state.flows.held_most:
-            self.count_all_held(self.state.flows.waits_oldest, True)
-            self.state.flows.wait_no_more(self.state.flows.waits_oldest)
+            self.stop_waiting(self.state.flows.waits_oldest, True)
+        return 0
+
+    cdef int stop_waiting(self, uint32_t number, bint crowded) except -1 nogil:
+        """Charge what waits of a flow as it is; what it was about to say is not waited for."""
+        self.count_all_held(number, crowded)
+        self.hush(<flow_s *>self.state.flows.at(number))
+        self.state.flows.wait_no_more(number)
+        return 0
+
+    cdef int forget_flow(self, uint32_t number, bint crowded) except -1 nogil:
+        """Forget a flow; what waits of it is charged as it is."""
+        self.stop_waiting(number, crowded)
+        self.state.flows.drop(number)
         return 0
 
     cdef int end_waits(self, uint64_t now_ns) except -1 nogil:
         """Charge what has waited for long enough as it is, and forget flows that are idle."""
         cdef uint32_t number = self.state.flows.waited_enough(now_ns)
         while number:
-            self.count_all_held(number, False)
-            self.state.flows.wait_no_more(number)
+            self.stop_waiting(number, False)
             number = self.state.flows.waited_enough(now_ns)
         number = self.state.flows.idle_enough(now_ns)
         while number:
-            self.count_all_held(number, False)
-            self.state.flows.drop(number)
+            self.forget_flow(number, False)
             number = self.state.flows.idle_enough(now_ns)
         return 0
 

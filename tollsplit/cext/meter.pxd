@@ -51,6 +51,7 @@ cdef class Meter(Follower):
     cdef int count_late(self, packet_s *row, const subscriber_s *who) except -1 nogil
     cdef int part(self) except -1 nogil
     cdef int release(self) except -1 nogil
+    cdef int pass_on(self, Meter other) except -1
     cdef int prepare(
         self, const frame_s *frame, packet_s *row, const datagram_s *datagram
     ) except -1 nogil

@@ -341,7 +341,7 @@ cdef class Meter(Follower):
             self.holding = False
         if self.state is not None and self.successor.classifier.tracks:
             with gil:
-                self.successor.state = self.state
+                self.pass_on(self.successor)
         self.parted = True
         return 0
 
@@ -369,8 +369,15 @@ cdef class Meter(Follower):
         if fresh.classifier is not self.classifier:
             self.finish()
         if self.state is not None and fresh.classifier.tracks:
-            fresh.state = self.state
+            self.pass_on(fresh)
         self.state = None
+
+    cdef int pass_on(self, Meter other) except -1:
+        """Give another meter the state, which has to know both of their rules."""
+        self.state.know(self.classifier.serial, self.classifier.covering.conditions)
+        self.state.know(other.classifier.serial, other.classifier.covering.conditions)
+        other.state = self.state
+        return 0
 
     def forget(self):
         """Begin anew, as Counted does; raises ValueError where it has a successor, too."""

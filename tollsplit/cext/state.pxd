@@ -7,6 +7,7 @@ from tollsplit.cext.flows cimport Flows
 from tollsplit.cext.fragments cimport Fragments
 from tollsplit.cext.layout cimport packet_s
 from tollsplit.cext.streams cimport Streams
+from tollsplit.cext.talk cimport Talks
 
 cdef extern from *:
     """
@@ -31,7 +32,12 @@ cdef class State:
     cdef object gate             # judges tokens; None: rules ask for none
     cdef object answers          # of resolvers, as engine.answers has them
     cdef const uint8_t[::1] hints  # bits of addresses that answers may know
+    cdef Talks talks
+    cdef dict conditions         # of the facts under rules, by the rules' serial
+    cdef dict carried            # (serial, serial) → what each fact under one is under the other
 
     cdef bint is_own(self, const packet_s *row) noexcept nogil
     cdef uint64_t advance(self, uint64_t timestamp_ns) noexcept nogil
     cdef void reach(self, uint64_t now_ns) noexcept nogil
+    cdef int know(self, uint32_t serial, list conditions) except -1
+    cdef uint64_t carry(self, uint64_t facts, uint32_t serial, uint32_t later) except? 0

@@ -42,6 +42,7 @@ class State:
         streams: int,
         sent: int,
         calls: int,
+        talks: int,
         gate: Gate | None = None,
         share: int = 0,
         shares: int = 1,

@@ -11,11 +11,15 @@ from tollsplit.cext.fragments cimport Fragments, assembly_s
 from tollsplit.cext.lapsing cimport lapsing_s
 from tollsplit.cext.layout cimport packet_s
 from tollsplit.cext.streams cimport Streams, stream_s
+from tollsplit.cext.talk cimport Talks
 
 cdef enum:
     HINTS = 65536
+    RULES_KNOWN_MAX = 1024
 
-BOUNDS = {"CLOCK_BEHIND_NS": CLOCK_BEHIND_NS, "DNS_HINTS": HINTS}
+BOUNDS = {
+    "CLOCK_BEHIND_NS": CLOCK_BEHIND_NS, "DNS_HINTS": HINTS, "RULES_KNOWN_MAX": RULES_KNOWN_MAX,
+}
 
 # Whose share a pair of addresses is: nobody can choose pairs that are all one worker's.
 cdef uint64_t PAIR_LO = int.from_bytes(os.urandom(8), "little") | 1
@@ -37,6 +41,7 @@ cdef class State:
     streams              directions of TCP connections that are known at a time
     sent                 segments that all of them remember
     calls                flows in which the subscriber has said something
+    talks                flows whose first octets are put in order
     gate                 shared with others: its `ask` says of a token what it calls its sponsor, or
                          why it opens nothing, as a negative number (REFUSAL_NAMES)
     share, shares        which of how many workers that are shown the same frames this one is
@@ -49,7 +54,7 @@ cdef class State:
     def __cinit__(self, uint32_t datagrams, uint32_t fragments, uint64_t fragment_timeout_ns,
                   uint32_t flows, uint32_t held, uint64_t flow_idle_ns, uint64_t flow_hold_ns,
                   uint32_t copies, uint32_t streams, uint64_t sent, uint32_t calls,
-                  gate=None, uint32_t share=0, uint32_t shares=1, *, answers):
+                  uint32_t talks, gate=None, uint32_t share=0, uint32_t shares=1, *, answers):
         self.gate = gate
         if share >= shares:
             raise ValueError(f"share {share} of {shares}")
@@ -63,6 +68,9 @@ cdef class State:
         self.copies = Copies(copies, sizeof(seen_s))
         self.streams = Streams(streams, sizeof(stream_s), flow_idle_ns, sent)
         self.calls = Calls(calls, sizeof(lapsing_s), flow_idle_ns)
+        self.talks = Talks(talks)
+        self.conditions = {}
+        self.carried = {}
 
     @property
     def room(self):
@@ -76,6 +84,7 @@ cdef class State:
             (self.streams.made, self.streams.most),
             (self.streams.sent_made, self.streams.sent_most),
             (self.calls.made, self.calls.most),
+            (self.talks.made, self.talks.most),
         ]
 
     cdef bint is_own(self, const packet_s *row) noexcept nogil:
@@ -106,3 +115,41 @@ cdef class State:
         """It is as late as that; what is over by then ends."""
         self.now_ns = now_ns
         self.fragments.expire(now_ns)
+
+    cdef int know(self, uint32_t serial, list conditions) except -1:
+        """Remember what facts under the rules of a serial are about."""
+        if serial in self.conditions:
+            return 0
+        self.conditions[serial] = conditions
+        self.carried.clear()
+        if len(self.conditions) > RULES_KNOWN_MAX:
+            del self.conditions[min(self.conditions)]
+        return 0
+
+    cdef uint64_t carry(self, uint64_t facts, uint32_t serial, uint32_t later) except? 0:
+        """What a flow's facts are under later rules: those whose lists have all that the others had."""
+        if (serial, later) not in self.carried:
+            self.carried[serial, later] = implied(
+                self.conditions.get(serial, []), self.conditions.get(later, []))
+        found = 0
+        for bit, others in enumerate(self.carried[serial, later]):
+            if facts >> bit & 1:
+                found |= others
+        return found
+
+
+def implied(before, after):
+    """Of each condition which of some others it fulfils, as bits.
+
+    A name that is believed where a hello may hide another is believed of an open one, not the
+    other way round.
+    """
+    found = []
+    for one in before:
+        bits = 0
+        for bit, other in enumerate(after):
+            if one is not None and other is not None and one[1] <= other[1] and (
+                    one[0] == other[0] or (one[0], other[0]) == ("sni", "outer")):
+                bits |= 1 << bit
+        found.append(bits)
+    return found

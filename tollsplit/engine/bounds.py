@@ -16,6 +16,7 @@ from tollsplit.limits import (
     HELD_COUNTERS_MAX,
     SENT_MAX,
     STREAMS_MAX,
+    TALKS_MAX,
 )
 
 SECOND_NS = 1_000_000_000
@@ -36,3 +37,4 @@ class Bounds:
     streams: int = STREAMS_MAX
     sent: int = SENT_MAX
     calls: int = CALLS_MAX
+    talks: int = TALKS_MAX

@@ -97,7 +97,8 @@ def _covering(
     """The rules that cover flows."""
     facts = Facts.of(rules.rules)
     return Covering(fields, server, subscribed[1] if subscribed is not None else None,
-                    facts.rules, facts.kinds, Suffixes(facts.names), facts.tokens)
+                    facts.rules, facts.kinds, Suffixes(facts.names), facts.tokens, facts.outer,
+                    facts.conditions)
 
 
 def _bits(rules: Iterable[int], words: int) -> np.ndarray:

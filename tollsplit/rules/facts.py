@@ -16,6 +16,9 @@ class Facts:
     kinds: dict[str, int] = field(default_factory=dict)  # kind of condition → all its bits
     names: dict[str, tuple[int, int]] = field(default_factory=dict)  # bits of it, and of all below
     tokens: dict[int, int] = field(default_factory=dict)  # what a token calls a sponsor → bits
+    # Of each bit what is asked for, so that it can be told again under other rules; packets and
+    # tokens are asked themselves.
+    conditions: list[tuple[str, frozenset[str]] | None] = field(default_factory=list)
     outer: int = 0  # bits of names that are believed where a hello may hide another
 
     @classmethod
@@ -34,6 +37,7 @@ class Facts:
                 for sponsor in (rule.match.token or ()) if kind == "token" else ():
                     called = int.from_bytes(sponsor_digest(sponsor)[:4], "big")
                     found.tokens[called] = found.tokens.get(called, 0) | bit
+                found.conditions.append(_condition(rule.match, kind))
             if needs:
                 found.rules.append((index, needs))
         return found
@@ -51,3 +55,10 @@ def _names(match: Match, kind: str) -> Iterator[tuple[str, bool]]:
     if kind in ("sni", "host", "dns"):
         for name in getattr(match, kind):
             yield name.removeprefix("*."), not name.startswith("*.")
+
+
+def _condition(match: Match, kind: str) -> tuple[str, frozenset[str]] | None:
+    """What a fact is about: whoever asks for all of it, and maybe more, has it fulfilled too."""
+    if kind in ("packet", "token"):
+        return None
+    return "outer" if kind == "sni" and match.ech else kind, frozenset(getattr(match, kind))

@@ -21,6 +21,7 @@ from tollsplit.engine.reference.packet import (
     PARTIAL,
     TRUSTED,
     Datagram,
+    Segment,
     inside,
 )
 from tollsplit.engine.reference.repeats import Content, Repeats, content_of
@@ -115,7 +116,7 @@ def account(
     """
     bill = Bill(rules, layer or rules.meter.layer, at or rules.meter.at, bounds)
     for timestamp_ns, octets, original, link_type, ingress, segment_octets in frames:
-        row, datagram = read(
+        row, datagram, segment = read(
             octets, original, link_type, layer=bill.layer, at=bill.at,
             trust_ip_length=trust_ip_length, endpoints=rules.meter.tunnel_endpoints,
             segment_octets=segment_octets)
@@ -123,7 +124,8 @@ def account(
             octets, original, link_type, at=bill.at, endpoints=rules.meter.tunnel_endpoints,
             trust_ip_length=trust_ip_length,
             segment_octets=segment_octets) if rules.meter.remembers else None
-        bill.count(row, datagram, timestamp_ns, ingress, octets if link_type == 1 else b"", content)
+        bill.count(row, datagram, segment, timestamp_ns, ingress,
+                   octets if link_type == 1 else b"", content)
     bill.finish()
     bill.split(prior, spent)
     return bill.document()
@@ -214,7 +216,7 @@ def asks_transport(rules: RuleSet) -> bool:
     """Whether some rule asks for what only the first fragment of a datagram has, or for flows, or
     the meter for what was met before."""
     return rules.meter.remembers or any(
-        rule.match.sticky or rule.match.port is not None or rule.match.protocol is not None
+        rule.match.needs or rule.match.port is not None or rule.match.protocol is not None
         or any(name in (rule.match.where or "") for name in ("port", "protocol", "tcp_flags"))
         for rule in rules.rules)
 
@@ -247,8 +249,8 @@ class Bill:
     # --- counting ------------------------------------------------------------------------
 
     def count(
-        self, row: Row, datagram: Datagram | None, timestamp_ns: int, ingress: int,
-        ethernet: bytes, content: Content | None,
+        self, row: Row, datagram: Datagram | None, segment: Segment | None, timestamp_ns: int,
+        ingress: int, ethernet: bytes, content: Content | None,
     ) -> None:
         """Put a frame into its bucket, and each subscriber's packet into a record, now or later."""
         now_ns = self.clock.advance(timestamp_ns)
@@ -277,6 +279,7 @@ class Bill:
             return
         self.buckets["coalesced"].count(octets, bool(row["flags"] & COALESCED))
         for item in found:
+            item.segment = segment
             item.suspicious = brings == "other"
             self.buckets["metered"].count(octets)
             self.buckets["suspicious"].count(octets, item.suspicious)
@@ -342,20 +345,21 @@ class Bill:
         if item.suspicious:
             self.record(item, None, row["flags"] & (COALESCED | PARTIAL | TRUSTED))
             return
-        rule = next((r for r in self.rules.rules if holds(r.match, row, self.rules)), None)
+        alone = [r for r in self.rules.rules if not r.match.is_spoken]
+        rule = next((r for r in alone if holds(r.match, row, self.rules)), None)
         flags = row["flags"] & (COALESCED | PARTIAL | TRUSTED)
-        if rule is None and any(
+        mismatch = rule is None and any(
             r.match.claims and r.match.server is not None
-            and holds(r.match, row, self.rules, server=False) for r in self.rules.rules
-        ):
+            and holds(r.match, row, self.rules, server=False) for r in alone)
+        verdict = self.flows.follow(item, rule, mismatch, self.clock.now_ns)
+        if verdict.untracked:
+            self.buckets["untracked"].count(row["octets"])
+        if verdict.waits:
+            return
+        rule = verdict.rule
+        if verdict.mismatch:
             flags |= MISMATCH
             self.buckets["mismatch"].count(row["octets"])
-        else:
-            waits, rule, untracked = self.flows.follow(item, rule, self.clock.now_ns)
-            if untracked:
-                self.buckets["untracked"].count(row["octets"])
-            if waits:
-                return
         self.record(item, rule, flags)
 
     def record(self, item: Item, rule: Rule | None, flags: int) -> None:

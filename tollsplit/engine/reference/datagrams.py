@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tollsplit.engine.bounds import Bounds
-from tollsplit.engine.reference.packet import LATER_FRAGMENT, Datagram
+from tollsplit.engine.reference.packet import LATER_FRAGMENT, Datagram, Segment
 from tollsplit.limits import CLOCK_BEHIND_NS, FRAGMENT_SPANS_MAX
 
 PORTS = 256
@@ -23,6 +23,7 @@ class Item:
     timestamp_ns: int
     subscriber: Any
     account: str
+    segment: Segment | None = None  # gone once it has waited for its datagram
     untracked: bool = False
     suspicious: bool = False
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.reference.datagrams import Item
 from tollsplit.engine.reference.packet import LATER_FRAGMENT
+from tollsplit.engine.reference.uplink import SYN, Uplink, begins, named, of_rules, opens
 from tollsplit.rules.rule import Match, Rule
 
 PORTED = (6, 17, 132)
@@ -25,16 +27,29 @@ class Group:
     rule: Rule | None
     flags: int
     cell: int
+    eligible: list[Rule]  # what may cover them
     items: list[Item] = field(default_factory=list)
 
 
 @dataclass
 class Flow:
-    opened_ns: int
+    waits_ns: int
     last_ns: int
     listed_ns: int
-    fulfilled: list[Rule] = field(default_factory=list)
+    facts: set[tuple[str, str]] = field(default_factory=set)  # a rule's id, what it asked for
     groups: list[Group] = field(default_factory=list)
+    uplink: Uplink = field(default_factory=Uplink)
+    contradicted: bool = False
+    talks: int = 0  # in order of beginning
+
+
+class Verdict(NamedTuple):
+    """What a packet's flow says of it."""
+
+    rule: Rule | None
+    waits: bool = False
+    untracked: bool = False  # there was no room to know
+    mismatch: bool = False
 
 
 class Flows:
@@ -49,7 +64,8 @@ class Flows:
     def __init__(
         self, rules: Sequence[Rule], holds: Holds, cell: Callable[[int], int], bounds: Bounds
     ) -> None:
-        self.sticky = [rule for rule in rules if rule.match.sticky]
+        self.rules = [rule for rule in rules if rule.match.needs]
+        self.named = of_rules(rules)
         self.holds = holds
         self.cell = cell
         self.bounds = bounds
@@ -57,60 +73,113 @@ class Flows:
         self.telling: OrderedDict[object, Flow] = OrderedDict()
         self.waiting: OrderedDict[object, Flow] = OrderedDict()
         self.decided: list[tuple[Item, Rule | None]] = []
+        self.talks = 0
 
-    def follow(self, item: Item, rule: Rule | None, now_ns: int) -> tuple[bool, Rule | None, bool]:
+    def follow(self, item: Item, rule: Rule | None, mismatch: bool, now_ns: int) -> Verdict:
         """What a packet's flow says of it, which falls under a rule by itself.
 
-        Returns whether it waits, its rule, and whether there was no room to know.
+        mismatch   the packet contradicts itself: it is its subscriber's whatever its flow is
         """
         row = item.row
-        possible = [r for r in self.sticky if self.holds(lasting(r.match), row)]
-        if not possible or row["flags"] & LATER_FRAGMENT or (
-                row["protocol"] in PORTED and not row["tags"] & PORTS):
-            return False, rule, False
-        ends = (row["source"], row["destination"])
-        key = (row["version"], ends[:: -1 if row["direction"] else 1], row["protocol"],
-               row["subscriber_port"], row["server_port"], item.subscriber)
+        reachable = self.reachable(row)
+        if not reachable or (mismatch and not any(r in self.named for r in reachable)):
+            return Verdict(rule, mismatch=mismatch)
+        possible = [r for r in reachable if self.holds(Match(server=r.match.server), row)]
+        key = key_of(item)
         flow = self.silent.get(key) or self.telling.get(key)
-        if flow is not None and self.is_idle(flow, now_ns):
+        listens = row["direction"] == 0 and any(r in self.named for r in reachable)
+        if flow is not None and (
+                self.is_idle(flow, now_ns) or (listens and is_another(flow, item))):
             self.forget(key)
             flow = None
         if flow is None:
+            if not possible and not (
+                    listens and item.segment is not None and begins(item.segment)):
+                return Verdict(rule, mismatch=mismatch)
             if len(self.silent) + len(self.telling) >= self.bounds.flows and not self.make_room():
-                return False, rule, True
+                return Verdict(rule, untracked=bool(possible) and not mismatch, mismatch=mismatch)
             flow = self.silent[key] = self.waiting[key] = Flow(now_ns, now_ns, now_ns)
         flow.last_ns = now_ns
-        shown = [r for r in possible if r not in flow.fulfilled and self.holds(r.match, row)]
-        flow.fulfilled += shown
-        if shown and key in self.silent:
+        before = set(flow.facts), flow.uplink.told
+        flow.facts |= {(r.id, "packet") for r in possible
+                       if r.match.sticky and self.holds(r.match, row)}
+        if listens and item.segment is not None and not flow.uplink.told and (
+                row["payload_octets"] or row["tcp_flags"] & SYN):
+            self.listen(key, flow, item, reachable, possible, now_ns)
+        if flow.facts and key in self.silent:
             self.telling[key] = self.silent.pop(key)
             flow.listed_ns = now_ns
-        rule = first([rule, *flow.fulfilled])
-        if shown:
+        if before != (flow.facts, flow.uplink.told):
             for group in list(flow.groups):
-                group.rule = first([group.rule, *flow.fulfilled])
-                if not self.may_come(flow, possible, group.rule):
+                group.rule = first([group.rule, *covered(flow, group.eligible)])
+                if not self.may_come(flow, group.eligible, group.rule):
                     self.charge(flow, group)
-        if key not in self.waiting or not self.may_come(flow, possible, rule):
-            return False, rule, False
-        self.hold(flow, item, rule)
-        return True, rule, False
+        if mismatch:
+            return Verdict(rule, mismatch=True)
+        eligible = [r for r in possible if r.match.sticky or self.holds(r.match, row)]
+        rule = first([rule, *covered(flow, eligible)])
+        if rule is None and flow.contradicted:
+            return Verdict(None, mismatch=True)
+        if key not in self.waiting or not self.may_come(flow, eligible, rule):
+            return Verdict(rule)
+        self.hold(flow, item, rule, eligible)
+        return Verdict(rule, waits=True)
 
-    def may_come(self, flow: Flow, possible: list[Rule], rule: Rule | None) -> bool:
+    def reachable(self, row: dict[str, int]) -> list[Rule]:
+        """The rules that a packet's flow may fulfil, those that ask for names at any server."""
+        if row["flags"] & LATER_FRAGMENT or (row["protocol"] in PORTED and not row["tags"] & PORTS):
+            return []
+        spoken = self.named if row["protocol"] == 6 else []
+        return [r for r in self.rules if (
+            self.holds(replace(lasting(r.match), server=None), row) if r in spoken
+            else r not in self.named and self.holds(lasting(r.match), row))]
+
+    def listen(
+        self, key: object, flow: Flow, item: Item, reachable: list[Rule], possible: list[Rule],
+        now_ns: int,
+    ) -> None:
+        """Take in what a packet of the uplink says."""
+        assert item.segment is not None
+        talking = [f for f in [*self.silent.values(), *self.telling.values()]
+                   if f.uplink.kept is not None]
+        if len(talking) >= self.bounds.talks and flow.uplink.kept is None:
+            oldest = min(talking, key=lambda f: f.talks)
+            self.crowd_out(oldest)
+            oldest.uplink.hush()
+            self.waiting.pop(next(k for k, f in self.waiting.items() if f is oldest))
+        was = flow.uplink.kept is not None
+        found = flow.uplink.hear(item.segment, item.row["tcp_flags"])
+        if flow.uplink.kept is not None and not was:
+            flow.talks = self.talks = self.talks + 1
+            flow.waits_ns = now_ns
+            self.waiting.pop(key, None)
+            self.waiting[key] = flow
+        if found is None:
+            return
+        names = [r for r in self.rules if named(r.match, found)]
+        flow.facts |= {(r.id, "sni") for r in names}
+        flow.contradicted |= any(r in reachable and r not in possible for r in names)
+
+    def may_come(self, flow: Flow, eligible: list[Rule], rule: Rule | None) -> bool:
         """Whether the flow could yet fulfil something that comes before a rule."""
-        return any(r not in flow.fulfilled and first([r, rule]) is not rule for r in possible)
+        return any(first([r, rule]) is not rule for r in eligible
+                   if r not in covered(flow, [r]) and not (flow.uplink.told and any(
+                       (r.id, kind) not in flow.facts for kind in r.match.needs
+                       if kind in ("sni", "host"))))
 
-    def hold(self, flow: Flow, item: Item, rule: Rule | None) -> None:
+    def hold(self, flow: Flow, item: Item, rule: Rule | None, eligible: list[Rule]) -> None:
         cell, flags = self.cell(item.timestamp_ns), item.row["flags"] & KEPT
-        group = next((g for g in flow.groups if (g.rule, g.flags, g.cell) == (rule, flags, cell)),
+        group = next((g for g in flow.groups
+                      if (g.rule, g.flags, g.cell, g.eligible) == (rule, flags, cell, eligible)),
                      None)
         if group is None:
-            group = Group(rule, flags, cell)
+            group = Group(rule, flags, cell, eligible)
             flow.groups.append(group)
         group.items.append(item)
         while sum(len(f.groups) for f in self.waiting.values()) > self.bounds.held:
             _, oldest = self.waiting.popitem(last=False)
             self.crowd_out(oldest)
+            oldest.uplink.hush()
 
     def make_room(self) -> bool:
         """Forget the flow that has shown nothing for longest; False: all have shown something."""
@@ -140,10 +209,11 @@ class Flows:
         """End waits and flows that are too old."""
         while self.waiting:
             key, flow = next(iter(self.waiting.items()))
-            if now_ns - flow.opened_ns <= self.bounds.flow_hold_ns:
+            if now_ns - flow.waits_ns <= self.bounds.flow_hold_ns:
                 break
             del self.waiting[key]
             self.charge_all(flow)
+            flow.uplink.hush()
         for some in (self.silent, self.telling):
             while some:
                 key, flow = next(iter(some.items()))
@@ -170,6 +240,26 @@ class Flows:
     def take(self) -> Iterator[tuple[Item, Rule | None]]:
         while self.decided:
             yield self.decided.pop(0)
+
+
+def key_of(item: Item) -> object:
+    """A packet's five-tuple as its subscriber sees it, and who that is."""
+    row = item.row
+    ends = (row["source"], row["destination"])
+    return (row["version"], ends[:: -1 if row["direction"] else 1], row["protocol"],
+            row["subscriber_port"], row["server_port"], item.subscriber)
+
+
+def is_another(flow: Flow, item: Item) -> bool:
+    """Whether a packet opens another connection than the one that its flow was so far."""
+    segment = item.segment
+    return segment is not None and opens(segment, item.row["tcp_flags"]) and (
+        flow.uplink.first != (segment.sequence + 1) % 2**32)
+
+
+def covered(flow: Flow, rules: list[Rule]) -> list[Rule]:
+    """Those of some rules of which a flow has shown all that they ask for."""
+    return [r for r in rules if all((r.id, kind) in flow.facts for kind in r.match.needs)]
 
 
 def lasting(match: Match) -> Match:

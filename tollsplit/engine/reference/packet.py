@@ -39,6 +39,14 @@ class Datagram(NamedTuple):
     more: bool
 
 
+class Segment(NamedTuple):
+    """What a TCP packet brings of its direction's octets."""
+
+    sequence: int  # of its header
+    captured: bytes
+    octets: int  # how many it had on the wire
+
+
 @dataclass
 class Packet:
     """One IP packet of a nest. Positions are offsets into the frame."""
@@ -59,6 +67,7 @@ class Packet:
     destination_port: int = 0
     ported: bool = False
     tcp_flags: int = 0
+    sequence: int = 0  # TCP's
     payload_octets: int = 0
     payload_at: int = 0  # where the transport payload starts; 0: not known
     jumbo_octets: int = 0  # of a header that only a jumbogram has

@@ -15,6 +15,7 @@ from tollsplit.engine.reference.packet import (
     NonIp,
     Nonsense,
     Packet,
+    Segment,
 )
 from tollsplit.engine.reference.walk import Walk
 from tollsplit.rules.rule import At, Layer, Prefix
@@ -44,8 +45,9 @@ def read(
     octets: bytes, original: int, link_type: int, *, layer: Layer = "ip", at: At = "inner",
     trust_ip_length: bool = False, endpoints: Sequence[Prefix] | None = None,
     segment_octets: int = 0,
-) -> tuple[dict[str, int], Datagram | None]:
-    """One frame's row: the PACKET fields that dissecting fills, by name; a fragment's place too.
+) -> tuple[dict[str, int], Datagram | None, Segment | None]:
+    """One frame's row: the PACKET fields that dissecting fills, by name; a fragment's place too,
+    and what a whole TCP packet carries.
 
     Addresses are plain integers. A fault has the outermost IP packet's length, or where there
     is none the frame without the link layers that were understood. With at="outer" a capture
@@ -98,7 +100,13 @@ def read(
             row |= segmented(row, packet, [] if cut else walk.packets, segment_octets)
     if layer == "frame":
         row["octets"] = original
-    return row, packet.datagram if packet is not None else None
+    if packet is None:
+        return row, None, None
+    segment = None
+    if packet.protocol == 6 and packet.payload_at:
+        captured = octets[packet.payload_at : packet.payload_at + packet.payload_octets]
+        segment = Segment(packet.sequence, captured, packet.payload_octets)
+    return row, packet.datagram, segment
 
 
 def segmented(

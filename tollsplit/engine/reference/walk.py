@@ -374,6 +374,7 @@ class Walk:
                 packet.ported = True
                 if packet.protocol == 6:
                     packet.tcp_flags = header.flags & 0xFF
+                    packet.sequence = header.seq
                     size = max(size, header.off * 4)
                 if packet.protocol != 132 and not packet.flags & FRAGMENT:
                     packet.payload_at = packet.transport + size

@@ -1,0 +1,36 @@
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from tollsplit.cext.bearer cimport Bearer
+from tollsplit.cext.cursor cimport inside_s
+from tollsplit.cext.flows cimport flow_s
+from tollsplit.cext.key cimport key_s
+from tollsplit.cext.layout cimport frame_s, packet_s
+
+# What a row asks of its flow.
+cdef struct asked_s:
+    key_s key
+    uint64_t reachable           # the rules that some packet of the flow may fulfil; 0: no flow
+    uint64_t possible            # those whose server condition holds
+
+
+cdef class Listener(Bearer):
+    cdef bint is_heard(
+        self, const frame_s *frame, const packet_s *row, const flow_s *flow
+    ) noexcept nogil
+    cdef bint is_another(
+        self, const frame_s *frame, const packet_s *row, const flow_s *flow
+    ) noexcept nogil
+    cdef bint begins(self, const frame_s *frame, const packet_s *row) noexcept nogil
+    cdef bint listen(
+        self, const frame_s *frame, packet_s *row, uint32_t number, const asked_s *asked,
+        uint64_t now_ns
+    ) noexcept nogil
+    cdef uint64_t hear_tcp(
+        self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
+    ) noexcept nogil
+    cdef void begin_talk(self, uint32_t number, packet_s *row, uint64_t now_ns) noexcept nogil
+    cdef uint64_t hear_hello(
+        self, flow_s *flow, const uint8_t *octets, uint32_t count, uint32_t *needed
+    ) noexcept nogil
+    cdef uint32_t first_of(self, const flow_s *flow) noexcept nogil
+    cdef void hush(self, flow_s *flow) noexcept nogil

@@ -1,0 +1,163 @@
+"""What packets say of their flow in their payloads: names that their users claim."""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+from tollsplit.cext.bearer cimport Bearer
+from tollsplit.cext.covering cimport FACT_HOST, FACT_SNI
+from tollsplit.cext.cursor cimport inside_s
+from tollsplit.cext.dissect cimport look_inside
+from tollsplit.cext.flows cimport TOLD_BEGUN, TOLD_MISMATCH, TOLD_TALKS, flow_s
+from tollsplit.cext.hello cimport (
+    HELLO_FOUND, HELLO_MORE, HELLO_NONE, hello_e, hello_s, read_records)
+from tollsplit.cext.layout cimport *
+from tollsplit.cext.network cimport PROTOCOL_TCP
+from tollsplit.cext.talk cimport TALK_OCTETS_MAX, talk_s
+
+cdef enum:
+    TCP_SYN = 2
+    TCP_ACK = 16
+    HELLO_BEGINS = 6             # a record's header and what kind of message lies in it
+    # No name is said any more. The bits of flow_s.told are those of fact_e.
+    NAMES_TOLD = 1 << FACT_SNI | 1 << FACT_HOST
+
+
+cdef class Listener(Bearer):
+    """Looks inside the few packets that say what their flow is."""
+
+    cdef bint is_heard(
+        self, const frame_s *frame, const packet_s *row, const flow_s *flow
+    ) noexcept nogil:
+        """Whether a packet may say what its flow has not said so far.
+
+        frame   NULL: its octets are gone, as those of a fragment that has waited
+        """
+        return (frame != NULL and row.direction == DIRECTION_UPLINK
+                and row.protocol == PROTOCOL_TCP and flow.told & NAMES_TOLD != NAMES_TOLD
+                and (row.payload_octets != 0 or row.tcp_flags & TCP_SYN))
+
+    cdef bint is_another(
+        self, const frame_s *frame, const packet_s *row, const flow_s *flow
+    ) noexcept nogil:
+        """Whether a packet opens another connection than the one that its flow was so far."""
+        cdef inside_s inside
+        if (frame == NULL or row.direction != DIRECTION_UPLINK or row.protocol != PROTOCOL_TCP
+                or row.tcp_flags & (TCP_SYN | TCP_ACK) != TCP_SYN):
+            return False
+        look_inside(frame, &self.dissection.meter, &inside)
+        return inside.payload != NULL and not (
+            flow.told & TOLD_BEGUN and self.first_of(flow) == inside.sequence + 1)
+
+    cdef bint begins(self, const frame_s *frame, const packet_s *row) noexcept nogil:
+        """Whether a packet is the first of what claims a name, as far as it shows."""
+        cdef inside_s inside
+        cdef hello_s hello
+        if (frame == NULL or row.direction != DIRECTION_UPLINK or row.protocol != PROTOCOL_TCP
+                or row.payload_octets < HELLO_BEGINS):
+            return False
+        look_inside(frame, &self.dissection.meter, &inside)
+        return (inside.payload != NULL and inside.payload_captured >= HELLO_BEGINS
+                and read_records(inside.payload, min(inside.payload_captured, TALK_OCTETS_MAX),
+                                 self.state.talks.joined, &hello) != HELLO_NONE)
+
+    cdef bint listen(
+        self, const frame_s *frame, packet_s *row, uint32_t number, const asked_s *asked,
+        uint64_t now_ns
+    ) noexcept nogil:
+        """Add to a flow's facts what a packet says; True: something is known of it now.
+
+        A name that a rule asks for, from another server than that rule's, is a claim that its
+        address contradicts.
+        """
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        cdef uint8_t told = flow.told
+        cdef uint64_t facts
+        cdef inside_s inside
+        look_inside(frame, &self.dissection.meter, &inside)
+        facts = self.hear_tcp(&inside, row, number, now_ns)
+        if self.classifier.covering.is_contradicted(
+                asked.reachable, asked.possible, facts, flow.facts):
+            flow.told |= TOLD_MISMATCH
+        self.state.flows.set_facts(number, flow.facts | facts, now_ns)
+        return told != flow.told
+
+    cdef uint64_t hear_tcp(
+        self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
+    ) noexcept nogil:
+        """The facts that a segment of a flow's uplink tells, those before it in mind.
+
+        A connection whose beginning was not seen begins with the first octets that are.
+        """
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        cdef uint32_t sequence = inside.sequence + (row.tcp_flags & TCP_SYN != 0)
+        cdef uint32_t count = min(inside.payload_captured, inside.payload_octets), needed = 0
+        cdef uint64_t facts
+        cdef talk_s *talk
+        if inside.payload == NULL:
+            return 0
+        if not flow.told & TOLD_BEGUN:
+            flow.talk = sequence
+            flow.told |= TOLD_BEGUN
+        if not inside.payload_octets:
+            return 0
+        if not flow.told & TOLD_TALKS:
+            if sequence == flow.talk and count == inside.payload_octets:
+                facts = self.hear_hello(flow, inside.payload, count, &needed)
+                if flow.told & NAMES_TOLD == NAMES_TOLD:
+                    return facts
+            elif <int32_t>(sequence - flow.talk) >= TALK_OCTETS_MAX:
+                flow.told |= NAMES_TOLD  # what lies before is missing for good
+                return 0
+            self.begin_talk(number, row, now_ns)
+            if not flow.told & TOLD_TALKS:
+                return 0
+        talk = &self.state.talks.talks[flow.talk]
+        talk.needed = max(talk.needed, needed)
+        if not self.state.talks.take(flow.talk, sequence, inside.payload, count):
+            self.hush(flow)  # two readers would read two things
+            return 0
+        if talk.whole < talk.needed:
+            return 0
+        facts = self.hear_hello(flow, talk.octets, talk.whole, &talk.needed)
+        if flow.told & NAMES_TOLD == NAMES_TOLD or talk.needed > TALK_OCTETS_MAX:
+            self.hush(flow)
+        return facts
+
+    cdef void begin_talk(self, uint32_t number, packet_s *row, uint64_t now_ns) noexcept nogil:
+        """Keep what a flow says from here on; its packets wait for the end of it, anew."""
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        cdef uint32_t talk = self.state.talks.open(number, flow.talk)
+        if not talk:
+            flow.told |= NAMES_TOLD
+            self.totals.untracked(row)
+            return
+        flow.talk = talk
+        flow.told |= TOLD_TALKS
+        self.state.flows.wait(number, now_ns)
+
+    cdef uint64_t hear_hello(
+        self, flow_s *flow, const uint8_t *octets, uint32_t count, uint32_t *needed
+    ) noexcept nogil:
+        """The facts that a connection's first octets tell; needed: how many tell more."""
+        cdef hello_s hello
+        cdef hello_e found = read_records(octets, count, self.state.talks.joined, &hello)
+        if found == HELLO_MORE:
+            needed[0] = hello.needed
+            return 0
+        flow.told |= NAMES_TOLD
+        if found != HELLO_FOUND or hello.name == NULL:
+            return 0
+        return self.classifier.covering.facts_of_sni(
+            hello.name, hello.name_octets, hello.encrypted != 0)
+
+    cdef uint32_t first_of(self, const flow_s *flow) noexcept nogil:
+        """The sequence number of the first octet of a flow's uplink, once it has begun."""
+        return self.state.talks.talks[flow.talk].first if flow.told & TOLD_TALKS else flow.talk
+
+    cdef void hush(self, flow_s *flow) noexcept nogil:
+        """Read a flow no more, whatever it says."""
+        cdef uint32_t talk = flow.talk
+        if not flow.told & TOLD_TALKS:
+            return
+        flow.talk = self.first_of(flow)
+        flow.told = <uint8_t>(flow.told & ~TOLD_TALKS | NAMES_TOLD)
+        self.state.talks.close(talk)

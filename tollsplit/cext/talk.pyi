@@ -1,0 +1,1 @@
+BOUNDS: dict[str, int]
