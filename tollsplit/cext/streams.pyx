@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memmove, memset
 
+from tollsplit.cext.counted cimport BATCH
 from tollsplit.cext.cursor cimport inside_s
 from tollsplit.cext.digest cimport digest_of, draw_digest_key
 from tollsplit.cext.dissect cimport EXEMPT_IF_IDENTICAL, look_inside, meter_s
@@ -59,25 +60,33 @@ cdef class Streams(Lapsing):
     ) noexcept nogil:
         """Say of rows that bring again what was sent before: who pays, or that nobody does.
 
-        rows     of `count` frames, whose they are; downlinks of packets between two subscribers,
-                 which are as their uplinks are, behind
+        rows     of `count` frames, at most BATCH, whose they are; downlinks of packets between two
+                 subscribers, which are as their uplinks are, behind
         now_ns   of each frame
+
+        Places and entries of all rows are asked for before the first is needed.
         """
         cdef inside_s inside
         cdef subscriber_s who
-        cdef key_s key
+        cdef key_s keys[BATCH]
         cdef brings_e brings
         cdef int i, other = count
+        for i in range(count):
+            if sends(&rows[i]):
+                whose(subscribers, &rows[i], &who)
+                flow_key(&rows[i], &who, &keys[i])
+                keys[i].direction = rows[i].direction
+                self.expect(&keys[i])
+        for i in range(count):
+            if sends(&rows[i]):
+                self.expect_entry(&keys[i])
         for i in range(count):
             while other < total and rows[other].frame < <uint32_t>i:
                 other += 1
             if not sends(&rows[i]):
                 continue
             look_inside(&frames[i], meter, &inside)
-            whose(subscribers, &rows[i], &who)
-            flow_key(&rows[i], &who, &key)
-            key.direction = rows[i].direction
-            brings = self.meet(&key, &rows[i], &inside, piece_of(&frames[i]), now_ns[i])
+            brings = self.meet(&keys[i], &rows[i], &inside, piece_of(&frames[i]), now_ns[i])
             if brings == BRINGS_NEW:
                 continue
             settle(brings, &rows[i], meter, totals)
