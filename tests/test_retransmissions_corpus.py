@@ -10,11 +10,7 @@ import pytest
 
 from tollsplit.capture import open_capture
 from tollsplit.cext.layout import BUCKET_NAMES, SUSPICIOUS
-from tollsplit.cext.meter import Meter as Core
-from tollsplit.engine.bounds import Bounds
-from tollsplit.engine.cells import Cells
-from tollsplit.engine.pipeline import dissection, state
-from tollsplit.rules.compile import Compiled
+from tollsplit.engine.live import Generation
 from tollsplit.rules.rule import Meter, Pool, Prefix, RuleSet
 
 RETRANSMISSION = "tcp.analysis.retransmission or tcp.analysis.spurious_retransmission"
@@ -40,9 +36,7 @@ EXPLAINED: dict[str, dict[int, tuple[str, str]]] = {
 
 def verdicts(path: Path) -> dict[int, str]:
     """What becomes of the frames that are exempt or suspicious, by their numbers."""
-    compiled = Compiled(RULES)
-    core = Core(dissection(RULES, None, None, False), compiled.classifier, Cells(RULES).at,
-                state(Bounds()))
+    core = Generation(RULES).worker()
     found: dict[int, str] = {}
     number = 0
     for reader in open_capture(path, skip_links=True).chunks(parallel=False):
