@@ -27,13 +27,16 @@ from collectors import (
     wait,
 )
 
+from tollsplit import run
 from tollsplit.cli import main
+from tollsplit.cli.ipfix import write_reports
 from tollsplit.errors import TollsplitError, UsageError
 from tollsplit.ipfix import Collector, collector, export, parse_url, write_file
 from tollsplit.ipfix.element import OWN
 from tollsplit.ipfix.message import Body
 from tollsplit.ipfix.records import FLOWS, PROPERTIES
 from tollsplit.model import Volume
+from tollsplit.rules.rule import Layer
 
 EVERYBODY = """
 [meter]
@@ -213,6 +216,22 @@ def test_ipfix_subscribers_of_all_kinds_are_counted(tmp_path: Path) -> None:
     assert ip_address(flows[4]["sourceIPv6Address"]) == ip_address("2001:db8:0:7::")
     assert flows[4]["sourceIPv6PrefixLength"] == "64"
     assert flows[3]["destinationIPv4PrefixLength"] == "24"
+
+
+def test_ipfix_file_of_a_run_whose_rules_changed(example: Path) -> None:
+    """A live run has a report for each version of its rules; all are in one file."""
+    layers: tuple[Layer, ...] = ("ip", "frame")
+    reports = [run.account("capture.pcap", "rules.toml", layer=layer) for layer in layers]
+    with open("usage.ipfix", "wb") as stream:
+        write_reports(reports, stream)
+    records = dumped(Path("usage.ipfix"))  # libfixbuf sees that sequence numbers go on
+    for layer, element, report in zip(layers, ("octetDeltaCount", "layer2OctetDeltaCount"),
+                                      reports, strict=True):
+        [properties] = [values["commonPropertiesId"] for number, values in records
+                        if number == PROPERTIES.number and values["usageLayer"] == layer]
+        mine = [values for number, values in records
+                if number < 400 and values["commonPropertiesId"] == properties]
+        assert sum(int(flow[element]) for flow in mine) == report.tally.metered.octets
 
 
 def test_ipfix_long_names_are_whole(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_export_goes_on_where_a_connection_broke(tmp_path: Path) -> None:
     """What a broken session had taken whole is not sent again; a new one begins from scratch."""
     with TcpCollector(octets=300_000) as listener, sending(listener.url) as ours:
         wait(lambda: ours.exporter.is_alive(), "it does not start")
-        for first in range(0, 12_000, 3000):
-            ours.exporter.offer(large(first))
+        for first in range(0, 6000, 2000):
+            ours.exporter.offer(large(first, 2000))
         wait(lambda: not ours.exporter._waiting, "not all is sent")
     wait(lambda: listener.ended == len(listener.sessions), "the connection does not end")
     assert len(listener.sessions) > 2
@@ -259,11 +259,12 @@ def test_export_of_what_was_booked_before_is_none(home: Path) -> None:
     expect_sound(home)
 
 
-def test_export_does_not_hold_up_the_bill(home: Path) -> None:
+def test_export_does_not_hold_up_the_bill(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A collector that takes nothing: the run ends in its time, everything is booked."""
+    monkeypatch.setattr(exporter, "IPFIX_END_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         made = Export(f"tcp://127.0.0.1:{deaf.getsockname()[1]}", "test", lambda notice: None)
-        made._exporter.offer(large(0, 60_000))  # more than all buffers on the way take
+        made._exporter.offer(large(0, 30_000))  # more than all buffers on the way take
         with made.running(), running(home, final=made.offer, look=made.look) as run:
             run.frames.lanes[0].give(packet(time.time_ns()))
             began_s = time.monotonic()
