@@ -28,6 +28,7 @@ from tollsplit.errors import RulesError, UsageError
 from tollsplit.rules import RuleSet, load
 from tollsplit.rules.door import push_rules
 from tollsplit.snapshot import Notice
+from tollsplit.tokens.keys import add_key
 
 
 def test_gateway_rules_change_at_an_instant(home: Path) -> None:
@@ -207,3 +208,25 @@ def test_gateway_that_ends_refuses_rules_that_wait(home: Path) -> None:
     push_late.start()
     wait(lambda: len(answers) == 3, 3)
     assert all(isinstance(answer, RulesError) and "ends" in str(answer) for answer in answers)
+
+
+def test_gateway_reads_keys_again_with_rules_that_stay(home: Path) -> None:
+    """A new key needs no new rules; a file that others may read leaves the keys in force."""
+    keys = home / "video.keys"
+    add_key(keys, "video-co")
+    text = (home / "rules.toml").read_text().replace(
+        'server = ["203.0.113.0/24"]', 'token = "video-co"')
+    (home / "rules.toml").write_text(f'{text}\n[tokens]\nkeys = "video.keys"\n')
+    with running(home, load(home / "rules.toml"), booked=False) as run:
+        gate = run.gateway._gate
+        assert [key.id for key in gate.keys] == [1]
+        keys.chmod(0o644)
+        run.gateway.reload(home / "rules.toml")
+        wait(lambda: "rules_refused" in run.kinds())
+        assert "chmod 600" in next(each.text for each in run.told if isinstance(each, Notice))
+        assert [key.id for key in gate.keys] == [1]
+        keys.chmod(0o600)
+        add_key(keys, "video-co")
+        run.gateway.reload(home / "rules.toml")
+        wait(lambda: [key.id for key in gate.keys] == [1, 2])
+        assert run.kinds().count("rules") == 0  # no generation ends for that
