@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import hellos
 import pytest
 from fragments import SECOND_NS, fragment, frame
+from hellos import hello, named, records
 from judges import Frame
 from strategies import capture, ipv4, ipv6, prefix, tcp, udp
 from test_fragments import START_NS
@@ -164,6 +167,37 @@ def test_token_backs_what_users_can_write(home: Path, key: Key) -> None:
     marked = frame(ipv4(17, content, CLIENT, SERVER, tos=46 << 2), START_NS)
     plain = packet(at_s=1)
     assert bill([marked, plain], rules) == (octets(marked), octets(plain), {})
+
+
+def segment(content: bytes, at_s: float, sequence: int) -> Frame:
+    header = struct.pack(">HHIIHHHH", 1000, 443, sequence, 1, 0x5018, 512, 0, 0)
+    return frame(ipv4(6, header + content, CLIENT, SERVER), START_NS + int(at_s * SECOND_NS))
+
+
+@pytest.mark.parametrize("order", [[0], [0, 1], [1, 0], [2, 0, 1]], ids=str)
+def test_token_in_a_tls_hello_opens_its_connection(
+    rules: RuleSet, key: Key, order: list[int]
+) -> None:
+    """Whole, or in segments that come in any order."""
+    whole = records(hello((hellos.TOKEN, token(key)), named(b"video.example")))
+    size = -(-len(whole) // len(order))
+    parts = [segment(whole[at:at + size], at / 1000, 100 + at)
+             for at in range(0, len(whole), size)]
+    syn = frame(ipv4(6, struct.pack(">HHIIHHHH", 1000, 443, 99, 0, 0x5002, 512, 0, 0), CLIENT,
+                     SERVER), START_NS - SECOND_NS)
+    frames = [syn, *(parts[n] for n in order), answer(at_s=2, transport=tcp)]
+    assert bill(frames, rules) == (octets(*frames), 0, {})
+
+
+@pytest.mark.parametrize("reason, held", [
+    ("wrong_mac", lambda made: made[:-1] + bytes([made[-1] ^ 1])),
+    ("malformed", lambda made: made[:-1]), ("malformed", lambda made: b""),
+    ("malformed", lambda made: made + bytes(500)),
+])  # fmt: skip
+def test_token_in_a_tls_hello_that_is_none_opens_nothing(
+    rules: RuleSet, key: Key, reason: str, held: Callable[[bytes], bytes]
+) -> None:
+    refused([segment(records(hello((hellos.TOKEN, held(token(key))))), 0, 100)], rules, reason)
 
 
 # --- free rides ----------------------------------------------------------------------------------

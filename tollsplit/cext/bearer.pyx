@@ -56,7 +56,6 @@ cdef class Bearer(Counted):
         cdef int64_t told = ask(
             self.state.gate, self.token, self.token_octets, row,
             self.classifier.subscriber_length(row))
-        self.token = NULL
         if told < 0:
             self.totals.refused(row, <int>-told)
             return False

@@ -94,7 +94,7 @@ cdef class Follower(Listener):
         """
         cdef uint32_t number
         cdef flow_s *flow
-        cdef bint learnt
+        cdef bint learnt, bears
         if not asked.reachable:
             return 0
         number = self.flow_of(frame, row, asked, now_ns)
@@ -105,15 +105,19 @@ cdef class Follower(Listener):
         flow = <flow_s *>self.state.flows.at(number)
         flow.last_ns = now_ns
         learnt = self.learn(number, row, asked.possible, now_ns)
-        if not row.flags & FLAG_MISMATCH and self.may_bear(frame, row, number, asked.possible):
+        bears = not row.flags & FLAG_MISMATCH and self.may_bear(
+            frame, row, number, asked.possible)
+        if bears:
             self.look_for_token(frame)
-            if self.token != NULL:
-                learnt = self.bear(row, number, now_ns) or learnt
-        if asked.reachable & self.classifier.covering.named and self.is_heard(frame, row, flow):
+        if (bears or asked.reachable & self.classifier.covering.named) and self.is_heard(
+                frame, row, flow):
             if (self.state.talks.count >= self.state.talks.most
                     and not flow.told & TOLD_TALKS):
                 self.stop_waiting(self.state.talks.talks[self.state.talks.oldest].flow, True)
             learnt = self.listen(frame, row, number, asked, now_ns) or learnt
+        if bears and self.token != NULL:
+            learnt = self.bear(row, number, now_ns) or learnt
+        self.token = NULL
         if learnt and flow.entry.held and self.holding:
             self.charge_held(number)
         return 0 if row.flags & FLAG_MISMATCH else self.cover(number, row, asked.possible)

@@ -144,7 +144,12 @@ cdef class Listener(Bearer):
             needed[0] = hello.needed
             return 0
         flow.told |= NAMES_TOLD
-        if found != HELLO_FOUND or hello.name == NULL:
+        if found != HELLO_FOUND:
+            return 0
+        if hello.token != NULL and self.token == NULL:
+            self.token = hello.token
+            self.token_octets = hello.token_octets
+        if hello.name == NULL:
             return 0
         return self.classifier.covering.facts_of_sni(
             hello.name, hello.name_octets, hello.encrypted != 0)
