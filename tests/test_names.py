@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hellos import ENCRYPTED, body_of, hello, message, named, records
 from hypothesis import given
 from hypothesis import strategies as st
 from judges import Frame
-from strategies import INTERFACES, ipv4, prefix
+from strategies import INTERFACES, capture, ipv4, prefix
 from test_fragments import POOLS, START_NS, few, figures, paid
 from test_laws import Pieces
 from test_meter import reader_of
@@ -23,6 +24,7 @@ from tollsplit.engine import meter
 from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.live import Generation
 from tollsplit.rules.rule import Ingress, Match, Meter, Rule, RuleSet, Split, Sponsor
+from tollsplit.run import explain
 
 SPONSORS = {name: Sponsor(name, f"sponsor:{name}") for name in ("shop", "bank")}
 OURS = (prefix("203.0.113.0/24"),)
@@ -236,6 +238,19 @@ def test_name_counts_on_under_rules_that_list_it(
     paid_on = octets_of(after) if goes_on else 0
     assert figures(new, second)[:2] == (
         {"shop": paid_on, "bank": 0}, octets_of(after) - paid_on)
+
+
+def test_explain_says_whether_the_flow_has_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "names.pcapng"
+    path.write_bytes(capture([*opening(), segment(0.3, HELLO), segment(0.4, b"x", down=True)]))
+    told = []
+    for number in (1, 5):
+        [side] = explain(path, RULES, number).sides
+        [condition] = [c for c in side.judgements[0].conditions if c.name == "sni"]
+        told.append((side.rule, condition.expected, condition.found, condition.holds))
+    assert told == [
+        (None, "shop.example", "its flow has said no such name", False),
+        (SHOP, "shop.example", "its flow has said such a name", True)]
 
 
 # --- bounds --------------------------------------------------------------------------------------

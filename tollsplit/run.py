@@ -169,7 +169,8 @@ def explain(
     bucket = BUCKET_NAMES[int(rows[0]["bucket"])]
     if bucket == "fault":
         bucket = f"fault:{FAULT_NAMES[int(rows[0]['fault'])]}"
-    sides = [_side(row, rule_set, compiled, cells, core) for row in rows] if (
+    sides = [_side(row, int(known), rule_set, compiled, cells, core)
+             for row, known in zip(rows, core.facts(rows), strict=True)] if (
         bucket == "metered") else []
     return Explanation(number, bucket, fields(rows[0]), tuple(sides))
 
@@ -189,7 +190,9 @@ def _frame(source: Source, core: Meter, number: int) -> tuple[bytes, int, int, i
     raise UsageError(f"{source.name}: packet {number:,} was asked for, it has {before:,}")
 
 
-def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: Meter) -> Side:
+def _side(
+    row: np.void, known: int, rules: RuleSet, compiled: Compiled, cells: Cells, core: Meter
+) -> Side:
     rule = rules.rules[int(row["rule"]) - 1] if row["rule"] else None
     cell = cells.at(int(row["timestamp_ns"]))
     start = period_start(cells.known[cell[2]], rule.per) if rule and cell else 0
@@ -208,7 +211,7 @@ def _side(row: np.void, rules: RuleSet, compiled: Compiled, cells: Cells, core: 
     return Side(
         subscriber=subscribers.name(0), account=subscribers.account(0),
         direction="uplink" if row["direction"] == Direction.UPLINK else "downlink",
-        judgements=judge(rules, row), rule=rule, octets=octets, period_start_ns=start,
+        judgements=judge(rules, row, known), rule=rule, octets=octets, period_start_ns=start,
         before=before,
         sponsor_octets=tuple((split.sponsor, int(share))
                              for split, (share,) in zip(splits, shares, strict=True)),

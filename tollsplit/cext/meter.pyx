@@ -17,6 +17,7 @@ from tollsplit.cext.fragments cimport MET_OVERLAPS, MET_UNTRACKED, MET_WAITS
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.layout import PACKET
+from tollsplit.cext.listener cimport asked_s
 from tollsplit.cext.merge cimport Merge
 from tollsplit.cext.plain cimport plain_ends
 from tollsplit.cext.reader cimport Reader
@@ -423,3 +424,18 @@ cdef class Meter(Follower):
             result["frame"] = i
             found.append(result)
         return np.concatenate(found) if found else np.zeros(0, PACKET)
+
+    def facts(self, const packet_s[::1] rows not None):
+        """u8[n], what is known of each row's flow now: a bit for each fact, as Covering numbers them.
+
+        rows   as rows() gave them last
+        """
+        cdef asked_s asked
+        cdef uint32_t number
+        found = np.zeros(rows.shape[0], np.uint64)
+        for i in range(rows.shape[0] if self.state is not None else 0):
+            self.ask(&rows[i], &asked)
+            number = self.state.flows.find(&asked.key) if asked.reachable else 0
+            if number:
+                found[i] = (<flow_s *>self.state.flows.at(number)).facts
+        return found

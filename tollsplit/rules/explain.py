@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from tollsplit.cext.layout import TAGS
 from tollsplit.rules.expression import FIELDS, check, evaluate
+from tollsplit.rules.facts import Facts
 from tollsplit.rules.rule import Match, Prefix, Rule, RuleSet
 
 UPLINK, DOWNLINK = 0, 1  # direction_e
@@ -22,6 +23,15 @@ _NUMBERS = {
 _TAGGED = {name: tag for name, tag in FIELDS.items() if tag not in (None, "ports")}
 _SHOWN_MAX = 4  # values of a long condition that are spelled out
 _HEXADECIMAL = frozenset({"gtp_teid", "flow_label", "gre_key"})
+
+
+# Whether a flow has shown what no packet fulfils by its headers.
+_SAID = {
+    "sni": ("its flow has said such a name", "its flow has said no such name"),
+    "host": ("its request is for such a host", "its request is for no such host"),
+    "dns": ("its server had such a name", "its server had no such name"),
+    "token": ("its flow has brought such a token", "its flow has brought no such token"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +110,19 @@ def fields(row: Any) -> tuple[tuple[str, str], ...]:
     return tuple(said)
 
 
-def judge(rules: RuleSet, row: Any) -> tuple[Judgement, ...]:
-    """Every rule, by precedence, beside one metered row of PACKET."""
-    return tuple(
-        Judgement(rule, tuple(_conditions(rule.match, row, rules))) for rule in rules.rules)
+def judge(rules: RuleSet, row: Any, known: int) -> tuple[Judgement, ...]:
+    """Every rule, by precedence, beside one metered row of PACKET.
+
+    known   the facts of its flow, a bit each, as Facts numbers them
+    """
+    facts = Facts.of(rules.rules)
+    needs = dict(facts.rules)
+    judgements = []
+    for index, rule in enumerate(rules.rules):
+        told = {kind for kind, bits in facts.kinds.items() if needs.get(index, 0) & bits & known}
+        judgements.append(Judgement(rule, (
+            *_conditions(rule.match, row, rules), *_of_flow(rule.match, told))))
+    return tuple(judgements)
 
 
 def address_text(version: int, hi: int, lo: int) -> str:
@@ -146,6 +165,15 @@ def _conditions(match: Match, row: Any, rules: RuleSet) -> Iterator[Condition]:
         numbers = {name: number_of(row, name, FIELDS[name]) for name in check(match.where)}
         used = ", ".join(f"{name} {_found(number)}" for name, number in numbers.items())
         yield Condition("where", " ".join(match.where.split()), used, evaluate(match.where, row))
+
+
+def _of_flow(match: Match, told: set[str]) -> Iterator[Condition]:
+    """What no packet fulfils by its headers, and whether the packet's flow has."""
+    for kind, (said, unsaid) in _SAID.items():
+        wanted: Collection[str] | None = getattr(match, kind)
+        if wanted is not None:
+            listed = _listed(sorted(wanted)[:_SHOWN_MAX], len(wanted))
+            yield Condition(kind, listed, said if kind in told else unsaid, kind in told)
 
 
 def _address(name: str, prefixes: tuple[Prefix, ...], row: Any) -> Condition:
