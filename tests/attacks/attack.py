@@ -38,6 +38,7 @@ class Attack:
     counted   octets in all other buckets and counts of a run that are not 0
     owed      what each would pay if nobody could be deceived; None: the attack fails, as `pays`
     warns     what `rules check` says of such rules, in part
+    files     what the rules file names, by name: for its owner's eyes alone
     """
 
     name: str
@@ -50,6 +51,7 @@ class Attack:
     meter: str = OWN_TUNNELS
     pool: str = POOL
     sponsors: str = REST
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def file(self) -> str:

@@ -15,20 +15,41 @@ from tollsplit.cli import main
 from tollsplit.errors import RulesError
 from tollsplit.rules import load
 
-from . import addresses, datagrams, lengths, marks, quotas, repeats, tunnels
+from . import (
+    addresses,
+    datagrams,
+    lengths,
+    marks,
+    names,
+    quotas,
+    repeats,
+    requests,
+    tokens,
+    tunnels,
+)
 from .attack import Attack, Refusal
 
-MODULES = (marks, addresses, tunnels, datagrams, lengths, quotas, repeats)
+MODULES = (
+    marks, addresses, tunnels, datagrams, lengths, quotas, names, requests, tokens, repeats)
 ATTACKS = [attack for module in MODULES for attack in module.ATTACKS]
 REFUSALS = [refusal for module in MODULES for refusal in getattr(module, "REFUSALS", ())]
 attacks = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 
 
+def write_rules(attack: Attack, folder: Path) -> Path:
+    """The rules file, and what it names."""
+    for name, content in attack.files.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
+    (folder / "rules.toml").write_text(attack.file, "utf-8")
+    return folder / "rules.toml"
+
+
 def accounted(attack: Attack, folder: Path) -> dict[str, Any]:
     """The document of `tollsplit account`, which has to end well."""
-    (folder / "rules.toml").write_text(attack.file, "utf-8")
+    rules = write_rules(attack, folder)
     (folder / "attack.pcapng").write_bytes(capture(attack.packets))
-    assert main(["account", str(folder / "attack.pcapng"), "--rules", str(folder / "rules.toml"),
+    assert main(["account", str(folder / "attack.pcapng"), "--rules", str(rules),
                  "--format", "json", "--output", str(folder / "bill.json")]) == 0
     document: dict[str, Any] = json.loads((folder / "bill.json").read_text("utf-8"))
     return document
@@ -48,6 +69,8 @@ def counted(document: dict[str, Any]) -> dict[str, int]:
     volumes = {name: value["octets"] for name, value in document.items()
                if name not in ("seen", "metered") and isinstance(value, dict) and "octets" in value}
     volumes |= {f"fault:{kind}": value["octets"] for kind, value in document["faults"].items()}
+    volumes |= {f"refused_token:{reason}": value["octets"]
+                for reason, value in document["refused_tokens"].items()}
     volumes["tunnel_overhead"] = document["tunnel_overhead_octets"]
     return {name: number for name, number in volumes.items() if number}
 
@@ -66,8 +89,7 @@ def test_attacks_bill(attack: Attack, tmp_path: Path) -> None:
 
 @attacks
 def test_attacks_bill_is_what_the_reference_says(attack: Attack, tmp_path: Path) -> None:
-    (tmp_path / "rules.toml").write_text(attack.file, "utf-8")
-    rules = load(tmp_path / "rules.toml")
+    rules = load(write_rules(attack, tmp_path))
     assert any(attack.warns in warning for warning in rules.warnings) or not attack.warns
     assert_same(list(attack.packets), rules)
 

@@ -11,7 +11,7 @@ from strategies import ethernet, ip_type, ipv4, ipv6, udp
 
 START_NS = 1_793_505_600 * SECOND_NS  # a midnight in UTC
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
-SYN, PUSH_ACK = 2, 0x18
+SYN, ACK, PUSH_ACK = 2, 16, 0x18
 
 
 def headers(source: str) -> int:
@@ -82,3 +82,34 @@ def at(packet: bytes, after_s: float = 0.0, ingress: int = 0, *, padding: int = 
 def sent(*packets: bytes, start_s: float = 0.0) -> list[Frame]:
     """Packets, a hundredth of a second after each other."""
     return [at(packet, start_s + n / 100) for n, packet in enumerate(packets)]
+
+
+class Connection:
+    """A TCP connection of a client's to a server: its packets, one after the other.
+
+    `handshake` has three of 40 octets (60 with IPv6); `up` and `down` carry a payload.
+    """
+
+    def __init__(self, client: str, server: str, ports: tuple[int, int] = (1000, 443)) -> None:
+        self.ends = (client, server)
+        self.ports = ports
+        self.sent = [1, 1]  # the next sequence of either direction
+
+    def handshake(self) -> list[bytes]:
+        client, server = self.ends
+        back = self.ports[::-1]
+        return [segment(client, server, ports=self.ports, sequence=0, flags=SYN),
+                segment(server, client, ports=back, sequence=0, flags=SYN | ACK),
+                segment(client, server, ports=self.ports, flags=ACK)]
+
+    def up(self, payload: bytes) -> bytes:
+        return self._next(0, payload)
+
+    def down(self, payload: bytes) -> bytes:
+        return self._next(1, payload)
+
+    def _next(self, way: int, payload: bytes) -> bytes:
+        packet = segment(*self.ends[:: 1 - 2 * way], payload, ports=self.ports[:: 1 - 2 * way],
+                         sequence=self.sent[way], acknowledgment=self.sent[1 - way])
+        self.sent[way] += len(payload)
+        return packet

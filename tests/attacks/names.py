@@ -1,0 +1,126 @@
+"""Names that are claimed: in a TLS ClientHello, for whoever looks, and with whom one speaks."""
+
+from __future__ import annotations
+
+from hellos import ENCRYPTED, Extension, hello, named, names, records
+
+from .attack import ALICE, ELSEWHERE, SHOP, SHOPS, Attack, Refusal, sponsored
+from .wire import Connection, datagram, sent, ttl
+
+# The servers are a delivery network's: the shop's, and others', at the same addresses.
+NAMED = sponsored(f'{SHOPS}, sni = ["shop.example"]')
+OUTER = sponsored(f'{SHOPS}, sni = ["shop.example"], ech = true')
+HANDSHAKE = 3 * 40
+ANSWER = bytes(1000)
+ALL = 40 + 1000  # of the packet with the answer
+
+
+def first(*extensions: Extension) -> bytes:
+    """A client's first octets: 200, or more than that, in one TLS record."""
+    return records(hello(*extensions))
+
+
+def asked(server: str, octets: bytes) -> list[bytes]:
+    """A connection in which these come first, and an answer."""
+    connection = Connection(ALICE, server)
+    return [*connection.handshake(), connection.up(octets), connection.down(ANSWER)]
+
+
+SHOPS_HELLO = first(named(b"shop.example"))
+OTHERS_HELLO = first(named(b"free.example"))
+assert len(SHOPS_HELLO) == len(OTHERS_HELLO)
+HELLO = 40 + len(SHOPS_HELLO)
+WHOLE = HANDSHAKE + HELLO + ALL
+HIDDEN = first(named(b"shop.example"), (ENCRYPTED, bytes(100)))
+ALIKE = {  # names that look like the shop's
+    "below-another": b"shop.example.free.example", "as-a-tail": b"notshop.example",
+    "above": b"example", "of-its-own": b"shop.example.", "in-capitals": b"Shop.EXAMPLE",
+}
+IS_SHOPS = ("of-its-own", "in-capitals")
+
+
+def decoy(connection: Connection, lie: bytes, truth: bytes) -> list[bytes]:
+    """What dies on its way, and then what the server reads, in the same place of the stream."""
+    lied = connection.up(lie)
+    connection.sent[0] -= len(lie)
+    return [ttl(lied, 2), connection.up(truth)]
+
+
+def decoyed(lie: bytes, truth: bytes) -> list[bytes]:
+    connection = Connection(ALICE, SHOP)
+    return [*connection.handshake(), *decoy(connection, lie, truth), connection.down(ANSWER)]
+
+
+def elsewhere_in_the_stream() -> list[bytes]:
+    """The lie lies far behind what the server waits for, which comes next."""
+    connection = Connection(ALICE, SHOP)
+    packets = connection.handshake()
+    connection.sent[0] = 1_000_000
+    packets.append(connection.up(SHOPS_HELLO))
+    connection.sent[0] = 1
+    return [*packets, connection.up(OTHERS_HELLO), connection.down(ANSWER)]
+
+
+def overlapping() -> list[bytes]:
+    """A hello whose name is in two segments, and a lie laid over the second's place before it."""
+    connection = Connection(ALICE, SHOP)
+    cut = OTHERS_HELLO.index(b"free.example")
+    packets = [*connection.handshake(), connection.up(OTHERS_HELLO[:cut])]
+    return [*packets, *decoy(connection, SHOPS_HELLO[cut:], OTHERS_HELLO[cut:]),
+            connection.down(ANSWER)]
+
+
+ATTACKS = (
+    Attack(
+        "sni-honest", rules=NAMED, packets=sent(*asked(SHOP, SHOPS_HELLO)), pays={"shop": WHOLE}),
+    Attack(
+        "sni-forged", rules=NAMED, packets=sent(*asked(ELSEWHERE, SHOPS_HELLO)),
+        pays={ALICE: WHOLE}, counted={"mismatch": HELLO + ALL}),
+    Attack(
+        "sni-of-another", rules=NAMED, packets=sent(*asked(SHOP, OTHERS_HELLO)),
+        pays={ALICE: WHOLE}),
+    *(Attack(
+        f"sni-{how}", rules=NAMED, packets=sent(*asked(SHOP, first(named(name)))),
+        pays={"shop" if how in IS_SHOPS else ALICE: (
+            WHOLE - len(SHOPS_HELLO) + len(first(named(name))))})
+      for how, name in ALIKE.items()),
+    Attack(
+        "sni-twice", rules=NAMED,  # two names in one hello
+        packets=sent(*asked(SHOP, first((0, names(b"shop.example", b"free.example"))))),
+        pays={ALICE: WHOLE + 3 + len(b"free.example")}),
+    Attack(
+        "sni-in-another-port", rules=NAMED,  # a datagram that begins as a hello is none
+        packets=sent(datagram(ALICE, SHOP, 1000)), pays={ALICE: 1000}),
+    Attack(
+        "domain-fronting", rules=NAMED,  # the Host behind the encryption is another's
+        packets=sent(*asked(SHOP, SHOPS_HELLO)), pays={"shop": WHOLE}, owed={ALICE: WHOLE}),
+    Attack(
+        "hello-encrypted", rules=NAMED, packets=sent(*asked(SHOP, HIDDEN)),
+        pays={ALICE: WHOLE + len(HIDDEN) - len(SHOPS_HELLO)}),
+    Attack(
+        "hello-encrypted-believed", rules=OUTER, packets=sent(*asked(SHOP, HIDDEN)),
+        pays={"shop": WHOLE + len(HIDDEN) - len(SHOPS_HELLO)},
+        owed={ALICE: WHOLE + len(HIDDEN) - len(SHOPS_HELLO)}),
+    Attack(
+        "hello-decoy", rules=NAMED, packets=sent(*decoyed(SHOPS_HELLO, OTHERS_HELLO)),
+        pays={ALICE: WHOLE + HELLO}),
+    Attack(
+        "hello-decoy-honest-first", rules=NAMED, packets=sent(*decoyed(OTHERS_HELLO, SHOPS_HELLO)),
+        pays={ALICE: WHOLE + HELLO}),
+    Attack(
+        "hello-decoy-in-part", rules=NAMED, packets=sent(*overlapping()),
+        pays={ALICE: WHOLE + 40 + len(SHOPS_HELLO) - SHOPS_HELLO.index(b"shop.example") + 40}),
+    Attack(
+        "hello-decoy-elsewhere", rules=NAMED, packets=sent(*elsewhere_in_the_stream()),
+        pays={ALICE: WHOLE + HELLO}),
+    Attack(
+        # The same ports, and even the same first number, once the shop's connection is over.
+        "connection-used-again", rules=NAMED,
+        packets=[*sent(*asked(SHOP, SHOPS_HELLO)), *sent(*asked(SHOP, OTHERS_HELLO), start_s=20)],
+        pays={"shop": WHOLE, ALICE: WHOLE}),
+)
+
+REFUSALS = (
+    Refusal("sni-alone", sponsored('sni = ["shop.example"]'), "users can write sni themselves"),
+    Refusal("host-alone", sponsored('host = ["shop.example"]'), "users can write host themselves"),
+)
