@@ -136,12 +136,13 @@ def test_connection_whose_beginning_was_not_seen() -> None:
 
 
 def test_name_of_one_connection_does_not_cover_the_next() -> None:
-    """The same ports again: a new SYN. The same SYN once more is a retransmission."""
-    first = [*opening(), segment(0.3, HELLO)]
-    again = [segment(2, at=-1, flags=SYN), segment(2.1, b"x", len(HELLO))]
-    assert paid([*first, *again], RULES)[:2] == (octets_of([*first, *again]), 0)
-    other = [segment(2, at=9999, flags=SYN), segment(2.1, b"x", 10000)]
-    assert paid([*first, *other], RULES)[:2] == (octets_of(first), octets_of(other))
+    """The same ports again: a SYN, with whatever number. One that comes twice before anything is
+    said is a retransmission."""
+    twice = [*opening(), segment(0.2, at=-1, flags=SYN), segment(0.3, HELLO)]
+    assert paid(twice, RULES)[:2] == (octets_of(twice), 0)
+    for at in (0, 10_000):
+        other = [segment(2, at=at - 1, flags=SYN), segment(2.1, b"x", at)]
+        assert paid([*twice, *other], RULES)[:2] == (octets_of(twice), octets_of(other))
 
 
 def test_encrypted_hello_has_no_name_unless_the_rule_says_so() -> None:

@@ -70,6 +70,8 @@ def overlapping() -> list[bytes]:
             connection.down(ANSWER)]
 
 
+IN_PARTS = WHOLE + 40 + len(SHOPS_HELLO) - SHOPS_HELLO.index(b"shop.example") + 40
+
 ATTACKS = (
     Attack(
         "sni-honest", rules=NAMED, packets=sent(*asked(SHOP, SHOPS_HELLO)), pays={"shop": WHOLE}),
@@ -103,13 +105,13 @@ ATTACKS = (
         owed={ALICE: WHOLE + len(HIDDEN) - len(SHOPS_HELLO)}),
     Attack(
         "hello-decoy", rules=NAMED, packets=sent(*decoyed(SHOPS_HELLO, OTHERS_HELLO)),
-        pays={ALICE: WHOLE + HELLO}),
+        pays={"shop": WHOLE + HELLO}, owed={ALICE: WHOLE + HELLO}),
     Attack(
         "hello-decoy-honest-first", rules=NAMED, packets=sent(*decoyed(OTHERS_HELLO, SHOPS_HELLO)),
         pays={ALICE: WHOLE + HELLO}),
     Attack(
         "hello-decoy-in-part", rules=NAMED, packets=sent(*overlapping()),
-        pays={ALICE: WHOLE + 40 + len(SHOPS_HELLO) - SHOPS_HELLO.index(b"shop.example") + 40}),
+        pays={"shop": IN_PARTS}, owed={ALICE: IN_PARTS}),
     Attack(
         "hello-decoy-elsewhere", rules=NAMED, packets=sent(*elsewhere_in_the_stream()),
         pays={ALICE: WHOLE + HELLO}),

@@ -38,14 +38,18 @@ cdef class Listener(Bearer):
     cdef bint is_another(
         self, const frame_s *frame, const packet_s *row, const flow_s *flow
     ) noexcept nogil:
-        """Whether a packet opens another connection than the one that its flow was so far."""
+        """Whether a packet opens another connection than the one that its flow was so far.
+
+        A first packet that comes again, before anything was said, opens the same one.
+        """
         cdef inside_s inside
         if (frame == NULL or row.direction != DIRECTION_UPLINK or row.protocol != PROTOCOL_TCP
                 or row.tcp_flags & (TCP_SYN | TCP_ACK) != TCP_SYN):
             return False
         look_inside(frame, &self.dissection.meter, &inside)
-        return inside.payload != NULL and not (
-            flow.told & TOLD_BEGUN and self.first_of(flow) == inside.sequence + 1)
+        return inside.payload != NULL and (
+            flow.told & NAMES_TOLD or not flow.told & TOLD_BEGUN
+            or self.first_of(flow) != inside.sequence + 1)
 
     cdef bint begins(self, const frame_s *frame, const packet_s *row) noexcept nogil:
         """Whether a packet is the first of what claims a name, as far as it shows."""

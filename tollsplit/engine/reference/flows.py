@@ -254,7 +254,7 @@ def is_another(flow: Flow, item: Item) -> bool:
     """Whether a packet opens another connection than the one that its flow was so far."""
     segment = item.segment
     return segment is not None and opens(segment, item.row["tcp_flags"]) and (
-        flow.uplink.first != (segment.sequence + 1) % 2**32)
+        flow.uplink.told or flow.uplink.first != (segment.sequence + 1) % 2**32)
 
 
 def covered(flow: Flow, rules: list[Rule]) -> list[Rule]:

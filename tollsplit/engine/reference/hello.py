@@ -61,19 +61,20 @@ def read(stream: bytes) -> Hello | None:
 
 
 def extensions(body: Octets) -> Hello:
-    """What a whole ClientHello's extensions say. Raises ValueError."""
+    """What a whole ClientHello's extensions say; of several names none. Raises ValueError."""
     body.take(34)  # version and random
     body.vector(1)
     body.vector(2)
     body.vector(1)
-    name, encrypted = b"", False
+    names, encrypted = [], False
     held = body.vector(2) if body.left else body
     while held.left:
         kind, content = held.number(2), held.vector(2)
         if kind == ENCRYPTED:
             encrypted = True
         if kind == SERVER_NAME:
-            entry = content.vector(2)
-            if entry.number(1) == 0:
-                name = entry.vector(2).left
-    return Hello(name, encrypted)
+            entries = content.vector(2)
+            while entries.left:
+                kind, entry = entries.number(1), entries.vector(2).left
+                names.append(entry if kind == 0 else b"")
+    return Hello(names[0] if len(names) == 1 else b"", encrypted)
