@@ -123,6 +123,8 @@ def main() -> None:
               for name in arguments.stages}
     for name, stages in chosen.items():
         for number in flows:
+            if number > len(stages) * min(stage.flows_most for stage in stages):
+                continue
             found = measure_stages(stages, number, packets, repeats)
             told[f"{name}, {number}"] = found | {"stage": name, "flows": number}
             print(line(name, number, found), flush=True)

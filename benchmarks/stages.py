@@ -17,6 +17,7 @@ from benchmarks.agreement import rule_name
 from benchmarks.frames import ETHERNET, IPV4, PCAP_HEADER, RECORD, START_S, set_ipv4
 from benchmarks.network import FLOWS_PER_SUBSCRIBER, Array
 from benchmarks.traffic import Case, Traffic, Truth
+from tollsplit.limits import FLOWS_MAX, HELD_COUNTERS_MAX
 
 TCP, UDP = 6, 17
 DURATION_S = 4  # whatever waits may wait to the end
@@ -44,6 +45,7 @@ class Stage:
     fragments: bool = False  # each packet comes as two
     settings: str = ""  # further lines of [meter]
     duration_s: int = DURATION_S
+    flows_most: int = FLOWS_MAX  # whose packets are all decided as the truth has it
 
 
 STAGES = (
@@ -52,7 +54,8 @@ STAGES = (
     # so many datagrams are known for half a minute; of more, some have to go
     Stage("port, in fragments", "port = 443", protocol=UDP, fragments=True, duration_s=1_000),
     Stage("sticky", "dscp = 46, sticky = true", tagged=0),
-    Stage("sticky, shown late", "dscp = 46, sticky = true", tagged=2),
+    Stage("sticky, shown late", "dscp = 46, sticky = true", tagged=2,
+          flows_most=HELD_COUNTERS_MAX),
     Stage("retransmissions", settings='retransmissions = "exempt_if_identical"'),
     Stage("duplicates", settings='duplicates = "1ms"'),
     Stage("unsolicited", settings="unsolicited = true"),
