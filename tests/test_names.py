@@ -145,6 +145,22 @@ def test_name_of_one_connection_does_not_cover_the_next() -> None:
         assert paid([*twice, *other], RULES)[:2] == (octets_of(twice), octets_of(other))
 
 
+def test_hello_that_comes_again_is_what_it_was() -> None:
+    """Until the server answers: then it has arrived, and what comes in its place is nobody's."""
+    frames = [*opening(), segment(0.3, HELLO), segment(0.5, HELLO), segment(0.6, HELLO[:20]),
+              segment(0.7, b"x", down=True), segment(0.8, bytes(len(HELLO)))]  # fmt: skip
+    assert paid(frames, RULES)[:2] == (octets_of(frames), 0)
+
+
+def test_hello_that_another_takes_the_place_of_was_a_decoy() -> None:
+    frames = [*opening(), segment(0.3, HELLO)]
+    truth = [segment(0.4, bytes([22]) + bytes(40)), segment(0.5, HELLO),
+             segment(0.6, b"x", down=True)]  # fmt: skip
+    assert paid([*frames, *truth], RULES)[:2] == (octets_of(frames), octets_of(truth))
+    halves = [*opening(), segment(0.3, HELLO[:50]), segment(0.4, HELLO[50:], 50)]
+    assert paid([*halves, *truth], RULES)[:2] == (octets_of(halves), octets_of(truth))
+
+
 def test_encrypted_hello_has_no_name_unless_the_rule_says_so() -> None:
     greased = records(hello(named(b"shop.example"), (ENCRYPTED, bytes(20))))
     frames = [*opening(), segment(0.3, greased)]

@@ -70,7 +70,8 @@ def overlapping() -> list[bytes]:
             connection.down(ANSWER)]
 
 
-IN_PARTS = WHOLE + 40 + len(SHOPS_HELLO) - SHOPS_HELLO.index(b"shop.example") + 40
+TRUTH = 40 + len(SHOPS_HELLO) - SHOPS_HELLO.index(b"shop.example")  # the last part
+IN_PARTS = WHOLE + 40 + TRUTH
 
 ATTACKS = (
     Attack(
@@ -105,13 +106,13 @@ ATTACKS = (
         owed={ALICE: WHOLE + len(HIDDEN) - len(SHOPS_HELLO)}),
     Attack(
         "hello-decoy", rules=NAMED, packets=sent(*decoyed(SHOPS_HELLO, OTHERS_HELLO)),
-        pays={"shop": WHOLE + HELLO}, owed={ALICE: WHOLE + HELLO}),
+        pays={"shop": HANDSHAKE + HELLO, ALICE: HELLO + ALL}, owed={ALICE: WHOLE + HELLO}),
     Attack(
         "hello-decoy-honest-first", rules=NAMED, packets=sent(*decoyed(OTHERS_HELLO, SHOPS_HELLO)),
         pays={ALICE: WHOLE + HELLO}),
     Attack(
         "hello-decoy-in-part", rules=NAMED, packets=sent(*overlapping()),
-        pays={"shop": IN_PARTS}, owed={ALICE: IN_PARTS}),
+        pays={"shop": IN_PARTS - TRUTH - ALL, ALICE: TRUTH + ALL}, owed={ALICE: IN_PARTS}),
     Attack(
         "hello-decoy-elsewhere", rules=NAMED, packets=sent(*elsewhere_in_the_stream()),
         pays={ALICE: WHOLE + HELLO}),

@@ -53,6 +53,7 @@ cdef class Covering:
             self.subscribed = &holders[0, 0]
         for name, facts in kinds.items():
             self.kinds[KINDS.index(name)] = facts
+        self.said = self.kinds[<int>FACT_SNI] | self.kinds[<int>FACT_HOST]
         self.count = len(rules)
         self.of_class = <uint64_t *>calloc(server.shape[0], sizeof(uint64_t))
         if self.of_class == NULL:
@@ -82,10 +83,9 @@ cdef class Covering:
     def describe(self, int s):
         """Note what kind of rule one is, by the facts that it needs."""
         cdef uint64_t bit = <uint64_t>1 << s
-        cdef uint64_t named = self.kinds[<int>FACT_SNI] | self.kinds[<int>FACT_HOST]
         if self.needs[s] & self.kinds[<int>FACT_PACKET]:
             self.sticky |= bit
-        if self.needs[s] & named:
+        if self.needs[s] & self.said:
             self.named |= bit
 
     cdef uint64_t reachable(self, const packet_s *row) noexcept nogil:

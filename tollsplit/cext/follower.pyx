@@ -105,6 +105,8 @@ cdef class Follower(Listener):
         flow = <flow_s *>self.state.flows.at(number)
         flow.last_ns = now_ns
         learnt = self.learn(number, row, asked.possible, now_ns)
+        if self.is_answered(row, flow):
+            self.hush(flow)
         bears = not row.flags & FLAG_MISMATCH and self.may_bear(
             frame, row, number, asked.possible)
         if bears:

@@ -29,6 +29,10 @@ cdef class Listener(Bearer):
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
     ) noexcept nogil
     cdef void begin_talk(self, uint32_t number, packet_s *row, uint64_t now_ns) noexcept nogil
+    cdef void watch(
+        self, const inside_s *inside, uint32_t number, uint32_t sequence, uint64_t now_ns
+    ) noexcept nogil
+    cdef bint is_answered(self, const packet_s *row, const flow_s *flow) noexcept nogil
     cdef uint64_t hear_hello(
         self, flow_s *flow, const uint8_t *octets, uint32_t count, uint32_t *needed
     ) noexcept nogil

@@ -27,12 +27,13 @@ cdef class Listener(Bearer):
     cdef bint is_heard(
         self, const frame_s *frame, const packet_s *row, const flow_s *flow
     ) noexcept nogil:
-        """Whether a packet may say what its flow has not said so far.
+        """Whether a packet may say what its flow has not said so far, or say it otherwise.
 
         frame   NULL: its octets are gone, as those of a fragment that has waited
         """
         return (frame != NULL and row.direction == DIRECTION_UPLINK
-                and row.protocol == PROTOCOL_TCP and flow.told & NAMES_TOLD != NAMES_TOLD
+                and row.protocol == PROTOCOL_TCP
+                and (flow.told & NAMES_TOLD != NAMES_TOLD or flow.told & TOLD_TALKS)
                 and (row.payload_octets != 0 or row.tcp_flags & TCP_SYN))
 
     cdef bint is_another(
@@ -107,6 +108,8 @@ cdef class Listener(Bearer):
             if sequence == flow.talk and count == inside.payload_octets:
                 facts = self.hear_hello(flow, inside.payload, count, &needed)
                 if flow.told & NAMES_TOLD == NAMES_TOLD:
+                    if facts:
+                        self.watch(inside, number, sequence, now_ns)
                     return facts
             elif <int32_t>(sequence - flow.talk) >= TALK_OCTETS_MAX:
                 flow.told |= NAMES_TOLD  # what lies before is missing for good
@@ -117,14 +120,36 @@ cdef class Listener(Bearer):
         talk = &self.state.talks.talks[flow.talk]
         talk.needed = max(talk.needed, needed)
         if not self.state.talks.take(flow.talk, sequence, inside.payload, count):
-            self.hush(flow)  # two readers would read two things
+            # Two readers would read two things, of which one may never reach the server.
+            self.hush(flow)
+            self.state.flows.set_facts(
+                number, flow.facts & ~self.classifier.covering.said, now_ns)
             return 0
-        if talk.whole < talk.needed:
+        if flow.told & NAMES_TOLD == NAMES_TOLD or talk.whole < talk.needed:
             return 0
         facts = self.hear_hello(flow, talk.octets, talk.whole, &talk.needed)
-        if flow.told & NAMES_TOLD == NAMES_TOLD or talk.needed > TALK_OCTETS_MAX:
+        if not facts and (flow.told & NAMES_TOLD == NAMES_TOLD or talk.needed > TALK_OCTETS_MAX):
             self.hush(flow)
         return facts
+
+    cdef void watch(
+        self, const inside_s *inside, uint32_t number, uint32_t sequence, uint64_t now_ns
+    ) noexcept nogil:
+        """Keep a hello that names a sponsor's server until that answers: if something else comes
+        in its place, one of the two was a decoy. Where there is no room it is believed."""
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        cdef uint32_t talk = self.state.talks.open(number, flow.talk)
+        if not talk:
+            return
+        flow.talk = talk
+        flow.told |= TOLD_TALKS
+        self.state.flows.wait(number, now_ns)
+        self.state.talks.take(talk, sequence, inside.payload, inside.payload_octets)
+
+    cdef bint is_answered(self, const packet_s *row, const flow_s *flow) noexcept nogil:
+        """Whether a packet shows that what its flow has said has arrived."""
+        return (flow.told & TOLD_TALKS and flow.told & NAMES_TOLD == NAMES_TOLD
+                and row.direction == DIRECTION_DOWNLINK and row.payload_octets != 0)
 
     cdef void begin_talk(self, uint32_t number, packet_s *row, uint64_t now_ns) noexcept nogil:
         """Keep what a flow says from here on; its packets wait for the end of it, anew."""

@@ -100,14 +100,18 @@ class Flows:
                 return Verdict(rule, untracked=bool(possible) and not mismatch, mismatch=mismatch)
             flow = self.silent[key] = self.waiting[key] = Flow(now_ns, now_ns, now_ns)
         flow.last_ns = now_ns
+        if flow.uplink.told and row["direction"] == 1 and row["payload_octets"]:
+            flow.uplink.hush()  # it has arrived
         before = set(flow.facts), flow.uplink.told
         flow.facts |= {(r.id, "packet") for r in possible
                        if r.match.sticky and self.holds(r.match, row)}
-        if listens and item.segment is not None and not flow.uplink.told and (
+        if listens and item.segment is not None and flow.uplink.listens and (
                 row["payload_octets"] or row["tcp_flags"] & SYN):
             self.listen(key, flow, item, reachable, possible, now_ns)
-        if flow.facts and key in self.silent:
-            self.telling[key] = self.silent.pop(key)
+        there, other = ((self.silent, self.telling) if flow.facts
+                        else (self.telling, self.silent))  # fmt: skip
+        if key in there:
+            other[key] = there.pop(key)
             flow.listed_ns = now_ns
         if before != (flow.facts, flow.uplink.told):
             for group in list(flow.groups):
@@ -149,14 +153,18 @@ class Flows:
             self.waiting.pop(next(k for k, f in self.waiting.items() if f is oldest))
         was = flow.uplink.kept is not None
         found = flow.uplink.hear(item.segment, item.row["tcp_flags"])
+        names = [r for r in self.rules if found is not None and named(r.match, found)]
+        if names:
+            flow.uplink.watch(item.segment)
+        elif found is not None:
+            flow.uplink.hush()
+        if flow.uplink.contradicted:
+            flow.facts = {fact for fact in flow.facts if fact[1] != "sni"}
         if flow.uplink.kept is not None and not was:
             flow.talks = self.talks = self.talks + 1
             flow.waits_ns = now_ns
             self.waiting.pop(key, None)
             self.waiting[key] = flow
-        if found is None:
-            return
-        names = [r for r in self.rules if named(r.match, found)]
         flow.facts |= {(r.id, "sni") for r in names}
         flow.contradicted |= any(r in reachable and r not in possible for r in names)
 

@@ -20,7 +20,8 @@ class Uplink:
 
     first: int | None = None  # sequence number of its first octet
     kept: dict[int, int] | None = None  # by place; None: nothing has to be put in order
-    told: bool = False
+    told: bool = False  # what is kept is compared with what comes in its place
+    contradicted: bool = False
 
     def hear(self, segment: Segment, flags: int) -> hello.Hello | None:
         """The hello that a segment completes."""
@@ -43,14 +44,27 @@ class Uplink:
         for place, octet in enumerate(segment.captured, at):
             if 0 <= place < TALK_OCTETS_MAX and self.kept.setdefault(place, octet) != octet:
                 self.hush()
+                self.contradicted = True
                 return None
+        if self.told:
+            return None
         count = 0
         while count in self.kept:
             count += 1
         found = self.read(bytes(self.kept[n] for n in range(count))) if count else None
-        if self.told or count == TALK_OCTETS_MAX:
+        if found is None and (self.told or count == TALK_OCTETS_MAX):
             self.hush()
         return found
+
+    def watch(self, segment: Segment) -> None:
+        """Keep the hello that a segment has completed."""
+        if self.kept is None:
+            self.kept = dict(enumerate(segment.captured[:TALK_OCTETS_MAX]))
+
+    @property
+    def listens(self) -> bool:
+        """Whether what comes is of use."""
+        return not self.told or self.kept is not None
 
     def read(self, octets: bytes) -> hello.Hello | None:
         try:
