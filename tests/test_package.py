@@ -12,8 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import BUILD, ROOT
 
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = os.environ.get("TOLLSPLIT_BUILD", "release")
 SYSTEM = ROOT / "system"
 UNITS = sorted(SYSTEM.glob("*.service"))
 MODULES = sorted(path.stem for path in (ROOT / "tollsplit" / "cext").glob("*.pyx"))
