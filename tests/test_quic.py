@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from initials import ID, V1, V2, crypto, first_flight, initial, varint
 
 from tollsplit.cext.quic import Handshake
-from tollsplit.engine.seal import Seal
 from tollsplit.limits import QUIC_CRYPTO_OCTETS_MAX, QUIC_PACKETS_MAX
+from tollsplit.rules.seal import Seal
 
 HOST = b"video.example"
 WHOLE = hello((10, b"\0\x02\0\x1d"), named(HOST), (0xFF70, b"t" * 36))

@@ -47,6 +47,7 @@ cdef class Classifier:
     cdef readonly uint32_t serial  # of these rules among all that this process has had
     cdef Covering covering
     cdef public Resolvers resolvers  # whose answers these rules believe
+    cdef public object seal      # opens QUIC's Initial packets; None: no rule asks what they say
     cdef const uint32_t *group_at
     cdef const uint64_t *segment_start
     cdef const uint32_t *segment_tenure

@@ -6,6 +6,7 @@ import numpy.typing as npt
 from tollsplit.cext.covering import Covering
 from tollsplit.cext.field import Fields
 from tollsplit.cext.lpm import Trie
+from tollsplit.cext.quic import Seal
 from tollsplit.cext.resolvers import Resolvers
 
 BOUNDS: dict[str, int]
@@ -18,6 +19,7 @@ class Classifier:
     tracks: bool
     serial: int
     resolvers: Resolvers | None
+    seal: Seal | None
     def __init__(
         self,
         trie4: Trie,

@@ -34,6 +34,7 @@ cdef class Covering:
     cdef uint64_t kinds[FACT_KINDS]      # the facts of each kind
     cdef uint64_t sticky         # a bit for each rule that sticks to flows
     cdef uint64_t named          # … that asks for a name which packets say
+    cdef uint64_t hosted         # … which HTTP requests say
     cdef uint64_t said           # facts that users say, in payloads
     cdef uint64_t outer          # facts that are believed of a hello that may hide another
     cdef uint64_t *of_class      # [classes], a bit for each rule whose server condition holds

@@ -87,6 +87,8 @@ cdef class Covering:
             self.sticky |= bit
         if self.needs[s] & self.said:
             self.named |= bit
+        if self.needs[s] & self.kinds[<int>FACT_HOST]:
+            self.hosted |= bit
 
     cdef uint64_t reachable(self, const packet_s *row) noexcept nogil:
         """The rules that some packet of a row's flow may fulfil, those that ask for names whatever
@@ -95,8 +97,8 @@ cdef class Covering:
         cdef int f
         if not found or row.flags & FLAG_LATER_FRAGMENT:
             return 0
-        if row.protocol != PROTOCOL_TCP:
-            found &= ~self.named
+        if row.protocol != PROTOCOL_TCP:  # QUIC, over UDP, says servers' names too
+            found &= ~(self.hosted if row.protocol == PROTOCOL_UDP else self.named)
         if self.subscribed != NULL:
             found = self.among(
                 &self.subscribed[<size_t>(row.classes >> CLASS_BITS) * self.words], found)

@@ -24,10 +24,13 @@ cdef class Listener(Bearer):
     cdef bint listen(
         self, const frame_s *frame, packet_s *row, uint32_t number, const asked_s *asked,
         uint64_t now_ns
-    ) noexcept nogil
+    ) except -1 nogil
     cdef uint64_t hear_tcp(
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
     ) noexcept nogil
+    cdef uint64_t hear_udp(
+        self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
+    ) except? 0xFFFFFFFFFFFFFFFF nogil
     cdef void begin_talk(self, uint32_t number, packet_s *row, uint64_t now_ns) noexcept nogil
     cdef void watch(
         self, const inside_s *inside, uint32_t number, uint32_t sequence, uint64_t now_ns

@@ -1,6 +1,7 @@
 """What packets say of their flow in their payloads: names that their users claim."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from tollsplit.cext.bearer cimport Bearer
 from tollsplit.cext.covering cimport FACT_HOST, FACT_SNI
@@ -10,8 +11,10 @@ from tollsplit.cext.flows cimport TOLD_BEGUN, TOLD_MISMATCH, TOLD_TALKS, flow_s
 from tollsplit.cext.hello cimport (
     HELLO_FOUND, HELLO_MORE, HELLO_NONE, hello_e, hello_s, read_records)
 from tollsplit.cext.layout cimport *
-from tollsplit.cext.network cimport PROTOCOL_TCP
-from tollsplit.cext.talk cimport TALK_OCTETS_MAX, talk_s
+from tollsplit.cext.network cimport PROTOCOL_TCP, PROTOCOL_UDP
+from tollsplit.cext.quic cimport (
+    QUIC_CRYPTO_OCTETS_MAX, QUIC_PACKETS_MAX, begins_quic, is_handshake, quic_s, read_quic)
+from tollsplit.cext.talk cimport TALK_OCTETS_MAX, stream_octets_s
 
 cdef enum:
     TCP_SYN = 2
@@ -31,10 +34,13 @@ cdef class Listener(Bearer):
 
         frame   NULL: its octets are gone, as those of a fragment that has waited
         """
-        return (frame != NULL and row.direction == DIRECTION_UPLINK
-                and row.protocol == PROTOCOL_TCP
-                and (flow.told & NAMES_TOLD != NAMES_TOLD or flow.told & TOLD_TALKS)
-                and (row.payload_octets != 0 or row.tcp_flags & TCP_SYN))
+        if (frame == NULL or row.direction != DIRECTION_UPLINK
+                or flow.told & (NAMES_TOLD | TOLD_TALKS) == NAMES_TOLD):
+            return False
+        if row.protocol == PROTOCOL_UDP:
+            return self.classifier.seal is not None
+        return row.protocol == PROTOCOL_TCP and (
+            row.payload_octets != 0 or row.tcp_flags & TCP_SYN)
 
     cdef bint is_another(
         self, const frame_s *frame, const packet_s *row, const flow_s *flow
@@ -56,10 +62,14 @@ cdef class Listener(Bearer):
         """Whether a packet is the first of what claims a name, as far as it shows."""
         cdef inside_s inside
         cdef hello_s hello
-        if (frame == NULL or row.direction != DIRECTION_UPLINK or row.protocol != PROTOCOL_TCP
-                or row.payload_octets < HELLO_BEGINS):
+        if (frame == NULL or row.direction != DIRECTION_UPLINK
+                or row.payload_octets < HELLO_BEGINS
+                or row.protocol not in (PROTOCOL_TCP, PROTOCOL_UDP)):
             return False
         look_inside(frame, &self.dissection.meter, &inside)
+        if row.protocol == PROTOCOL_UDP:
+            return (inside.payload != NULL and self.classifier.seal is not None
+                    and begins_quic(inside.payload, inside.payload_captured))
         return (inside.payload != NULL and inside.payload_captured >= HELLO_BEGINS
                 and read_records(inside.payload, min(inside.payload_captured, TALK_OCTETS_MAX),
                                  self.state.talks.joined, &hello) != HELLO_NONE)
@@ -67,7 +77,7 @@ cdef class Listener(Bearer):
     cdef bint listen(
         self, const frame_s *frame, packet_s *row, uint32_t number, const asked_s *asked,
         uint64_t now_ns
-    ) noexcept nogil:
+    ) except -1 nogil:
         """Add to a flow's facts what a packet says; True: something is known of it now.
 
         A name that a rule asks for, from another server than that rule's, is a claim that its
@@ -78,7 +88,10 @@ cdef class Listener(Bearer):
         cdef uint64_t facts
         cdef inside_s inside
         look_inside(frame, &self.dissection.meter, &inside)
-        facts = self.hear_tcp(&inside, row, number, now_ns)
+        if row.protocol == PROTOCOL_UDP:
+            facts = self.hear_udp(&inside, row, number, now_ns)
+        else:
+            facts = self.hear_tcp(&inside, row, number, now_ns)
         if self.classifier.covering.is_contradicted(
                 asked.reachable, asked.possible, facts, flow.facts):
             flow.told |= TOLD_MISMATCH
@@ -96,7 +109,7 @@ cdef class Listener(Bearer):
         cdef uint32_t sequence = inside.sequence + (row.tcp_flags & TCP_SYN != 0)
         cdef uint32_t count = min(inside.payload_captured, inside.payload_octets), needed = 0
         cdef uint64_t facts
-        cdef talk_s *talk
+        cdef stream_octets_s *said
         if inside.payload == NULL:
             return 0
         if not flow.told & TOLD_BEGUN:
@@ -117,18 +130,18 @@ cdef class Listener(Bearer):
             self.begin_talk(number, row, now_ns)
             if not flow.told & TOLD_TALKS:
                 return 0
-        talk = &self.state.talks.talks[flow.talk]
-        talk.needed = max(talk.needed, needed)
+        said = &self.state.talks.talks[flow.talk].heard.tcp
+        said.needed = max(said.needed, needed, 1)
         if not self.state.talks.take(flow.talk, sequence, inside.payload, count):
             # Two readers would read two things, of which one may never reach the server.
             self.hush(flow)
             self.state.flows.set_facts(
                 number, flow.facts & ~self.classifier.covering.said, now_ns)
             return 0
-        if flow.told & NAMES_TOLD == NAMES_TOLD or talk.whole < talk.needed:
+        if flow.told & NAMES_TOLD == NAMES_TOLD or said.whole < said.needed:
             return 0
-        facts = self.hear_hello(flow, talk.octets, talk.whole, &talk.needed)
-        if not facts and (flow.told & NAMES_TOLD == NAMES_TOLD or talk.needed > TALK_OCTETS_MAX):
+        facts = self.hear_hello(flow, said.octets, said.whole, &said.needed)
+        if not facts and (flow.told & NAMES_TOLD == NAMES_TOLD or said.needed > TALK_OCTETS_MAX):
             self.hush(flow)
         return facts
 
@@ -150,6 +163,43 @@ cdef class Listener(Bearer):
         """Whether a packet shows that what its flow has said has arrived."""
         return (flow.told & TOLD_TALKS and flow.told & NAMES_TOLD == NAMES_TOLD
                 and row.direction == DIRECTION_DOWNLINK and row.payload_octets != 0)
+
+    cdef uint64_t hear_udp(
+        self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
+    ) except? 0xFFFFFFFFFFFFFFFF nogil:
+        """The facts that a datagram of a flow's uplink tells, those before it in mind.
+
+        A flow that does not begin as QUIC does says no name, nor does one whose client has its
+        keys before its hello was seen. Budget: 100 us a packet of a handshake, with the GIL.
+        """
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        cdef uint32_t count = min(inside.payload_captured, inside.payload_octets)
+        cdef bint talks = flow.told & TOLD_TALKS != 0
+        cdef quic_s *quic = &self.state.talks.alone
+        cdef hello_s hello
+        cdef int found = HELLO_NONE
+        if inside.payload == NULL:  # a fragment tells nothing, one way or the other
+            return 0
+        if (is_handshake(inside.payload, count) if talks else
+                begins_quic(inside.payload, count)):
+            if talks:
+                quic = &self.state.talks.talks[flow.talk].heard.quic
+            else:
+                memset(quic, 0, sizeof(quic_s) - QUIC_CRYPTO_OCTETS_MAX)
+            with gil:
+                found = read_quic(quic, inside.payload, count, self.classifier.seal, &hello)
+        if found == HELLO_MORE and quic.tried < QUIC_PACKETS_MAX:
+            if not talks:
+                self.begin_talk(number, row, now_ns)
+                if flow.told & TOLD_TALKS:
+                    self.state.talks.talks[flow.talk].heard.quic = quic[0]
+            return 0
+        self.hush(flow)
+        flow.told |= NAMES_TOLD
+        if found != HELLO_FOUND or hello.name == NULL:
+            return 0
+        return self.classifier.covering.facts_of_sni(
+            hello.name, hello.name_octets, hello.encrypted != 0)
 
     cdef void begin_talk(self, uint32_t number, packet_s *row, uint64_t now_ns) noexcept nogil:
         """Keep what a flow says from here on; its packets wait for the end of it, anew."""

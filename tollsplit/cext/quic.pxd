@@ -1,5 +1,6 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from tollsplit.cext.cursor cimport be32
 from tollsplit.cext.hello cimport hello_e, hello_s
 
 # tollsplit.limits gives the reason; tests/test_layout.py holds them equal.
@@ -8,6 +9,14 @@ cdef enum:
     QUIC_PACKETS_MAX = 16
 
 cdef enum:
+    VERSION_1 = 0x00000001
+    VERSION_2 = 0x6B3343CF
+    QUIC_BEGINS = 5              # octets of a long header up to its version
+    KIND_INITIAL = 0
+    KIND_EARLY = 1
+    KIND_HANDSHAKE = 2
+    KIND_RETRY = 3
+    DATAGRAM_OCTETS_MIN = 1200   # of one with an Initial; servers drop others (RFC 9000 §14.1)
     CONNECTION_ID_OCTETS_MAX = 20  # RFC 9000 §17.2
     MET_WORDS = 128              # QUIC_CRYPTO_OCTETS_MAX bits
 
@@ -21,6 +30,28 @@ cdef struct quic_s:
     uint8_t reserved[2]
     uint64_t met[MET_WORDS]      # a bit for each octet
     uint8_t octets[QUIC_CRYPTO_OCTETS_MAX]
+
+
+cdef inline uint32_t version_of(const uint8_t *octets) noexcept nogil:
+    return be32(octets + 1)
+
+
+cdef inline uint32_t kind_of(uint32_t first, uint32_t version) noexcept nogil:
+    """What a packet with a long header is; RFC 9369 §3.2 moves the kinds by one."""
+    return ((first >> 4) - (version == VERSION_2)) & 3
+
+
+cdef inline bint is_handshake(const uint8_t *octets, uint32_t count) noexcept nogil:
+    """Whether a datagram begins with a packet of a handshake, as far as five octets show."""
+    return count >= QUIC_BEGINS and octets[0] & 0xC0 == 0xC0 and (
+        version_of(octets) == VERSION_1 or version_of(octets) == VERSION_2)
+
+
+cdef inline bint begins_quic(const uint8_t *octets, uint32_t count) noexcept nogil:
+    """Whether a datagram may be a client's first: an Initial packet, or early data before it."""
+    return (count >= DATAGRAM_OCTETS_MIN and is_handshake(octets, count)
+            and kind_of(octets[0], version_of(octets)) <= KIND_EARLY)
+
 
 cdef int read_quic(
     quic_s *quic, const uint8_t *octets, uint32_t count, object seal, hello_s *hello

@@ -1,7 +1,7 @@
 """QUIC's Initial packets (RFC 9000, 9001, 9369): the ClientHello that they carry.
 
 Everybody can open them who sees a connection's first one; what they show is a client's word, as a
-hello over TCP is. Opening is a Python object's business (engine/seal), for it is cryptography.
+hello over TCP is. Opening is a Python object's business (rules/seal), for it is cryptography.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -16,11 +16,8 @@ BOUNDS = {
 }
 
 cdef enum:
-    VERSION_1 = 0x00000001
-    VERSION_2 = 0x6B3343CF
     LONG_HEADER = 0x80
     FIXED_BIT = 0x40
-    DATAGRAM_OCTETS_MIN = 1200   # of one with an Initial; servers drop others (RFC 9000 §14.1)
     FIRST_ID_OCTETS_MIN = 8      # of what a client makes up (§7.2)
     SEALED_OCTETS_MIN = 20       # the packet number's most, and the sample (RFC 9001 §5.4.2)
     FRAME_PADDING = 0
@@ -75,20 +72,18 @@ cdef packet_e take_packet(stretch_s *datagram, initial_s *initial) noexcept nogi
         return PACKET_NONE
     if max(initial.id.left, source.left) > CONNECTION_ID_OCTETS_MAX:
         return PACKET_NONE
-    kind = first >> 4 & 3
-    if initial.version == VERSION_2:
-        kind = (kind - 1) & 3  # RFC 9369 §3.2 moves them by one
-    elif initial.version != VERSION_1:
+    if initial.version != VERSION_1 and initial.version != VERSION_2:
         return PACKET_NONE
-    if kind == 3:  # Retry, which has no length and is no client's
+    kind = kind_of(first, initial.version)
+    if kind == KIND_RETRY:  # has no length, and is no client's
         return PACKET_NONE
-    if kind == 0:
+    if kind == KIND_INITIAL:
         if not take_counted(datagram, &token):
             return PACKET_NONE
         initial.token = token.left > 0
     if not take_counted(datagram, &body):
         return PACKET_NONE
-    if kind != 0:
+    if kind != KIND_INITIAL:
         return PACKET_OTHER
     if body.left < SEALED_OCTETS_MIN:
         return PACKET_NONE

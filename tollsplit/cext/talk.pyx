@@ -1,4 +1,4 @@
-"""What flows say first, put in order: TCP segments come late, twice, or in parts."""
+"""What flows say first, put in order: segments and datagrams come late, twice, or in parts."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -29,7 +29,7 @@ cdef class Talks:
     cdef uint32_t open(self, uint32_t flow, uint32_t first) noexcept nogil:
         """The number of a new conversation, of which nothing is known; 0: there is no room.
 
-        first   sequence number of its first octet
+        first   of TCP: sequence number of its first octet
         No pointer to another one is good after this.
         """
         cdef uint32_t number = self.place()
@@ -40,7 +40,6 @@ cdef class Talks:
         memset(talk, 0, sizeof(talk_s) - TALK_OCTETS_MAX)
         talk.flow = flow
         talk.first = first
-        talk.needed = 1
         talk.older = self.newest
         if self.newest:
             self.talks[self.newest].newer = number
@@ -87,13 +86,13 @@ cdef class Talks:
     cdef bint take(
         self, uint32_t number, uint32_t sequence, const uint8_t *octets, uint32_t count
     ) noexcept nogil:
-        """Put a segment's octets where they belong; False: they contradict what was there.
+        """Put a TCP segment's octets where they belong; False: they contradict what was there.
 
         What lies before the first octet is a keep-alive's, or the handshake's; what lies behind
         the room is too far ahead to be of use.
         """
-        cdef talk_s *talk = &self.talks[number]
-        cdef int32_t ahead = <int32_t>(sequence - talk.first)
+        cdef stream_octets_s *said = &self.talks[number].heard.tcp
+        cdef int32_t ahead = <int32_t>(sequence - self.talks[number].first)
         cdef uint32_t at, i, skipped = 0
         cdef uint64_t bit
         if ahead < 0:
@@ -104,11 +103,11 @@ cdef class Talks:
             if at >= TALK_OCTETS_MAX:
                 break
             bit = <uint64_t>1 << (at & 63)
-            if not talk.met[at >> 6] & bit:
-                talk.met[at >> 6] |= bit
-                talk.octets[at] = octets[i]
-            elif talk.octets[at] != octets[i]:
+            if not said.met[at >> 6] & bit:
+                said.met[at >> 6] |= bit
+                said.octets[at] = octets[i]
+            elif said.octets[at] != octets[i]:
                 return False
-        while talk.whole < TALK_OCTETS_MAX and talk.met[talk.whole >> 6] >> (talk.whole & 63) & 1:
-            talk.whole += 1
+        while said.whole < TALK_OCTETS_MAX and said.met[said.whole >> 6] >> (said.whole & 63) & 1:
+            said.whole += 1
         return True

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tollsplit.engine.bounds import Bounds
+from tollsplit.engine.reference import initials
 from tollsplit.engine.reference.datagrams import Item
+from tollsplit.engine.reference.initials import Initials
 from tollsplit.engine.reference.packet import LATER_FRAGMENT
 from tollsplit.engine.reference.uplink import SYN, Uplink, begins, named, of_rules, opens
 from tollsplit.rules.rule import Match, Rule
+from tollsplit.rules.seal import Seal
 
-PORTED = (6, 17, 132)
+TCP, UDP = 6, 17
+PORTED = (TCP, UDP, 132)
 PORTS = 256
 KEPT = 1 | 4 | 8  # coalesced, partial, trusted: what records keep
 
@@ -38,7 +42,7 @@ class Flow:
     listed_ns: int
     facts: set[tuple[str, str]] = field(default_factory=set)  # a rule's id, what it asked for
     groups: list[Group] = field(default_factory=list)
-    uplink: Uplink = field(default_factory=Uplink)
+    uplink: Uplink | Initials = field(default_factory=Uplink)
     contradicted: bool = False
     talks: int = 0  # in order of beginning
 
@@ -66,6 +70,9 @@ class Flows:
     ) -> None:
         self.rules = [rule for rule in rules if rule.match.needs]
         self.named = of_rules(rules)
+        # what QUIC may say: HTTP is hidden in it
+        self.quic = [rule for rule in self.named if rule.match.host is None]
+        self.seal = Seal() if self.quic else None
         self.holds = holds
         self.cell = cell
         self.bounds = bounds
@@ -94,11 +101,14 @@ class Flows:
             flow = None
         if flow is None:
             if not possible and not (
-                    listens and item.segment is not None and begins(item.segment)):
+                    listens and item.segment is not None and (
+                        initials.begins if row["protocol"] == UDP else begins)(item.segment)):
                 return Verdict(rule, mismatch=mismatch)
             if len(self.silent) + len(self.telling) >= self.bounds.flows and not self.make_room():
                 return Verdict(rule, untracked=bool(possible) and not mismatch, mismatch=mismatch)
             flow = self.silent[key] = self.waiting[key] = Flow(now_ns, now_ns, now_ns)
+            if row["protocol"] == UDP and self.seal is not None:
+                flow.uplink = Initials(self.seal)
         flow.last_ns = now_ns
         if flow.uplink.told and row["direction"] == 1 and row["payload_octets"]:
             flow.uplink.hush()  # it has arrived
@@ -106,7 +116,7 @@ class Flows:
         flow.facts |= {(r.id, "packet") for r in possible
                        if r.match.sticky and self.holds(r.match, row)}
         if listens and item.segment is not None and flow.uplink.listens and (
-                row["payload_octets"] or row["tcp_flags"] & SYN):
+                row["protocol"] == UDP or row["payload_octets"] or row["tcp_flags"] & SYN):
             self.listen(key, flow, item, reachable, possible, now_ns)
         there, other = ((self.silent, self.telling) if flow.facts
                         else (self.telling, self.silent))  # fmt: skip
@@ -133,7 +143,7 @@ class Flows:
         """The rules that a packet's flow may fulfil, those that ask for names at any server."""
         if row["flags"] & LATER_FRAGMENT or (row["protocol"] in PORTED and not row["tags"] & PORTS):
             return []
-        spoken = self.named if row["protocol"] == 6 else []
+        spoken = {TCP: self.named, UDP: self.quic}.get(row["protocol"], [])
         return [r for r in self.rules if (
             self.holds(replace(lasting(r.match), server=None), row) if r in spoken
             else r not in self.named and self.holds(lasting(r.match), row))]

@@ -50,14 +50,26 @@ def read(stream: bytes) -> Hello | None:
         message += stream[5 : 5 + octets]
         if message[:1] not in (b"", b"\x01"):
             return None
-        if len(message) >= 4 and len(message) >= 4 + int.from_bytes(message[1:4], "big"):
-            try:
-                return extensions(Octets(message[4 : 4 + int.from_bytes(message[1:4], "big")]))
-            except ValueError:
-                return None
+        try:
+            return of_message(message)
+        except More:
+            pass
         if len(stream) <= 5 + octets:
             raise More
         stream = stream[5 + octets :]
+
+
+def of_message(message: bytes) -> Hello | None:
+    """The hello that a handshake's first octets are; None: they are none. Raises More."""
+    if message[:1] not in (b"", b"\x01"):
+        return None
+    octets = int.from_bytes(message[1:4], "big")
+    if len(message) < 4 or len(message) < 4 + octets:
+        raise More
+    try:
+        return extensions(Octets(message[4 : 4 + octets]))
+    except ValueError:
+        return None
 
 
 def extensions(body: Octets) -> Hello:

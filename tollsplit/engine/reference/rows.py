@@ -103,7 +103,7 @@ def read(
     if packet is None:
         return row, None, None
     segment = None
-    if packet.protocol == 6 and packet.payload_at:
+    if packet.protocol in (6, 17) and packet.payload_at:
         captured = octets[packet.payload_at : packet.payload_at + packet.payload_octets]
         segment = Segment(packet.sequence, captured, packet.payload_octets)
     return row, packet.datagram, segment
