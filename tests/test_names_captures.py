@@ -12,8 +12,8 @@ from tollsplit.capture import open_capture
 from tollsplit.engine import meter
 from tollsplit.rules.rule import Match, Pool, Rule, RuleSet, Split, Sponsor
 
-# File: clients, and what tshark says of each name: the IP octets of all packets of the TCP streams
-# whose hello has it (tls.handshake.extensions_server_name, tcp.stream, ip.len).
+# File: clients, and what tshark says of each name: the IP octets of all packets of the TCP and UDP
+# streams whose hello has it (tls.handshake.extensions_server_name, tcp.stream, udp.stream, ip.len).
 FIGURES: dict[str, tuple[list[str], dict[str, int]]] = {
     "19": (["192.168.0.0/16"], {"clients6.google.com": 4749}),
     "21": (["10.0.0.1/32"], {
@@ -22,10 +22,12 @@ FIGURES: dict[str, tuple[list[str], dict[str, int]]] = {
         "ssl.gstatic.com": 5173, "www.gstatic.com": 10386, "apis.google.com": 10347,
         "id.google.co.il": 6988, "img.cybersear.ch": 55439}),
     "29": (["1.1.1.1/32"], {"xp.apple.com": 38284}),
+    "36": (["2a0a:4587::/32"], {"googleads.g.doubleclick.net": 15137}),
     "38": (["192.168.0.0/16"], {"google.de": 10298}),
     "48": (["192.0.2.0/24"], {
         "bulk-download.example.test": 243954, "gre-analysis.example.test": 113352,
-        "tls-mini.example.test": 504, "edge.microsoft.com": 14838}),
+        "tls-mini.example.test": 504, "edge.microsoft.com": 14838, "web.whatsapp.com": 12320,
+        "ep2.adtrafficquality.google": 11749, "www.youtube.com": 11806}),
 }
 
 
@@ -54,5 +56,7 @@ def test_names_of_real_captures_cost_what_tshark_adds_up(number: str) -> None:
 
 
 def test_name_that_a_real_browser_may_hide_is_not_believed() -> None:
-    """Edge sends an Encrypted Client Hello, true or not."""
-    assert sponsored("48", ech=False) == FIGURES["48"][1] | {"edge.microsoft.com": 0}
+    """Edge, and Chrome over QUIC, send an Encrypted Client Hello, true or not."""
+    assert sponsored("48", ech=False) == FIGURES["48"][1] | {
+        "edge.microsoft.com": 0, "web.whatsapp.com": 0, "ep2.adtrafficquality.google": 0,
+        "www.youtube.com": 0}
