@@ -86,14 +86,16 @@ def scaled(row: dict[str, Any], gateways: int = 1_000) -> list[tuple[str, str]]:
     records_s = row["records_an_hour"] / 3_600 * gateways
     cores = packets_s * row["packet_ns"] / 1e9
     return [
-        ("packets a second of a gateway", f"{packets_s:,.0f}"),
-        ("cores of a gateway for metering", f"{cores:.3f}"),
-        ("cores of all gateways for metering", f"{cores * gateways:,.0f}"),
-        ("records a second, over the hour", f"{records_s:,.0f}"),
-        ("cores for rating and booking them", f"{records_s * row['record_us'] / 1e6:.2f}"),
-        ("records a day", f"{records_s * 86_400:,.0f}"),
+        ("packets a second at 1 Gbit/s", f"{packets_s:,.0f}"),
+        ("cores for metering them", f"{cores:.3f}"),
+        ("cores of a thousand for metering", f"{cores * gateways:,.0f}"),
+        ("records a second of a thousand, over the hour", f"{records_s:,.0f}"),
+        ("cores for rating and booking those", f"{records_s * row['record_us'] / 1e6:.2f}"),
+        ("minutes of one core for an hour's records",
+         f"{records_s * 3_600 * row['record_us'] / 60e6:.1f}"),
+        ("records a day of a thousand", f"{records_s * 86_400:,.0f}"),
         ("TB a day in ledgers", f"{records_s * 86_400 * row['record_octets'] / 1e12:.2f}"),
-    ]
+    ]  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
@@ -120,7 +122,7 @@ def main() -> None:
         url = arguments.url or f"sqlite:///{folder}/ledger.db"
         row = measure(arguments.hours, arguments.packets, arguments.subscribers, url, Path(folder))
     for name, value in [*((name, f"{value:,}") for name, value in row.items()), *scaled(row)]:
-        print(f"{name:34}{value:>16}")
+        print(f"{name:44}{value:>16}")
     words = ["python", "-m", "benchmarks.bench_scale", "--hours", str(arguments.hours),
              "--packets", str(arguments.packets), "--subscribers", str(arguments.subscribers)]
     target = arguments.results or (None if arguments.smoke else results.RESULTS)

@@ -280,7 +280,7 @@ def scale_table(lines: list[Line]) -> str:
              "CPU µs a record, rated and booked": f"{row['record_us']}",
              "octets a record in the ledger": f"{row['record_octets']}",
              "MiB resident at most": f"{row['resident_octets'] / 2**20:,.0f}",
-             **{f"× 1,000: {name}": value for name, value in scaled(row)}}
+             **dict(scaled(row))}
             for row in (line["results"] for line in stores.values())]  # fmt: skip
     return formatted(["one gateway of a thousand", *stores],
                      [[name, *(each[name] for each in told)] for name in told[0]]) + "".join(

@@ -327,8 +327,8 @@ def test_bench_scale_books_a_gateways_hours_at_smoke_size(
     assert (row["packets"], row["octets_a_packet"]) == (4_000, 330.9)
     assert 2 * row["records_an_hour"] == row["records"] > 400 and row["record_octets"] > 100
     told = tables.scale_table([line])
-    assert f"| × 1,000: records a day | {row['records_an_hour'] * 24_000:,} |" in told
-    assert f"records a day{row['records_an_hour'] * 24_000:>37,}" in printed
+    assert f"| records a day of a thousand | {row['records_an_hour'] * 24_000:,} |" in told
+    assert f"records a day of a thousand{row['records_an_hour'] * 24_000:>33,}" in printed
 
 
 def test_bench_peers_names_everybody_and_what_they_count(rivals: Sitting) -> None:
