@@ -16,6 +16,7 @@ import dns.rrset
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import examples
 
 from tollsplit.cext.dns import read
 from tollsplit.limits import DNS_ADDRESSES_MAX, DNS_RECORDS_MAX
@@ -230,7 +231,7 @@ def answers(draw: st.DrawFn) -> dns.message.Message:
     return answer(*records, name=names[0], kind=kind)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(answers())
 def test_dns_answers_are_those_of_dnspython(message: dns.message.Message) -> None:
     octets = wire(message)
@@ -249,7 +250,7 @@ def test_dns_mutants_give_no_more_than_dnspython_finds() -> None:
         wire(answer(f"{HOST} 9 IN HTTPS 1 . alpn=h3 ipv4hint=192.0.2.1", kind="HTTPS")),
     ]
     both = 0
-    for _ in range(4000):
+    for _ in range(examples(4_000)):
         octets = bytearray(rng.choice(whole))
         for _ in range(rng.randint(1, 2)):
             octets[rng.randrange(len(octets))] = rng.choice((rng.randrange(256), 0, 12, 0xC0, 1))
@@ -262,7 +263,7 @@ def test_dns_mutants_give_no_more_than_dnspython_finds() -> None:
     assert both > 500
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.binary(max_size=120))
 def test_dns_noise_is_read_within_its_octets(octets: bytes) -> None:
     for front in (b"", HEADER, HEADER + QUESTION, HEADER + QUESTION + RECORD[:12]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import examples
 
 from tollsplit.cext.exchange import Exchange
 from tollsplit.limits import HTTP_OUTSTANDING_MAX
@@ -149,7 +150,7 @@ def expected(parts: list[bytes], facts: list[int], start: int, end: int) -> int:
     return common
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(messages(), min_size=1, max_size=6), st.data())
 def test_exchange_packets_touch_what_lies_in_them(
     parts: list[tuple[bytes, bytes, int]], data: st.DataObject

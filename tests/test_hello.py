@@ -24,6 +24,7 @@ from hellos import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import examples
 
 from tollsplit.cext.hello import read
 from tollsplit.limits import HELLO_OCTETS_MAX
@@ -185,7 +186,7 @@ def test_hello_has_the_name_that_a_server_takes() -> None:
     rng = random.Random(7)
     whole = [records(WHOLE), records(WHOLE, (40, 3)), first_flight("video.example")]
     both = 0
-    for _ in range(6000):
+    for _ in range(examples(6_000)):
         octets = bytearray(rng.choice(whole))
         for _ in range(rng.randint(1, 3)):
             at = rng.choice((rng.randrange(len(octets)), rng.randrange(80, 160)))
@@ -198,7 +199,7 @@ def test_hello_has_the_name_that_a_server_takes() -> None:
     assert both > 2000
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.data())
 def test_hello_mutants_show_only_what_lies_in_them(data: st.DataObject) -> None:
     octets = bytearray(records(WHOLE, data.draw(st.sampled_from([(), (1,), (70, 2, 9)]))))

@@ -11,6 +11,7 @@ import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import examples
 
 from tollsplit.cext.http import Direction
 from tollsplit.limits import HTTP_HEAD_OCTETS_MAX
@@ -360,7 +361,7 @@ def requests(draw: st.DrawFn) -> bytes:
     return get(CHUNKED, *fields, host=host, method=b"PUT") + chunks + b"0\r\n\r\n"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(requests(), min_size=1, max_size=4), st.integers(1, 60))
 def test_http_requests_are_those_of_h11(parts: list[bytes], piece: int) -> None:
     octets = b"".join(parts)
@@ -377,7 +378,7 @@ def test_http_mutants_are_what_h11_takes_them_for() -> None:
         get(target=b"http://video.example/") + get(b"Content-Length: 0") + get(),
     ]
     both = 0
-    for _ in range(5000):
+    for _ in range(examples(5_000)):
         octets = bytearray(rng.choice(whole))
         for _ in range(rng.randint(1, 2)):
             at = rng.randrange(len(octets))

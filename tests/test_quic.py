@@ -14,6 +14,7 @@ from hellos import hello, named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from initials import ID, V1, V2, crypto, first_flight, initial, varint
+from strategies import examples
 
 from tollsplit.cext.quic import Handshake
 from tollsplit.limits import QUIC_CRYPTO_OCTETS_MAX, QUIC_PACKETS_MAX
@@ -239,7 +240,7 @@ def prefix(parts: Iterable[tuple[int, bytes]]) -> bytes:
     return bytes(whole)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 80)), max_size=30),
        st.integers(1, 5))  # fmt: skip
 def test_quic_gathers_what_came(parts: list[tuple[int, int]], at_once: int) -> None:
@@ -253,7 +254,7 @@ def test_quic_gathers_what_came(parts: list[tuple[int, int]], at_once: int) -> N
             assert found["told"] == ("found" if whole == WHOLE else "more")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.data())
 def test_quic_mutants_show_only_what_lies_in_them(data: st.DataObject) -> None:
     payload = bytearray(crypto(WHOLE[60:], 60) + b"\x02\0\0\1\0\0\0" + crypto(WHOLE[:60]))
