@@ -274,6 +274,8 @@ def test_quic_client_that_never_says_its_name_is_read_no_more() -> None:
     assert paid(late, RULES)[:2] == (0, octets_of(late))
     in_time = sent(*pings[1:], said)
     assert paid(in_time, RULES)[:2] == (octets_of(in_time), 0)
+    other = datagram(3, FIRST, client=2001)  # one counter may wait: the pings' does not any more
+    assert paid([*late[:-1], other], RULES, held=1)[2].untracked.packets == 0
 
 
 # --- against the slow judge ----------------------------------------------------------------------
