@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from hellos import ENCRYPTED, Extension, hello, named, names, records
+from initials import crypto, initial
+from strategies import udp
 
 from .attack import ALICE, ELSEWHERE, SHOP, SHOPS, Attack, Refusal, sponsored
-from .wire import Connection, datagram, sent, ttl
+from .wire import UDP, Connection, datagram, ip, sent, ttl
 
 # The servers are a delivery network's: the shop's, and others', at the same addresses.
 NAMED = sponsored(f'{SHOPS}, sni = ["shop.example"]')
@@ -71,6 +73,14 @@ def overlapping() -> list[bytes]:
 
 
 TRUTH = 40 + len(SHOPS_HELLO) - SHOPS_HELLO.index(b"shop.example")  # the last part
+def asked_over_quic(name: bytes, number: bytes) -> list[bytes]:
+    """A QUIC connection's first packet, 1,228 octets, and 1,000 of its answer."""
+    first_packet = initial(crypto(hello(named(name))), to=number)
+    return [ip(UDP, udp(1000, 443, first_packet), ALICE, SHOP),
+            ip(UDP, udp(443, 1000, bytes(972)), SHOP, ALICE)]
+
+
+OVER_QUIC = 1228 + 1000
 IN_PARTS = WHOLE + 40 + TRUTH
 
 ATTACKS = (
@@ -121,6 +131,14 @@ ATTACKS = (
         "connection-used-again", rules=NAMED,
         packets=[*sent(*asked(SHOP, SHOPS_HELLO)), *sent(*asked(SHOP, OTHERS_HELLO), start_s=20)],
         pays={"shop": WHOLE, ALICE: WHOLE}),
+    Attack(
+        "quic-honest", rules=NAMED, packets=sent(
+            *asked_over_quic(b"shop.example", b"number 1")), pays={"shop": OVER_QUIC}),
+    Attack(
+        "quic-connection-used-again", rules=NAMED, packets=sent(
+            *asked_over_quic(b"shop.example", b"number 1"),
+            *asked_over_quic(b"free.example", b"number 2")),
+        pays={"shop": 2 * OVER_QUIC}, owed={"shop": OVER_QUIC, ALICE: OVER_QUIC}),
 )
 
 REFUSALS = (
