@@ -196,7 +196,7 @@ def test_hello_has_the_name_that_a_server_takes() -> None:
             continue
         both += 1
         assert (server.name or "").rstrip(".") == found["name"].decode()
-    assert both > 2000
+    assert both > examples(2_000)
 
 
 @settings(max_examples=examples(400), deadline=None)

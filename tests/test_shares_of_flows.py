@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from fragments import fragment, frame, gtpu
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from judges import Frame
-from strategies import ipv4, tcp, udp
+from strategies import examples, ipv4, tcp, udp
 from test_flows import DOWN, RULES, UP, bounds, conversations, packet, sticky_rules
 from test_fragments import START_NS, few
 from test_laws import Pieces
@@ -110,7 +110,7 @@ def test_frames_that_are_no_ip_are_one_workers() -> None:
 # --- the bill ------------------------------------------------------------------------------------
 
 
-@few
+@settings(few, max_examples=examples(75))
 @given(conversations(), sticky_rules(), bounds, st.sampled_from([1, 1, 3]), st.integers(2, 4))
 def test_shares_give_the_reference_engines_bill(
     frames: list[Frame], rules: RuleSet, bounds: Bounds, files: int, workers: int
