@@ -87,7 +87,6 @@ $(VENV)/.testable: $(VENV)/.installed
 	@$(call INSTALL,$(COLLECTORS)) || echo "no $(COLLECTORS): the tests will skip these collectors of IPFIX"
 	@$(call INSTALL,freeradius) || echo "no freeradius: the tests will skip it"
 	@$(call INSTALL,dbus-daemon python3-dbusmock) || echo "no dbusmock: the tests will skip networks"
-	@$(call INSTALL,libreoffice-calc-nogui) || echo "no libreoffice-calc-nogui: the tests will skip what a spreadsheet makes of CSV"
 	@$(call INSTALL,chromium chromium-driver) || echo "no chromium: the tests will skip its pages"
 	touch $@
 
