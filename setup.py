@@ -16,9 +16,9 @@ from setuptools import Extension, setup
 MODULES = (
     "layout", "reader", "ring", "recorder", "dissect", "lpm", "field", "suffixes", "covering",
     "classify", "subscribers", "table", "bounded", "fragments", "flows", "lapsing", "calls",
-    "copies", "streams", "talk", "state", "totals", "merge", "counted", "bearer", "listener",
-    "follower", "meter", "order", "columns", "shares", "hello", "http", "exchange", "quic", "dns",
-    "resolvers", "token",
+    "copies", "streams", "talk", "requests", "state", "totals", "merge", "counted", "bearer",
+    "listener", "converser", "follower", "meter", "order", "columns", "shares", "hello", "http",
+    "exchange", "quic", "dns", "resolvers", "token",
 )
 
 SANITIZE = "-fsanitize=address,undefined"

@@ -127,6 +127,9 @@ TALK_OCTETS_MAX = 8_192
 # Flows of one worker whose hello is not complete yet, which takes what a burst takes: 36 MiB. Where
 # more begin at a time, the oldest is read no more.
 TALKS_MAX = 4_096
+# Flows of one worker whose HTTP/1 requests are read, as long as they are known: 21 MB. Most flows
+# speak TLS; of those beyond these no host is believed.
+REQUESTS_MAX = 16_384
 # Conditions that a flow fulfils rather than a packet: a bit each in its entry.
 FACTS_MAX = 64
 # Packets of one worker that may have copies yet: 26 MiB. With 10 ms between them, 25 million a

@@ -61,6 +61,8 @@ cdef class Covering:
     cdef uint64_t facts_of_sni(
         self, const uint8_t *name, uint32_t octets, bint encrypted
     ) noexcept nogil
+    cdef uint64_t facts_of_host(self, const uint8_t *name, uint32_t octets) noexcept nogil
+    cdef uint64_t hosting(self, uint64_t rules, uint64_t facts) noexcept nogil
     cdef bint is_contradicted(
         self, uint64_t reachable, uint64_t possible, uint64_t said, uint64_t facts
     ) noexcept nogil

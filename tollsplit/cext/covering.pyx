@@ -213,6 +213,14 @@ cdef class Covering:
         cdef uint64_t facts = self.names.facts(name, octets) & self.kinds[<int>FACT_SNI]
         return facts & self.outer if encrypted else facts
 
+    cdef uint64_t facts_of_host(self, const uint8_t *name, uint32_t octets) noexcept nogil:
+        """The facts that the host of a request is."""
+        return self.names.facts(name, octets) & self.kinds[<int>FACT_HOST]
+
+    cdef uint64_t hosting(self, uint64_t rules, uint64_t facts) noexcept nogil:
+        """Those of some rules that ask for no host but what some facts are."""
+        return self.covered(rules, facts | ~self.kinds[<int>FACT_HOST])
+
     cdef bint is_contradicted(
         self, uint64_t reachable, uint64_t possible, uint64_t said, uint64_t facts
     ) noexcept nogil:

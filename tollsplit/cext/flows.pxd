@@ -48,8 +48,8 @@ cdef struct held_s:
     uint32_t next
     uint16_t rule                # as things are
     uint8_t flags                # FLAGS_KEPT
-    uint8_t reserved
-    uint32_t reserved_too
+    uint8_t decided              # `eligible` minds the hosts of their requests
+    uint32_t reserved
 
 
 @cython.final
@@ -74,7 +74,8 @@ cdef class Flows(Bounded):
     cdef bint waits(self, uint32_t number) noexcept nogil
     cdef void wait_no_more(self, uint32_t number) noexcept nogil
     cdef bint hold(
-        self, uint32_t number, const packet_s *row, uint64_t eligible, uint64_t cell_ns
+        self, uint32_t number, const packet_s *row, uint64_t eligible, bint decided,
+        uint64_t cell_ns
     ) noexcept nogil
     cdef uint32_t held_place(self) noexcept nogil
     cdef void free_held(self, uint32_t place) noexcept nogil

@@ -93,11 +93,13 @@ cdef class Flows(Bounded):
         flow.waits_older = flow.waits_newer = 0
 
     cdef bint hold(
-        self, uint32_t number, const packet_s *row, uint64_t eligible, uint64_t cell_ns
+        self, uint32_t number, const packet_s *row, uint64_t eligible, bint decided,
+        uint64_t cell_ns
     ) noexcept nogil:
         """Add a row to what waits of its flow; False: memory is short.
 
         eligible  the rules of flows that may cover the row
+        decided   whether they mind the host of its request
         cell_ns   where its time cell begins
         """
         cdef entry_s *entry = self.at(number)
@@ -107,7 +109,8 @@ cdef class Flows(Bounded):
         while place:
             held = &self.held[place]
             if (held.cell_ns == cell_ns and held.rule == row.rule
-                    and held.flags == row.flags & FLAGS_KEPT and held.eligible == eligible):
+                    and held.flags == row.flags & FLAGS_KEPT and held.eligible == eligible
+                    and held.decided == decided):
                 break
             last = place
             place = held.next
@@ -120,6 +123,7 @@ cdef class Flows(Bounded):
             held.cell_ns = cell_ns
             held.rule = row.rule
             held.eligible = eligible
+            held.decided = decided
             held.flags = row.flags & FLAGS_KEPT
             held.first_ns = row.timestamp_ns
             if last:

@@ -1,13 +1,14 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from tollsplit.cext.converser cimport Converser
 from tollsplit.cext.counted cimport BATCH
-from tollsplit.cext.flows cimport held_s
+from tollsplit.cext.flows cimport flow_s, held_s
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport frame_s, packet_s
-from tollsplit.cext.listener cimport Listener, asked_s
+from tollsplit.cext.listener cimport asked_s
 
 
-cdef class Follower(Listener):
+cdef class Follower(Converser):
     cdef uint64_t now_of_batch[BATCH]
     cdef bint holding            # False: under other rules soon
 
@@ -32,9 +33,12 @@ cdef class Follower(Listener):
         self, uint32_t number, const packet_s *row, uint64_t possible, uint64_t now_ns
     ) except -1 nogil
     cdef int cover(
-        self, uint32_t number, packet_s *row, uint64_t possible
+        self, uint32_t number, packet_s *row, const asked_s *asked
     ) except -1 nogil
-    cdef int hold(self, uint32_t number, packet_s *row, uint64_t eligible) except -1 nogil
+    cdef uint64_t known_of(self, const flow_s *flow, bint decided) noexcept nogil
+    cdef int hold(
+        self, uint32_t number, packet_s *row, uint64_t eligible, bint decided
+    ) except -1 nogil
     cdef int stop_waiting(self, uint32_t number, bint crowded) except -1 nogil
     cdef int forget_flow(self, uint32_t number, bint crowded) except -1 nogil
     cdef int end_waits(self, uint64_t now_ns) except -1 nogil

@@ -4,15 +4,16 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from tollsplit.cext.bounded cimport entry_s
 from tollsplit.cext.counted cimport BATCH
-from tollsplit.cext.covering cimport FACT_DNS, remember
+from tollsplit.cext.converser cimport SAID_DECIDED, SAID_NOTHING, Converser
+from tollsplit.cext.covering cimport FACT_DNS, FACT_HOST, remember
 from tollsplit.cext.flows cimport TOLD_MISMATCH, TOLD_TALKS, flow_key, flow_s, held_s
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
-from tollsplit.cext.listener cimport Listener, asked_s
+from tollsplit.cext.listener cimport asked_s
 from tollsplit.cext.subscribers cimport whose
 
 
-cdef class Follower(Listener):
+cdef class Follower(Converser):
     """Gives rows the rules that cover their flows; holds them while another one may come."""
 
     def __cinit__(self, *_):
@@ -120,9 +121,11 @@ cdef class Follower(Listener):
         if bears and self.token != NULL:
             learnt = self.bear(row, number, now_ns) or learnt
         self.token = NULL
+        learnt = self.converse(frame, row, number, asked, now_ns) or learnt
+        self.plain = False
         if learnt and flow.entry.held and self.holding:
             self.charge_held(number)
-        return 0 if row.flags & FLAG_MISMATCH else self.cover(number, row, asked.possible)
+        return 0 if row.flags & FLAG_MISMATCH else self.cover(number, row, asked)
 
     cdef uint32_t flow_of(
         self, const frame_s *frame, const packet_s *row, const asked_s *asked, uint64_t now_ns
@@ -138,7 +141,8 @@ cdef class Follower(Listener):
                     frame, row, <flow_s *>self.state.flows.at(number)))):
             self.forget_flow(number, False)
             number = 0
-        if number or not (asked.possible or self.begins(frame, row)):
+        if number or not (asked.possible or self.begins(frame, row)
+                          or self.claims(frame, row, asked)):
             return number
         return self.open_flow(&asked.key, now_ns)
 
@@ -167,6 +171,9 @@ cdef class Follower(Listener):
             if facts:
                 with gil:
                     facts = self.state.carry(facts, flow.serial, self.classifier.serial)
+            if self.state.requests.of(number) != NULL:
+                with gil:
+                    self.carry_requests(number, flow.serial)
             facts |= self.classifier.covering.recall(row, flow, possible)
             if self.state.flows.sponsors[number]:
                 facts |= self.classifier.covering.of_token(self.state.flows.sponsors[number])
@@ -180,28 +187,42 @@ cdef class Follower(Listener):
         return asked_anew or shown != 0
 
     cdef int cover(
-        self, uint32_t number, packet_s *row, uint64_t possible
+        self, uint32_t number, packet_s *row, const asked_s *asked
     ) except -1 nogil:
         """Give a row the first rule that covers it by what its flow knows, or hold it."""
         cdef const flow_s *flow = <const flow_s *>self.state.flows.at(number)
-        cdef uint64_t eligible = self.classifier.covering.eligible(row, possible)
-        cdef uint64_t covered = self.classifier.covering.covered(eligible, flow.facts)
+        cdef uint64_t eligible = self.classifier.covering.eligible(row, asked.possible)
+        cdef uint64_t covered, facts = flow.facts
+        cdef bint decided = False
+        if self.said.kind != SAID_NOTHING and not flow.told >> FACT_HOST & 1:
+            eligible = self.classifier.covering.hosting(eligible, self.said.facts)
+            decided = self.said.kind == SAID_DECIDED
+            facts = self.known_of(flow, decided)
+        covered = self.classifier.covering.covered(eligible, facts)
         row.rule = self.classifier.covering.first(row.rule, covered)
-        if not row.rule and flow.told & TOLD_MISMATCH:
+        if not row.rule and (flow.told & TOLD_MISMATCH or self.said.kind == SAID_DECIDED
+                             and self.classifier.covering.is_contradicted(
+                                 asked.reachable, asked.possible, self.said.facts, facts)):
             row.flags |= FLAG_MISMATCH
             return 0
         if not self.holding or not self.state.flows.waits(number):
             return 0
         if self.classifier.covering.may_come(row.rule, self.classifier.covering.alive(
-                eligible & ~covered, flow.facts, flow.told)):
-            self.hold(number, row, eligible)
+                eligible & ~covered, facts, flow.told)):
+            self.hold(number, row, eligible, decided)
         return 0
 
-    cdef int hold(self, uint32_t number, packet_s *row, uint64_t eligible) except -1 nogil:
+    cdef uint64_t known_of(self, const flow_s *flow, bint decided) noexcept nogil:
+        """The facts of a flow, for a packet whose rules mind its request's host or do not yet."""
+        return flow.facts | (self.classifier.covering.kinds[<int>FACT_HOST] if decided else 0)
+
+    cdef int hold(
+        self, uint32_t number, packet_s *row, uint64_t eligible, bint decided
+    ) except -1 nogil:
         """Hold a row until its flow shows what it is; where too much is held, the oldest goes."""
         if not self.is_in_a_cell(row.timestamp_ns):
             return 0
-        if not self.state.flows.hold(number, row, eligible, self.start_ns):
+        if not self.state.flows.hold(number, row, eligible, decided, self.start_ns):
             self.totals.untracked(row)
             return 0
         row.bucket = BUCKET_HELD
@@ -219,6 +240,7 @@ cdef class Follower(Listener):
     cdef int forget_flow(self, uint32_t number, bint crowded) except -1 nogil:
         """Forget a flow; what waits of it is charged as it is."""
         self.stop_waiting(number, crowded)
+        self.state.requests.end(number)
         self.state.flows.drop(number)
         return 0
 
@@ -239,15 +261,16 @@ cdef class Follower(Listener):
         cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
         cdef uint32_t place = flow.entry.held, following
         cdef uint32_t *link = &flow.entry.held
-        cdef uint64_t covered
+        cdef uint64_t covered, facts
         cdef held_s *held
         while place:
             held = &self.state.flows.held[place]
             following = held.next
-            covered = self.classifier.covering.covered(held.eligible, flow.facts)
+            facts = self.known_of(flow, held.decided)
+            covered = self.classifier.covering.covered(held.eligible, facts)
             held.rule = self.classifier.covering.first(held.rule, covered)
             if self.classifier.covering.may_come(held.rule, self.classifier.covering.alive(
-                    held.eligible & ~covered, flow.facts, flow.told)):
+                    held.eligible & ~covered, facts, flow.told)):
                 link = &held.next
             else:
                 self.count_held(held, &flow.entry.key)

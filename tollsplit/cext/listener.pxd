@@ -14,6 +14,8 @@ cdef struct asked_s:
 
 
 cdef class Listener(Bearer):
+    cdef bint plain              # the packet at hand begins a connection that is no TLS
+
     cdef bint is_heard(
         self, const frame_s *frame, const packet_s *row, const flow_s *flow
     ) noexcept nogil

@@ -21,7 +21,9 @@ cdef enum:
     TCP_ACK = 16
     HELLO_BEGINS = 6             # a record's header and what kind of message lies in it
     # No name is said any more. The bits of flow_s.told are those of fact_e.
-    NAMES_TOLD = 1 << FACT_SNI | 1 << FACT_HOST
+    SNI_TOLD = 1 << FACT_SNI
+    HOST_TOLD = 1 << FACT_HOST
+    NAMES_TOLD = SNI_TOLD | HOST_TOLD
 
 
 cdef class Listener(Bearer):
@@ -35,7 +37,7 @@ cdef class Listener(Bearer):
         frame   NULL: its octets are gone, as those of a fragment that has waited
         """
         if (frame == NULL or row.direction != DIRECTION_UPLINK
-                or flow.told & (NAMES_TOLD | TOLD_TALKS) == NAMES_TOLD):
+                or flow.told & (SNI_TOLD | TOLD_TALKS) == SNI_TOLD):
             return False
         if row.protocol == PROTOCOL_UDP:
             return self.classifier.seal is not None
@@ -55,7 +57,7 @@ cdef class Listener(Bearer):
             return False
         look_inside(frame, &self.dissection.meter, &inside)
         return inside.payload != NULL and (
-            flow.told & NAMES_TOLD or not flow.told & TOLD_BEGUN
+            flow.told & SNI_TOLD or not flow.told & TOLD_BEGUN
             or self.first_of(flow) != inside.sequence + 1)
 
     cdef bint begins(self, const frame_s *frame, const packet_s *row) noexcept nogil:
@@ -115,12 +117,14 @@ cdef class Listener(Bearer):
         if not flow.told & TOLD_BEGUN:
             flow.talk = sequence
             flow.told |= TOLD_BEGUN
+            if row.tcp_flags & (TCP_SYN | TCP_ACK) != TCP_SYN:
+                flow.told |= HOST_TOLD  # a body may have what looks like a request
         if not inside.payload_octets:
             return 0
         if not flow.told & TOLD_TALKS:
             if sequence == flow.talk and count == inside.payload_octets:
                 facts = self.hear_hello(flow, inside.payload, count, &needed)
-                if flow.told & NAMES_TOLD == NAMES_TOLD:
+                if flow.told & SNI_TOLD:
                     if facts:
                         self.watch(inside, number, sequence, now_ns)
                     return facts
@@ -138,10 +142,11 @@ cdef class Listener(Bearer):
             self.state.flows.set_facts(
                 number, flow.facts & ~self.classifier.covering.said, now_ns)
             return 0
-        if flow.told & NAMES_TOLD == NAMES_TOLD or said.whole < said.needed:
+        if flow.told & SNI_TOLD or said.whole < said.needed:
             return 0
         facts = self.hear_hello(flow, said.octets, said.whole, &said.needed)
-        if not facts and (flow.told & NAMES_TOLD == NAMES_TOLD or said.needed > TALK_OCTETS_MAX):
+        self.plain = False  # what came out of order is read as TLS alone
+        if not facts and (flow.told & SNI_TOLD or said.needed > TALK_OCTETS_MAX):
             self.hush(flow)
         return facts
 
@@ -222,9 +227,11 @@ cdef class Listener(Bearer):
         if found == HELLO_MORE:
             needed[0] = hello.needed
             return 0
-        flow.told |= NAMES_TOLD
+        flow.told |= SNI_TOLD
         if found != HELLO_FOUND:
+            self.plain = True
             return 0
+        flow.told |= HOST_TOLD
         if hello.token != NULL and self.token == NULL:
             self.token = hello.token
             self.token_octets = hello.token_octets

@@ -6,6 +6,7 @@ from tollsplit.cext.copies cimport Copies
 from tollsplit.cext.flows cimport Flows
 from tollsplit.cext.fragments cimport Fragments
 from tollsplit.cext.layout cimport packet_s
+from tollsplit.cext.requests cimport Requests
 from tollsplit.cext.streams cimport Streams
 from tollsplit.cext.talk cimport Talks
 
@@ -33,6 +34,7 @@ cdef class State:
     cdef object answers          # of resolvers, as engine.answers has them
     cdef const uint8_t[::1] hints  # bits of addresses that answers may know
     cdef Talks talks
+    cdef Requests requests
     cdef dict conditions         # of the facts under rules, by the rules' serial
     cdef dict carried            # (serial, serial) → what each fact under one is under the other
 

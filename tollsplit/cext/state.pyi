@@ -43,6 +43,7 @@ class State:
         sent: int,
         calls: int,
         talks: int,
+        requests: int,
         gate: Gate | None = None,
         share: int = 0,
         shares: int = 1,

@@ -10,6 +10,7 @@ from tollsplit.cext.flows cimport Flows, flow_s
 from tollsplit.cext.fragments cimport Fragments, assembly_s
 from tollsplit.cext.lapsing cimport lapsing_s
 from tollsplit.cext.layout cimport packet_s
+from tollsplit.cext.requests cimport Requests
 from tollsplit.cext.streams cimport Streams, stream_s
 from tollsplit.cext.talk cimport Talks
 
@@ -42,6 +43,7 @@ cdef class State:
     sent                 segments that all of them remember
     calls                flows in which the subscriber has said something
     talks                flows whose first octets are put in order
+    requests             flows whose HTTP/1 requests are read
     gate                 shared with others: its `ask` says of a token what it calls its sponsor, or
                          why it opens nothing, as a negative number (REFUSAL_NAMES)
     share, shares        which of how many workers that are shown the same frames this one is
@@ -54,7 +56,7 @@ cdef class State:
     def __cinit__(self, uint32_t datagrams, uint32_t fragments, uint64_t fragment_timeout_ns,
                   uint32_t flows, uint32_t held, uint64_t flow_idle_ns, uint64_t flow_hold_ns,
                   uint32_t copies, uint32_t streams, uint64_t sent, uint32_t calls,
-                  uint32_t talks, gate=None, uint32_t share=0, uint32_t shares=1, *, answers):
+                  uint32_t talks, uint32_t requests, gate=None, uint32_t share=0, uint32_t shares=1, *, answers):
         self.gate = gate
         if share >= shares:
             raise ValueError(f"share {share} of {shares}")
@@ -69,6 +71,7 @@ cdef class State:
         self.streams = Streams(streams, sizeof(stream_s), flow_idle_ns, sent)
         self.calls = Calls(calls, sizeof(lapsing_s), flow_idle_ns)
         self.talks = Talks(talks)
+        self.requests = Requests(requests, flows)
         self.conditions = {}
         self.carried = {}
 
@@ -85,6 +88,7 @@ cdef class State:
             (self.streams.sent_made, self.streams.sent_most),
             (self.calls.made, self.calls.most),
             (self.talks.made, self.talks.most),
+            (self.requests.made, self.requests.most),
         ]
 
     cdef bint is_own(self, const packet_s *row) noexcept nogil:

@@ -14,6 +14,7 @@ from tollsplit.limits import (
     FRAGMENT_TIMEOUT_S,
     FRAGMENTS_WAITING_MAX,
     HELD_COUNTERS_MAX,
+    REQUESTS_MAX,
     SENT_MAX,
     STREAMS_MAX,
     TALKS_MAX,
@@ -38,3 +39,4 @@ class Bounds:
     sent: int = SENT_MAX
     calls: int = CALLS_MAX
     talks: int = TALKS_MAX
+    requests: int = REQUESTS_MAX

@@ -303,8 +303,8 @@ def state(
     return State(
         bounds.datagrams, bounds.fragments, bounds.fragment_timeout_ns,
         bounds.flows, bounds.held, bounds.flow_idle_ns, bounds.flow_hold_ns,
-        bounds.copies, bounds.streams, bounds.sent, bounds.calls, bounds.talks, gate,
-        share, shares,
+        bounds.copies, bounds.streams, bounds.sent, bounds.calls, bounds.talks,
+        bounds.requests, gate, share, shares,
         answers=answers if answers is not None else Answers())
 
 
