@@ -23,19 +23,21 @@ from . import (
     names,
     quotas,
     repeats,
+    requests,
     tokens,
     tunnels,
 )
 from .attack import Attack, Refusal
 
 MODULES = (
-    marks, addresses, tunnels, datagrams, lengths, quotas, names, tokens, repeats)
+    marks, addresses, tunnels, datagrams, lengths, quotas, names, requests, tokens, repeats)
 ATTACKS = [attack for module in MODULES for attack in module.ATTACKS]
 REFUSALS = [refusal for module in MODULES for refusal in getattr(module, "REFUSALS", ())]
 attacks = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-# The reference engine knows no tokens.
+# The reference engine knows no tokens, and no hosts.
 judged = pytest.mark.parametrize(
-    "attack", [attack for attack in ATTACKS if attack not in tokens.ATTACKS],
+    "attack", [attack for attack in ATTACKS
+               if attack not in (*tokens.ATTACKS, *requests.ATTACKS)],
     ids=lambda attack: attack.name)
 
 
