@@ -18,6 +18,9 @@ cdef struct order_s:
     uint32_t newest
 
 
+cdef uint32_t[::1] beside(size_t count)
+
+
 cdef class Bounded:
     cdef char *entries
     cdef size_t entry_octets

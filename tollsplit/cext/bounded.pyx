@@ -1,6 +1,9 @@
 """A table of entries by key that never has more of them than its bound."""
 
 import os
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+
+import numpy as np
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
@@ -13,6 +16,14 @@ cdef extern from *:
 
 cdef enum:
     BITS_AT_FIRST = 8            # of places in the index; half as many entries
+
+
+cdef uint32_t[::1] beside(size_t count):
+    """u4[count], all 0, for what few entries have beside them: it takes memory where it is written.
+
+    calloc() does not always: once a large block was freed, the next is cut from the heap and cleared.
+    """
+    return np.frombuffer(mmap(-1, count * sizeof(uint32_t), MAP_PRIVATE | MAP_ANONYMOUS), np.uint32)
 
 
 cdef class Bounded:

@@ -58,6 +58,7 @@ cdef class Flows(Bounded):
     cdef uint64_t hold_ns
     cdef order_s silent          # flows that have shown nothing, by when they were listed
     cdef order_s telling         # the others, likewise
+    cdef uint32_t[::1] all_sponsors
     cdef uint32_t *sponsors      # [most + 1] whose token opened each, as it calls him; 0: none did
     cdef uint32_t waits_oldest
     cdef uint32_t waits_newest

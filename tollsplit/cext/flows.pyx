@@ -1,10 +1,10 @@
 """Flows, in a bounded table: what their packets have shown, and what they have yet to be charged."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from tollsplit.cext.bounded cimport Bounded, entry_s, order_s
+from tollsplit.cext.bounded cimport Bounded, beside, entry_s, order_s
 from tollsplit.cext.fragments cimport over
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
@@ -29,14 +29,13 @@ cdef class Flows(Bounded):
         self.hold_ns = hold_ns
         self.held_room = HELD_AT_FIRST
         self.held = <held_s *>realloc(NULL, (self.held_room + 1) * sizeof(held_s))
-        # Memory that no flow has had is never touched.
-        self.sponsors = <uint32_t *>calloc(<size_t>most + 1, sizeof(uint32_t))
-        if self.held == NULL or self.sponsors == NULL or entry_octets != sizeof(flow_s):
+        if self.held == NULL or entry_octets != sizeof(flow_s):
             raise MemoryError
+        self.all_sponsors = beside(<size_t>most + 1)
+        self.sponsors = &self.all_sponsors[0]
 
     def __dealloc__(self):
         free(self.held)
-        free(self.sponsors)
 
     cdef uint32_t open(self, const key_s *key, uint64_t now_ns) noexcept nogil:
         """The number of a flow that is not known yet; 0: there is no room.

@@ -26,6 +26,8 @@ cdef struct requests_s:
 @cython.final
 cdef class Requests:
     cdef requests_s *places
+    cdef uint32_t[::1] all_of_flow
+    cdef uint32_t[::1] all_answers
     cdef uint32_t *of_flow       # [flows + 1] where a flow's are; 0: they are not read
     cdef uint32_t *answers       # [flows + 1] sequence number of its first downlink octet; 0: unknown
     cdef uint64_t seed

@@ -3,9 +3,10 @@
 import os
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
+from tollsplit.cext.bounded cimport beside
 from tollsplit.cext.exchange cimport FACTS_ALL, begin_exchange
 from tollsplit.cext.http cimport (
     STAGE_BETWEEN, STAGE_CHUNK, STAGE_CHUNK_END, STAGE_CLOSE, STAGE_ENDS, STAGE_FIXED,
@@ -30,17 +31,14 @@ cdef class Requests:
         self.most = most
         self.room = REQUESTS_AT_FIRST
         self.places = <requests_s *>realloc(NULL, (self.room + 1) * sizeof(requests_s))
-        # Memory that no flow has had is never touched.
-        self.of_flow = <uint32_t *>calloc(<size_t>flows + 1, sizeof(uint32_t))
-        self.answers = <uint32_t *>calloc(<size_t>flows + 1, sizeof(uint32_t))
-        self.seed = int.from_bytes(os.urandom(8), "little")  # nobody can choose equal sums
-        if self.places == NULL or self.of_flow == NULL or self.answers == NULL:
+        if self.places == NULL:
             raise MemoryError
+        self.all_of_flow, self.all_answers = beside(<size_t>flows + 1), beside(<size_t>flows + 1)
+        self.of_flow, self.answers = &self.all_of_flow[0], &self.all_answers[0]
+        self.seed = int.from_bytes(os.urandom(8), "little")  # nobody can choose equal sums
 
     def __dealloc__(self):
         free(self.places)
-        free(self.of_flow)
-        free(self.answers)
 
     cdef requests_s *of(self, uint32_t flow) noexcept nogil:
         """A flow's connection; NULL: it is not read."""
@@ -98,7 +96,6 @@ cdef class Requests:
         self.places[number].free = self.free
         self.free = number
         self.count -= 1
-
 
     cdef void keep_head(
         self, requests_s *requests, uint32_t sequence, const uint8_t *octets, uint32_t count
