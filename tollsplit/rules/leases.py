@@ -48,7 +48,8 @@ def read_holders(
 def reader_of(text: str) -> Reader | None:
     """Who reads a directory of this form; None: it is none of theirs."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if any(line.startswith("address,") for line in lines[:1]):
+    if any(line.startswith("address,") and "valid_lifetime" in line.split(",")
+           for line in lines[:1]):  # fmt: skip
         return _kea
     if any(re.match(r"(lease|ia-na|ia-pd) \S+ \{", line) for line in lines):
         return _isc
