@@ -19,8 +19,7 @@ SYSTEM = ROOT / "system"
 UNITS = sorted(SYSTEM.glob("*.service"))
 MODULES = sorted(path.stem for path in (ROOT / "tollsplit" / "cext").glob("*.pyx"))
 # Of the tests that reach the core those that say most in a few seconds.
-TRIED = ("test_api.py", "test_layout.py", "test_meter.py", "test_segments.py", "test_shares.py",
-         "test_table.py", "test_workers.py")  # fmt: skip
+TRIED = ("test_layout.py", "test_meter.py", "test_segments.py", "test_shares.py", "test_table.py")
 
 
 def run(*command: object, cwd: Path = ROOT, path: str | None = None, **more: str) -> str:
