@@ -1,10 +1,6 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-cdef enum:
-    NAME_OCTETS_MAX = 253        # RFC 1035 §2.3.4, without the root's dot
-    LABEL_OCTETS_MAX = 63
-
 # A name that rules list. 32 octets.
 cdef struct suffix_s:
     uint64_t hash                # 0: the place is empty
@@ -28,6 +24,3 @@ cdef class Suffixes:
         self, const uint8_t *name, uint32_t octets, uint64_t hash
     ) noexcept nogil
     cdef uint64_t facts(self, const uint8_t *name, uint32_t octets) noexcept nogil
-
-
-cdef bint is_name(const uint8_t *name, uint32_t octets) noexcept nogil

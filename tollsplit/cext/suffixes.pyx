@@ -5,6 +5,8 @@ import os
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from tollsplit.cext.name cimport lower, name_octets, same_letters
+
 cdef uint64_t PRIME = 0x100000001B3  # FNV-1a's of 64 bits
 
 
@@ -30,7 +32,7 @@ cdef class Suffixes:
         self.kept = b"".join(name.encode("ascii") for name in names)
         self.text = self.kept
         for name, (own, below) in names.items():
-            if not is_name(self.text + at, len(name)):
+            if not name or name_octets(self.text + at, len(name)) != len(name):
                 raise ValueError(f"{name!r}: no name")
             self.add(at, len(name), own, below)
             at += len(name)
@@ -64,7 +66,7 @@ cdef class Suffixes:
         cdef const suffix_s *found
         while self.places[place].hash:
             found = &self.places[place]
-            if found.hash == hash and found.octets == octets and same(
+            if found.hash == hash and found.octets == octets and same_letters(
                     self.text + found.at, name, octets):
                 return found
             place = (place + 1) & self.mask
@@ -75,10 +77,7 @@ cdef class Suffixes:
         cdef uint64_t hash = self.seed, known = 0
         cdef uint32_t left
         cdef const suffix_s *found
-        if octets and name[octets - 1] == c".":
-            octets -= 1
-        if not is_name(name, octets):
-            return 0
+        octets = name_octets(name, octets)
         left = octets
         while left:
             left -= 1
@@ -95,41 +94,6 @@ cdef class Suffixes:
         return self.facts(name, <uint32_t>len(name))
 
 
-cdef bint is_name(const uint8_t *name, uint32_t octets) noexcept nogil:
-    """Whether octets are labels of letters, digits, hyphens and underscores, as hosts' are.
-
-    Whatever else a packet claims to be a name is none.
-    """
-    cdef uint32_t i, label = 0
-    cdef uint8_t c
-    if not 0 < octets <= NAME_OCTETS_MAX:
-        return False
-    for i in range(octets):
-        c = lower(name[i])
-        if c == c".":
-            if not label:
-                return False
-            label = 0
-            continue
-        label += 1
-        if label > LABEL_OCTETS_MAX or not (
-                c"a" <= c <= c"z" or c"0" <= c <= c"9" or c == c"-" or c == c"_"):
-            return False
-    return label != 0
-
-
 cdef inline uint64_t step(uint64_t hash, uint8_t octet) noexcept nogil:
     hash = (hash ^ octet) * PRIME
     return hash ^ hash >> 29
-
-
-cdef inline uint8_t lower(uint8_t c) noexcept nogil:
-    return c + 32 if c"A" <= c <= c"Z" else c
-
-
-cdef inline bint same(const uint8_t *listed, const uint8_t *name, uint32_t octets) noexcept nogil:
-    cdef uint32_t i
-    for i in range(octets):
-        if listed[i] != lower(name[i]):
-            return False
-    return True
