@@ -135,8 +135,8 @@ def test_workers_leave_it_to_one_where_one_has_no_room(
 ) -> None:
     """Together they would remember more than one does; their bill would be another."""
     content = udp(1000, 443, bytes(72))
-    cut = [frame(fragment(f"10.0.1.{n % 3}", UP[1], n, 0, content[:40], True), START_NS + n)
-           for n in range(6)]
+    cut = [frame(fragment(f"10.0.1.{n}", UP[1], n, 0, content[:40], True), START_NS + n)
+           for n in range(40)]
     frames = [*cut, *busy()]
     once = document(fast(frames, RULES, bounds=Bounds(**short)))
     runs.clear()

@@ -22,9 +22,12 @@ BOUNDS = {
     "CLOCK_BEHIND_NS": CLOCK_BEHIND_NS, "DNS_HINTS": HINTS, "RULES_KNOWN_MAX": RULES_KNOWN_MAX,
 }
 
-# Whose share a pair of addresses is: nobody can choose pairs that are all one worker's.
+# Whose share a pair of addresses is: nobody can choose pairs that are all one worker's. One
+# product of neighbouring addresses would move as far from each as the key says: with one key in
+# a hundred, too little for a third worker.
 cdef uint64_t PAIR_LO = int.from_bytes(os.urandom(8), "little") | 1
 cdef uint64_t PAIR_HI = int.from_bytes(os.urandom(8), "little") | 1
+cdef uint64_t PAIR_SPREAD = int.from_bytes(os.urandom(8), "little") | 1
 
 
 cdef class State:
@@ -100,6 +103,7 @@ cdef class State:
         cdef uint64_t pair = (row.source_lo ^ row.destination_lo) * PAIR_LO
         if row.version == 6:
             pair += (row.source_hi ^ row.destination_hi) * PAIR_HI
+        pair = (pair ^ pair >> 32) * PAIR_SPREAD
         return (pair >> 32) * self.shares >> 32 == self.share
 
     cdef uint64_t advance(self, uint64_t timestamp_ns) noexcept nogil:
