@@ -24,12 +24,12 @@ pytest_plugins = ["browser", "databases", "networks", "proofs", "serving", "card
                   "cardholders", "push_parties", "resources"]
 
 # Modules that never reach the core (money, the texts of rules, what is shown), or reach it through
-# processes and clocks of their own (live runs, measurements of memory), or by packets that others
-# bring there, too (attacks, real captures by name and by retransmission):
+# processes and clocks of their own (commands, live runs, measurements of memory), or by packets
+# that others bring there, too (whole runs, attacks, real captures by name and by retransmission):
 # one run of them, on the release build, says all there is to say.
 BEYOND_THE_CORE = (
-    "test_answers", "test_attacks", "test_benchmarks", "test_browser", "test_card",
-    "test_cli_ledger", "test_data", "test_docs", "test_export", "test_gateway", "test_house",
+    "test_answers", "test_api", "test_attacks", "test_benchmarks", "test_browser", "test_card",
+    "test_cli", "test_data", "test_docs", "test_export", "test_gateway", "test_house",
     "test_ipfix", "test_ledger", "test_live", "test_memory", "test_metrics",
     "test_names_captures", "test_octets", "test_package", "test_proof", "test_radius",
     "test_rating", "test_reconcile", "test_report", "test_retransmissions_corpus", "test_rules",
@@ -39,7 +39,7 @@ BEYOND_THE_CORE = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "core: reaches the core; run on all three builds")
+    config.addinivalue_line("markers", "core: reaches the core; run on every build")
     config.addinivalue_line("markers", "window(length): of the rules that lie in a gateway's home")
     # A mix-up of trees would pass every test on the wrong build.
     package = Path(tollsplit.__file__).resolve().parent
