@@ -33,13 +33,15 @@ def initial(
     token: bytes = b"",
     octets: int = DATAGRAM_OCTETS,
     number_octets: int = 4,
+    fixed: int = 0x40,
 ) -> bytes:
     """A client's Initial packet, its payload padded to so many octets.
 
+    fixed        the bit that is 1 but where both ends know better (RFC 9287)
     sealed_for   the number that the connection's first packet went to; None: as this one
     """
     kind = 0 if version == V1 else 1
-    front = (bytes([0xC0 | kind << 4 | number_octets - 1]) + version.to_bytes(4, "big")
+    front = (bytes([0x80 | fixed | kind << 4 | number_octets - 1]) + version.to_bytes(4, "big")
              + bytes([len(to)]) + to + b"\0" + varint(len(token)) + token)  # fmt: skip
     short = octets - len(front) - 2 - number_octets - TAG_OCTETS
     payload = payload.ljust(max(short, 4), b"\0")

@@ -94,11 +94,14 @@ def test_quic_hello_in_a_flow_that_is_old_covers_what_follows() -> None:
 def test_quic_client_that_is_asked_to_come_again() -> None:
     """A Retry: the client begins once more with a token, to the number that the server chose."""
     chosen = b"chosen by the server"
-    again = [initial(crypto(WHOLE[:90]), number=1, to=chosen, token=b"token"),
-             initial(crypto(WHOLE[90:], 90), number=2, to=chosen, token=b"token")]
-    frames = [datagram(0, FIRST), datagram(0.1, b"\xf0" + bytes(90), down=True),
-              datagram(0.2, again[0]), datagram(0.3, again[1]), datagram(0.4, SHORT)]
+    again = [initial(crypto(WHOLE[:90]), number=2, to=chosen, token=b"token"),
+             initial(crypto(WHOLE[90:], 90), number=3, to=chosen, token=b"token")]
+    retry = datagram(0.2, b"\xf0" + bytes(90), down=True)
+    frames = [datagram(0, FIRST), datagram(0.1, SECOND), retry, datagram(0.3, again[0]),
+              datagram(0.35, bytes(50), down=True), datagram(0.4, again[1]), datagram(0.5, SHORT)]
     assert paid(frames, RULES)[:2] == (octets_of(frames), 0)
+    lost = [frames[0], *frames[2:]]  # its first hello was not seen as a whole
+    assert paid(lost, RULES)[:2] == (0, octets_of(lost))
 
 
 def test_quic_whose_first_packet_is_lost() -> None:

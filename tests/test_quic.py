@@ -122,18 +122,6 @@ def test_quic_payload_with_nonsense_is_none(seal: Seal, frames: bytes) -> None:
     assert shown(seal, initial(filled))["told"] == "none"
 
 
-def test_quic_retry_changes_the_seal_and_nothing_else(seal: Seal) -> None:
-    """The server chooses another number; the client sends its hello again, with a token."""
-    chosen = b"chosen by the server"
-    first = initial(crypto(WHOLE[:60]))
-    again = initial(crypto(WHOLE[:60]), number=1, to=chosen, token=b"token")
-    rest = initial(crypto(WHOLE[60:], 60), number=2, to=chosen, token=b"token")
-    assert shown(seal, first, again, rest)["name"] == HOST
-    assert shown(seal, first, rest)["name"] == HOST
-    other = initial(crypto(hello(named(b"other.example"))), number=1, to=chosen, token=b"token")
-    assert shown(seal, first, other)["told"] == "none"
-
-
 def test_quic_answer_of_the_server_keeps_the_seal(seal: Seal) -> None:
     """Once it has answered, packets go to the number that it chose, sealed as before."""
     first = initial(crypto(WHOLE[:60]))
@@ -141,12 +129,14 @@ def test_quic_answer_of_the_server_keeps_the_seal(seal: Seal) -> None:
     assert shown(seal, first, rest)["name"] == HOST
 
 
-def test_quic_packets_of_another_connection_are_looked_over(seal: Seal) -> None:
+@pytest.mark.parametrize("token", [b"", b"token"], ids=["another", "after a Retry"])
+def test_quic_connection_that_begins_before_one_is_complete(seal: Seal, token: bytes) -> None:
+    """Parts of either might be put together: nobody can tell what is whose."""
     first = initial(crypto(WHOLE[:60]))
-    other = initial(crypto(hello(named(b"other.example"))[60:], 60), to=b"another1")
-    rest = initial(crypto(WHOLE[60:], 60), number=1)
-    assert shown(seal, first, other)["told"] == "more"
-    assert shown(seal, first, other, rest)["name"] == HOST
+    other = initial(crypto(WHOLE[60:], 60), to=b"another1", token=token)
+    assert shown(seal, first, other)["told"] == "none"
+    unknown = initial(crypto(WHOLE[60:], 60), to=b"another1", sealed_for=b"a third one")
+    assert shown(seal, first, unknown)["told"] == "more"
 
 
 def test_quic_versions_may_change_under_way(seal: Seal) -> None:

@@ -99,6 +99,10 @@ HELLO_OCTETS_MAX = 16_384
 QUIC_CRYPTO_OCTETS_MAX = 8_192
 # Packets of one flow that are opened to find one, at some 50 µs each.
 QUIC_PACKETS_MAX = 16
+# Datagrams a minute that are opened of a flow with a name, in case they begin another connection:
+# a client that goes on for as long between the same ports begins one every few seconds. Whoever
+# sends more has no name.
+QUIC_AGAIN_MAX = 64
 # Records of one DNS answer that are read; one over UDP seldom has room for a dozen.
 DNS_RECORDS_MAX = 128
 # Addresses that are taken from one answer.

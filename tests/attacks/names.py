@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hellos import ENCRYPTED, Extension, hello, named, names, records
 from initials import crypto, initial
-from strategies import udp
+from strategies import ipv4, udp
 
 from .attack import ALICE, ELSEWHERE, SHOP, SHOPS, Attack, Refusal, sponsored
 from .wire import UDP, Connection, datagram, ip, sent, ttl
@@ -73,11 +73,39 @@ def overlapping() -> list[bytes]:
 
 
 TRUTH = 40 + len(SHOPS_HELLO) - SHOPS_HELLO.index(b"shop.example")  # the last part
-def asked_over_quic(name: bytes, number: bytes) -> list[bytes]:
+
+
+def over_quic(payload: bytes, port: int = 1000) -> bytes:
+    """A datagram of Alice's to the shop."""
+    return ip(UDP, udp(port, 443, payload), ALICE, SHOP)
+
+
+def asked_over_quic(name: bytes, number: bytes, port: int = 1000) -> list[bytes]:
     """A QUIC connection's first packet, 1,228 octets, and 1,000 of its answer."""
-    first_packet = initial(crypto(hello(named(name))), to=number)
-    return [ip(UDP, udp(1000, 443, first_packet), ALICE, SHOP),
-            ip(UDP, udp(443, 1000, bytes(972)), SHOP, ALICE)]
+    return [over_quic(initial(crypto(hello(named(name))), to=number), port),
+            ip(UDP, udp(443, port, bytes(972)), SHOP, ALICE)]
+
+
+def quic_decoyed() -> list[bytes]:
+    lie = asked_over_quic(b"shop.example", b"number 1")[0]
+    return [ttl(lie, 2), *asked_over_quic(b"free.example", b"number 1")]
+
+
+def quic_in_parts() -> list[bytes]:
+    """Half of the shop's hello, another connection's, and the shop's other half."""
+    shops = hello(named(b"shop.example"))
+    halves = [initial(crypto(shops[at : at + 80], at), number, to=b"number 1")
+              for number, at in enumerate((0, 80))]
+    return [over_quic(halves[0]), *asked_over_quic(b"free.example", b"number 2"),
+            over_quic(halves[1])]
+
+
+def quic_in_fragments() -> list[bytes]:
+    """Another connection, whose first packet comes in two fragments."""
+    first_packet, answer = asked_over_quic(b"free.example", b"number 2")
+    content = first_packet[20:]
+    return [ipv4(UDP, content[:800], ALICE, SHOP, fragment=0x2000),
+            ipv4(UDP, content[800:], ALICE, SHOP, fragment=100), answer]
 
 
 OVER_QUIC = 1228 + 1000
@@ -138,7 +166,26 @@ ATTACKS = (
         "quic-connection-used-again", rules=NAMED, packets=sent(
             *asked_over_quic(b"shop.example", b"number 1"),
             *asked_over_quic(b"free.example", b"number 2")),
-        pays={"shop": 2 * OVER_QUIC}, owed={"shop": OVER_QUIC, ALICE: OVER_QUIC}),
+        pays={"shop": OVER_QUIC, ALICE: OVER_QUIC}),
+    Attack(
+        "quic-connection-decoy", rules=NAMED,  # to the same number, and the first one dies
+        packets=sent(*quic_decoyed()), pays={"shop": 1228, ALICE: OVER_QUIC}, owed={
+            ALICE: 1228 + OVER_QUIC}),
+    Attack(
+        "quic-connection-in-parts", rules=NAMED,  # between the parts of the shop's hello
+        packets=sent(*quic_in_parts()), pays={ALICE: 2 * 1228 + OVER_QUIC}),
+    Attack(
+        "quic-connection-in-fragments", rules=NAMED, packets=sent(
+            *asked_over_quic(b"shop.example", b"number 1"), *quic_in_fragments()),
+        pays={"shop": OVER_QUIC, ALICE: OVER_QUIC + 20}),
+    Attack(
+        # Begun between ports of its own, it goes on between those of the shop's (RFC 9000 §9).
+        "quic-connection-moved", rules=NAMED, packets=sent(
+            *asked_over_quic(b"shop.example", b"number 1"),
+            *asked_over_quic(b"free.example", b"number 2", port=1001),
+            datagram(ALICE, SHOP, 100), datagram(SHOP, ALICE, 1400, (443, 1000))),
+        pays={"shop": OVER_QUIC + 1500, ALICE: OVER_QUIC},
+        owed={"shop": OVER_QUIC, ALICE: OVER_QUIC + 1500}),
 )
 
 REFUSALS = (

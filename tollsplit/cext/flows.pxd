@@ -7,7 +7,8 @@ from tollsplit.cext.layout cimport DIRECTION_DOWNLINK, packet_s, subscriber_s
 
 # How far a flow is read, behind a bit for each kind of fact that no packet will tell any more.
 cdef enum told_e:
-    TOLD_BEGUN = 32              # the sequence number of its first octet is known
+    TOLD_BEGUN = 32              # over TCP: the sequence number of its first octet is known
+    TOLD_DOUBTED = 32            # over UDP: the names of its connections so far are not believed
     TOLD_TALKS = 64
     TOLD_MISMATCH = 128          # it claims a name that its server contradicts
 
@@ -15,7 +16,7 @@ cdef enum told_e:
 cdef struct flow_s:
     entry_s entry                # in order of when it is asked after; `held` are counters
     uint32_t serial              # of the rules that its facts are of
-    uint32_t talk                # TOLD_TALKS: its conversation; else where its uplink begins
+    uint32_t talk                # TOLD_TALKS: its conversation; else its `first`
     uint64_t waits_ns            # since when its packets may be held
     uint64_t last_ns             # of its packets
     uint64_t facts               # what its packets have shown: see Covering

@@ -5,11 +5,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from tollsplit.cext.bounded cimport entry_s
 from tollsplit.cext.counted cimport BATCH
 from tollsplit.cext.converser cimport SAID_DECIDED, SAID_NOTHING, Converser
-from tollsplit.cext.covering cimport FACT_DNS, FACT_HOST, remember
-from tollsplit.cext.flows cimport TOLD_MISMATCH, TOLD_TALKS, flow_key, flow_s, held_s
+from tollsplit.cext.covering cimport FACT_DNS, FACT_HOST, FACT_SNI, remember
+from tollsplit.cext.flows cimport (
+    TOLD_DOUBTED, TOLD_MISMATCH, TOLD_TALKS, flow_key, flow_s, held_s)
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.listener cimport asked_s
+from tollsplit.cext.network cimport PROTOCOL_UDP
 from tollsplit.cext.subscribers cimport whose
 
 
@@ -108,6 +110,9 @@ cdef class Follower(Converser):
         learnt = self.learn(number, row, asked.possible, now_ns)
         if self.is_answered(row, flow):
             self.hush(flow)
+        if asked.reachable & self.classifier.covering.named and self.is_hidden(row):
+            learnt = learnt or not flow.told & TOLD_DOUBTED
+            self.doubt(flow)
         bears = not row.flags & FLAG_MISMATCH and self.may_bear(
             frame, row, number, asked.possible)
         if bears:
@@ -192,12 +197,12 @@ cdef class Follower(Converser):
         """Give a row the first rule that covers it by what its flow knows, or hold it."""
         cdef const flow_s *flow = <const flow_s *>self.state.flows.at(number)
         cdef uint64_t eligible = self.classifier.covering.eligible(row, asked.possible)
-        cdef uint64_t covered, facts = flow.facts
+        cdef uint64_t covered, facts
         cdef bint decided = False
         if self.said.kind != SAID_NOTHING and not flow.told >> FACT_HOST & 1:
             eligible = self.classifier.covering.hosting(eligible, self.said.facts)
             decided = self.said.kind == SAID_DECIDED
-            facts = self.known_of(flow, decided)
+        facts = self.known_of(flow, decided)
         covered = self.classifier.covering.covered(eligible, facts)
         row.rule = self.classifier.covering.first(row.rule, covered)
         if not row.rule and (flow.told & TOLD_MISMATCH or self.said.kind == SAID_DECIDED
@@ -214,7 +219,12 @@ cdef class Follower(Converser):
 
     cdef uint64_t known_of(self, const flow_s *flow, bint decided) noexcept nogil:
         """The facts of a flow, for a packet whose rules mind its request's host or do not yet."""
-        return flow.facts | (self.classifier.covering.kinds[<int>FACT_HOST] if decided else 0)
+        cdef uint64_t facts = flow.facts
+        if decided:
+            facts |= self.classifier.covering.kinds[<int>FACT_HOST]
+        if flow.told & TOLD_DOUBTED and flow.entry.key.protocol == PROTOCOL_UDP:
+            facts &= ~self.classifier.covering.kinds[<int>FACT_SNI]
+        return facts
 
     cdef int hold(
         self, uint32_t number, packet_s *row, uint64_t eligible, bint decided

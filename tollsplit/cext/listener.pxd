@@ -3,8 +3,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from tollsplit.cext.bearer cimport Bearer
 from tollsplit.cext.cursor cimport inside_s
 from tollsplit.cext.flows cimport flow_s
+from tollsplit.cext.hello cimport hello_s
 from tollsplit.cext.key cimport key_s
 from tollsplit.cext.layout cimport frame_s, packet_s
+from tollsplit.cext.quic cimport quic_s
 
 # What a row asks of its flow.
 cdef struct asked_s:
@@ -30,9 +32,20 @@ cdef class Listener(Bearer):
     cdef uint64_t hear_tcp(
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
     ) noexcept nogil
+    cdef bint is_hidden(self, const packet_s *row) noexcept nogil
     cdef uint64_t hear_udp(
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
     ) except? 0xFFFFFFFFFFFFFFFF nogil
+    cdef quic_s *quic_of(self, const flow_s *flow) noexcept nogil
+    cdef bint may_be_read(
+        self, const inside_s *inside, packet_s *row, flow_s *flow, uint64_t now_ns
+    ) noexcept nogil
+    cdef bint count_try(self, flow_s *flow, uint64_t now_ns) noexcept nogil
+    cdef uint64_t name_datagrams(
+        self, quic_s *quic, const hello_s *hello, uint32_t number, uint64_t now_ns
+    ) noexcept nogil
+    cdef void keep(self, const quic_s *quic, uint32_t number, uint64_t now_ns) noexcept nogil
+    cdef void doubt(self, flow_s *flow) noexcept nogil
     cdef void begin_talk(self, uint32_t number, packet_s *row, uint64_t now_ns) noexcept nogil
     cdef void watch(
         self, const inside_s *inside, uint32_t number, uint32_t sequence, uint64_t now_ns

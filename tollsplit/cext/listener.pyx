@@ -7,23 +7,28 @@ from tollsplit.cext.bearer cimport Bearer
 from tollsplit.cext.covering cimport FACT_HOST, FACT_SNI
 from tollsplit.cext.cursor cimport inside_s
 from tollsplit.cext.dissect cimport look_inside
-from tollsplit.cext.flows cimport TOLD_BEGUN, TOLD_MISMATCH, TOLD_TALKS, flow_s
+from tollsplit.cext.flows cimport (
+    TOLD_BEGUN, TOLD_DOUBTED, TOLD_MISMATCH, TOLD_TALKS, flow_s)
 from tollsplit.cext.hello cimport (
     HELLO_FOUND, HELLO_MORE, HELLO_NONE, hello_e, hello_s, read_records)
 from tollsplit.cext.layout cimport *
 from tollsplit.cext.network cimport PROTOCOL_TCP, PROTOCOL_UDP
 from tollsplit.cext.quic cimport (
-    QUIC_CRYPTO_OCTETS_MAX, QUIC_PACKETS_MAX, begins_quic, is_handshake, quic_s, read_quic)
+    DATAGRAM_OCTETS_MIN, QUIC_AGAIN_MAX, QUIC_CRYPTO_OCTETS_MAX, QUIC_PACKETS_MAX, begins_quic, is_handshake, may_begin,
+    quic_s, read_quic)
 from tollsplit.cext.talk cimport TALK_OCTETS_MAX, stream_octets_s
 
 cdef enum:
     TCP_SYN = 2
     TCP_ACK = 16
+    COUNT_BITS = 8               # of tries_of(), below the minute
     HELLO_BEGINS = 6             # a record's header and what kind of message lies in it
     # No name is said any more. The bits of flow_s.told are those of fact_e.
     SNI_TOLD = 1 << FACT_SNI
     HOST_TOLD = 1 << FACT_HOST
     NAMES_TOLD = SNI_TOLD | HOST_TOLD
+
+cdef uint64_t MINUTE_NS = 60_000_000_000
 
 
 cdef class Listener(Bearer):
@@ -36,11 +41,20 @@ cdef class Listener(Bearer):
 
         frame   NULL: its octets are gone, as those of a fragment that has waited
         """
-        if (frame == NULL or row.direction != DIRECTION_UPLINK
-                or flow.told & (SNI_TOLD | TOLD_TALKS) == SNI_TOLD):
+        cdef inside_s inside
+        if frame == NULL or row.direction != DIRECTION_UPLINK:
             return False
         if row.protocol == PROTOCOL_UDP:
-            return self.classifier.seal is not None
+            if self.classifier.seal is None or not flow.told & SNI_TOLD:
+                return self.classifier.seal is not None
+            if (flow.told & TOLD_DOUBTED or row.payload_octets < DATAGRAM_OCTETS_MIN
+                    or not flow.facts & self.classifier.covering.kinds[<int>FACT_SNI]):
+                return False
+            look_inside(frame, &self.dissection.meter, &inside)
+            return inside.payload != NULL and may_begin(
+                inside.payload, min(inside.payload_captured, inside.payload_octets))
+        if flow.told & (SNI_TOLD | TOLD_TALKS) == SNI_TOLD:
+            return False
         return row.protocol == PROTOCOL_TCP and (
             row.payload_octets != 0 or row.tcp_flags & TCP_SYN)
 
@@ -166,8 +180,14 @@ cdef class Listener(Bearer):
 
     cdef bint is_answered(self, const packet_s *row, const flow_s *flow) noexcept nogil:
         """Whether a packet shows that what its flow has said has arrived."""
-        return (flow.told & TOLD_TALKS and flow.told & NAMES_TOLD == NAMES_TOLD
-                and row.direction == DIRECTION_DOWNLINK and row.payload_octets != 0)
+        return (row.protocol == PROTOCOL_TCP and flow.told & TOLD_TALKS
+                and flow.told & NAMES_TOLD == NAMES_TOLD and row.direction == DIRECTION_DOWNLINK and row.payload_octets != 0)
+
+    cdef bint is_hidden(self, const packet_s *row) noexcept nogil:
+        """Whether a packet may begin a connection where nobody sees it: in fragments, which QUIC
+        has none of (RFC 9000 §14) but servers take."""
+        return (row.flags & FLAG_FRAGMENT and row.protocol == PROTOCOL_UDP
+                and row.direction == DIRECTION_UPLINK and self.classifier.seal is not None)
 
     cdef uint64_t hear_udp(
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
@@ -175,36 +195,121 @@ cdef class Listener(Bearer):
         """The facts that a datagram of a flow's uplink tells, those before it in mind.
 
         A flow that does not begin as QUIC does says no name, nor does one whose client has its
-        keys before its hello was seen. Budget: 100 us a packet of a handshake, with the GIL.
+        keys before its hello was seen. A flow with a name is read on: no packet but those that
+        begin connections shows whose it is, so a name counts as long as all of them say it.
+        Budget: 100 us a packet of a handshake, with the GIL.
         """
         cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
         cdef uint32_t count = min(inside.payload_captured, inside.payload_octets)
-        cdef bint talks = flow.told & TOLD_TALKS != 0
-        cdef quic_s *quic = &self.state.talks.alone
+        cdef bint again = flow.told & SNI_TOLD != 0
+        cdef quic_s *quic = self.quic_of(flow)
         cdef hello_s hello
-        cdef int found = HELLO_NONE
-        if inside.payload == NULL:  # a fragment tells nothing, one way or the other
+        cdef int found
+        if inside.payload == NULL:
             return 0
-        if (is_handshake(inside.payload, count) if talks else
-                begins_quic(inside.payload, count)):
-            if talks:
-                quic = &self.state.talks.talks[flow.talk].heard.quic
-            else:
-                memset(quic, 0, sizeof(quic_s) - QUIC_CRYPTO_OCTETS_MAX)
-            with gil:
-                found = read_quic(quic, inside.payload, count, self.classifier.seal, &hello)
-        if found == HELLO_MORE and quic.tried < QUIC_PACKETS_MAX:
-            if not talks:
-                self.begin_talk(number, row, now_ns)
-                if flow.told & TOLD_TALKS:
-                    self.state.talks.talks[flow.talk].heard.quic = quic[0]
+        if not self.may_be_read(inside, row, flow, now_ns):
             return 0
+        with gil:
+            found = read_quic(quic, inside.payload, count, self.classifier.seal, &hello)
+        if again and found != HELLO_NONE and (quic.complete or not quic.opened):
+            return 0
+        if found == HELLO_FOUND:
+            return self.name_datagrams(quic, &hello, number, now_ns)
+        if found == HELLO_NONE or quic.tried >= QUIC_PACKETS_MAX:
+            self.doubt(flow)
+            return 0
+        if again:
+            flow.told = <uint8_t>(flow.told & ~SNI_TOLD | TOLD_DOUBTED)
+            if flow.told & TOLD_TALKS:
+                self.state.flows.wait(number, now_ns)
+        if not flow.told & TOLD_TALKS:
+            self.begin_talk(number, row, now_ns)
+            if flow.told & TOLD_TALKS:
+                self.state.talks.talks[flow.talk].heard.quic = quic[0]
+        return 0
+
+    cdef quic_s *quic_of(self, const flow_s *flow) noexcept nogil:
+        """What is known of a flow's handshake, or room for that."""
+        cdef quic_s *quic = &self.state.talks.alone
+        if flow.told & TOLD_TALKS:
+            return &self.state.talks.talks[flow.talk].heard.quic
+        memset(quic, 0, sizeof(quic_s) - QUIC_CRYPTO_OCTETS_MAX)
+        quic.complete = flow.told & SNI_TOLD != 0
+        return quic
+
+    cdef bint may_be_read(
+        self, const inside_s *inside, packet_s *row, flow_s *flow, uint64_t now_ns
+    ) noexcept nogil:
+        """Whether a datagram is to be opened; where it shows that no name can be believed, none is."""
+        cdef uint32_t count = min(inside.payload_captured, inside.payload_octets)
+        cdef bint sound
+        if flow.told & SNI_TOLD:
+            sound = is_handshake(inside.payload, count) and count == inside.payload_octets
+            if sound and not self.count_try(flow, now_ns):
+                self.totals.untracked(row)
+                sound = False
+        elif flow.told & TOLD_TALKS:
+            sound = is_handshake(inside.payload, count)
+            if not sound and flow.told & TOLD_DOUBTED:
+                return False  # of the connection before
+        else:
+            sound = begins_quic(inside.payload, count)
+        if not sound:
+            self.doubt(flow)
+        return sound
+
+    cdef bint count_try(self, flow_s *flow, uint64_t now_ns) noexcept nogil:
+        """Count a datagram that is opened though its flow has a name; False: too many a minute."""
+        cdef uint32_t *tries = (&self.state.talks.talks[flow.talk].first
+                                if flow.told & TOLD_TALKS else &flow.talk)
+        cdef uint32_t minute = <uint32_t>(now_ns // MINUTE_NS) << COUNT_BITS
+        if tries[0] >> COUNT_BITS != minute >> COUNT_BITS:
+            tries[0] = minute
+        tries[0] += 1
+        return tries[0] - minute <= QUIC_AGAIN_MAX
+
+    cdef uint64_t name_datagrams(
+        self, quic_s *quic, const hello_s *hello, uint32_t number, uint64_t now_ns
+    ) noexcept nogil:
+        """The facts that a connection's hello tells; after another one's, those that both do."""
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        cdef uint64_t asked = self.classifier.covering.kinds[<int>FACT_SNI]
+        cdef uint64_t facts = 0
+        if hello.name != NULL:
+            facts = self.classifier.covering.facts_of_sni(
+                hello.name, hello.name_octets, hello.encrypted != 0)
+        if flow.told & (SNI_TOLD | TOLD_DOUBTED):
+            facts &= flow.facts
+            self.state.flows.set_facts(number, flow.facts & ~asked | facts, now_ns)
+        flow.told = <uint8_t>(flow.told & ~TOLD_DOUBTED | NAMES_TOLD)
+        quic.complete = True
+        if facts:
+            self.keep(quic, number, now_ns)
+        else:
+            self.hush(flow)
+        return facts
+
+    cdef void keep(self, const quic_s *quic, uint32_t number, uint64_t now_ns) noexcept nogil:
+        """Keep a hello for as long as it may come again, as it does until the server is heard.
+
+        Where there is no room, or once it has gone, it has to come whole.
+        """
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        cdef uint32_t talk
+        if flow.told & TOLD_TALKS:
+            return
+        talk = self.state.talks.open(number, flow.talk)
+        if not talk:
+            return
+        flow.talk = talk
+        flow.told |= TOLD_TALKS
+        self.state.talks.talks[talk].heard.quic = quic[0]
+        self.state.flows.wait(number, now_ns)
+
+    cdef void doubt(self, flow_s *flow) noexcept nogil:
+        """Believe no name of a flow over UDP any more."""
         self.hush(flow)
-        flow.told |= NAMES_TOLD
-        if found != HELLO_FOUND or hello.name == NULL:
-            return 0
-        return self.classifier.covering.facts_of_sni(
-            hello.name, hello.name_octets, hello.encrypted != 0)
+        flow.told |= NAMES_TOLD | TOLD_DOUBTED
 
     cdef void begin_talk(self, uint32_t number, packet_s *row, uint64_t now_ns) noexcept nogil:
         """Keep what a flow says from here on; its packets wait for the end of it, anew."""

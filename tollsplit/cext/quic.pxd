@@ -7,11 +7,14 @@ from tollsplit.cext.hello cimport hello_e, hello_s
 cdef enum:
     QUIC_CRYPTO_OCTETS_MAX = 8192
     QUIC_PACKETS_MAX = 16
+    QUIC_AGAIN_MAX = 64
 
 cdef enum:
     VERSION_1 = 0x00000001
     VERSION_2 = 0x6B3343CF
     QUIC_BEGINS = 5              # octets of a long header up to its version
+    LONG_HEADER = 0x80
+    FIXED_BIT = 0x40             # a server may allow others than 1 (RFC 9287)
     KIND_INITIAL = 0
     KIND_EARLY = 1
     KIND_HANDSHAKE = 2
@@ -27,7 +30,8 @@ cdef struct quic_s:
     uint8_t opened               # one was: the connection's number is known
     uint8_t id_octets
     uint8_t id[CONNECTION_ID_OCTETS_MAX]
-    uint8_t reserved[2]
+    uint8_t complete             # its hello is known: what differs from it begins another one
+    uint8_t reserved
     uint64_t met[MET_WORDS]      # a bit for each octet
     uint8_t octets[QUIC_CRYPTO_OCTETS_MAX]
 
@@ -41,18 +45,24 @@ cdef inline uint32_t kind_of(uint32_t first, uint32_t version) noexcept nogil:
     return ((first >> 4) - (version == VERSION_2)) & 3
 
 
+cdef inline bint is_long(const uint8_t *octets, uint32_t count) noexcept nogil:
+    """Whether a datagram begins with a long header, of whatever version (RFC 8999 §5.1)."""
+    return count >= QUIC_BEGINS and octets[0] & LONG_HEADER
+
+
 cdef inline bint is_handshake(const uint8_t *octets, uint32_t count) noexcept nogil:
     """Whether a datagram begins with a packet of a handshake, as far as five octets show."""
-    return count >= QUIC_BEGINS and octets[0] & 0xC0 == 0xC0 and (
+    return is_long(octets, count) and (
         version_of(octets) == VERSION_1 or version_of(octets) == VERSION_2)
 
 
 cdef inline bint begins_quic(const uint8_t *octets, uint32_t count) noexcept nogil:
     """Whether a datagram may be a client's first: an Initial packet, or early data before it."""
     return (count >= DATAGRAM_OCTETS_MIN and is_handshake(octets, count)
-            and kind_of(octets[0], version_of(octets)) <= KIND_EARLY)
+            and octets[0] & FIXED_BIT and kind_of(octets[0], version_of(octets)) <= KIND_EARLY)
 
 
+cdef bint may_begin(const uint8_t *octets, uint32_t count) noexcept nogil
 cdef int read_quic(
     quic_s *quic, const uint8_t *octets, uint32_t count, object seal, hello_s *hello
 ) except -1

@@ -13,11 +13,10 @@ from tollsplit.cext.stretch cimport *
 
 BOUNDS = {
     "QUIC_CRYPTO_OCTETS_MAX": QUIC_CRYPTO_OCTETS_MAX, "QUIC_PACKETS_MAX": QUIC_PACKETS_MAX,
+    "QUIC_AGAIN_MAX": QUIC_AGAIN_MAX,
 }
 
 cdef enum:
-    LONG_HEADER = 0x80
-    FIXED_BIT = 0x40
     FIRST_ID_OCTETS_MIN = 8      # of what a client makes up (§7.2)
     SEALED_OCTETS_MIN = 20       # the packet number's most, and the sample (RFC 9001 §5.4.2)
     FRAME_PADDING = 0
@@ -38,7 +37,7 @@ cdef struct initial_s:
     stretch_s id                 # its destination's
     uint32_t version
     uint32_t number_at           # where its packet number begins
-    bint token                   # it has one, as after a Retry
+    bint sound                   # its lengths are such as a client's have
 
 
 cdef inline bint take_varint(stretch_s *s, uint64_t *value) noexcept nogil:
@@ -64,32 +63,44 @@ cdef packet_e take_packet(stretch_s *datagram, initial_s *initial) noexcept nogi
     cdef stretch_s source, token, body
     cdef stretch_s start = datagram[0]
     cdef uint32_t first, kind
-    initial.token = False
-    if not take_number(datagram, 1, &first) or not first & LONG_HEADER or not first & FIXED_BIT:
+    if not take_number(datagram, 1, &first) or not first & LONG_HEADER:
         return PACKET_NONE
     if not (take_number(datagram, 4, &initial.version) and take_vector(datagram, 1, &initial.id)
             and take_vector(datagram, 1, &source)):
-        return PACKET_NONE
-    if max(initial.id.left, source.left) > CONNECTION_ID_OCTETS_MAX:
         return PACKET_NONE
     if initial.version != VERSION_1 and initial.version != VERSION_2:
         return PACKET_NONE
     kind = kind_of(first, initial.version)
     if kind == KIND_RETRY:  # has no length, and is no client's
         return PACKET_NONE
-    if kind == KIND_INITIAL:
-        if not take_counted(datagram, &token):
-            return PACKET_NONE
-        initial.token = token.left > 0
+    if kind == KIND_INITIAL and not take_counted(datagram, &token):
+        return PACKET_NONE
     if not take_counted(datagram, &body):
         return PACKET_NONE
     if kind != KIND_INITIAL:
         return PACKET_OTHER
-    if body.left < SEALED_OCTETS_MIN:
-        return PACKET_NONE
+    initial.sound = body.left >= SEALED_OCTETS_MIN and (
+        max(initial.id.left, source.left) <= CONNECTION_ID_OCTETS_MAX)
     initial.number_at = start.left - datagram.left - body.left
     initial.packet = stretch(start.at, start.left - datagram.left)
     return PACKET_INITIAL
+
+
+cdef bint may_begin(const uint8_t *octets, uint32_t count) noexcept nogil:
+    """Whether a datagram may begin a connection: it has an Initial, or a version that nobody knows.
+
+    Whether its first packet is one is not asked: the others count, too (RFC 9000 §12.2).
+    """
+    cdef stretch_s datagram = stretch(octets, count)
+    cdef initial_s initial
+    cdef packet_e kind = PACKET_OTHER
+    if count < DATAGRAM_OCTETS_MIN or not is_long(octets, count):
+        return False
+    if not is_handshake(octets, count):
+        return True
+    while kind == PACKET_OTHER:
+        kind = take_packet(&datagram, &initial)
+    return kind == PACKET_INITIAL
 
 
 cdef int read_quic(
@@ -100,14 +111,17 @@ cdef int read_quic(
     seal   open(version, connection_id, packet, number_at) → the payload, or None
 
     A datagram that servers drop for its size is looked over, and so is a packet that cannot be
-    opened once another one was. The hello points into `quic`.
+    opened once another one was. Where another connection begins, it is read from there on if the
+    one before is complete; else nobody can tell what is whose. Nothing is shown of one that is
+    complete and stays so. The hello points into `quic`.
     """
     cdef stretch_s datagram = stretch(octets, count)
     cdef initial_s initial
     cdef packet_e kind
     cdef bytes plain
-    cdef bint sound = True
     memset(hello, 0, sizeof(hello_s))
+    if quic.complete:
+        quic.tried = 0
     while count >= DATAGRAM_OCTETS_MIN and datagram.left:
         kind = take_packet(&datagram, &initial)
         if kind == PACKET_NONE:
@@ -117,40 +131,53 @@ cdef int read_quic(
             return HELLO_NONE
         if kind == PACKET_OTHER:
             continue
-        plain = open_packet(quic, &initial, seal)
-        if plain is not None:
-            sound = read_frames(
-                quic, stretch(<const uint8_t *>PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain)))
-        if not sound or not quic.opened:
+        plain = None
+        if quic.opened and initial.sound:
+            plain = open_packet(&initial, seal, quic.id[:quic.id_octets])
+        if plain is None and is_first(quic, &initial):
+            plain = open_packet(&initial, seal, initial.id.at[:initial.id.left])
+            if plain is not None and not begin_connection(quic, &initial):
+                return HELLO_NONE
+        if plain is not None and not read_frames(
+                quic, stretch(<const uint8_t *>PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain))):
             return HELLO_NONE
+        if not quic.opened and not quic.complete:
+            return HELLO_NONE
+    if quic.complete:
+        return HELLO_FOUND
     if not quic.tried:
         return HELLO_NONE
     return read_message(quic.octets, quic.whole, hello)
 
 
-cdef bytes open_packet(quic_s *quic, const initial_s *initial, object seal):
+cdef bytes open_packet(const initial_s *initial, object seal, bytes connection_id):
     """A packet's payload; None: it is of another connection, or no Initial at all.
 
-    A connection's packets are sealed by the number that its first one goes to, or, after a
-    Retry, the one that came with the token (RFC 9001 §5.2).
+    connection_id   that its connection's first packet went to: all are sealed by that, or, after a
+                    Retry, by the one that it was changed to (RFC 9001 §5.2)
     """
-    cdef bytes packet = initial.packet.at[:initial.packet.left]
-    cdef bytes plain = None
-    if quic.opened:
-        plain = seal.open(initial.version, quic.id[:quic.id_octets], packet, initial.number_at)
-        if plain is not None or not initial.token or (
-                initial.id.left == quic.id_octets
-                and memcmp(initial.id.at, quic.id, quic.id_octets) == 0):
-            return plain
-    elif initial.id.left < FIRST_ID_OCTETS_MIN:
-        return None
-    plain = seal.open(
-        initial.version, initial.id.at[:initial.id.left], packet, initial.number_at)
-    if plain is not None:
-        quic.opened = True
-        quic.id_octets = <uint8_t>initial.id.left
-        memcpy(quic.id, initial.id.at, initial.id.left)
-    return plain
+    return seal.open(initial.version, connection_id, initial.packet.at[:initial.packet.left],
+                     initial.number_at)
+
+
+cdef bint is_first(const quic_s *quic, const initial_s *initial) noexcept nogil:
+    """Whether a packet that cannot be opened may be the first of another connection (§7.2)."""
+    return initial.sound and initial.id.left >= FIRST_ID_OCTETS_MIN and not (
+        quic.opened and initial.id.left == quic.id_octets
+        and memcmp(initial.id.at, quic.id, quic.id_octets) == 0)
+
+
+cdef bint begin_connection(quic_s *quic, const initial_s *initial) noexcept nogil:
+    """Read a connection from its first packet on; False: the one before is not complete."""
+    cdef uint32_t tried = quic.tried
+    if quic.opened and not quic.complete:
+        return False
+    memset(quic, 0, sizeof(quic_s) - QUIC_CRYPTO_OCTETS_MAX)
+    quic.tried = tried
+    quic.opened = True
+    quic.id_octets = <uint8_t>initial.id.left
+    memcpy(quic.id, initial.id.at, initial.id.left)
+    return True
 
 
 cdef bint read_frames(quic_s *quic, stretch_s payload) noexcept nogil:

@@ -27,7 +27,7 @@ cdef struct talk_s:
     uint32_t flow                # its number
     uint32_t newer               # in order of their beginning; of a free one: the next free one
     uint32_t older
-    uint32_t first               # of TCP: sequence number of the first octet
+    uint32_t first               # TCP: sequence number of the first octet; UDP: tries_of()
     heard_u heard                # by the flow's protocol
 
 

@@ -29,7 +29,7 @@ cdef class Talks:
     cdef uint32_t open(self, uint32_t flow, uint32_t first) noexcept nogil:
         """The number of a new conversation, of which nothing is known; 0: there is no room.
 
-        first   of TCP: sequence number of its first octet
+        first   as talk_s has it
         No pointer to another one is good after this.
         """
         cdef uint32_t number = self.place()

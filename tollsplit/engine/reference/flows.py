@@ -11,7 +11,7 @@ from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.reference import initials
 from tollsplit.engine.reference.datagrams import Item
 from tollsplit.engine.reference.initials import Initials
-from tollsplit.engine.reference.packet import LATER_FRAGMENT
+from tollsplit.engine.reference.packet import FRAGMENT, LATER_FRAGMENT
 from tollsplit.engine.reference.uplink import SYN, Uplink, begins, named, of_rules, opens
 from tollsplit.rules.rule import Match, Rule
 from tollsplit.rules.seal import Seal
@@ -45,6 +45,11 @@ class Flow:
     uplink: Uplink | Initials = field(default_factory=Uplink)
     contradicted: bool = False
     talks: int = 0  # in order of beginning
+
+    @property
+    def known(self) -> set[tuple[str, str]]:
+        """Its facts, those left out that are doubted."""
+        return {f for f in self.facts if f[1] != "sni"} if self.uplink.doubted else self.facts
 
 
 class Verdict(NamedTuple):
@@ -110,34 +115,39 @@ class Flows:
             if row["protocol"] == UDP and self.seal is not None:
                 flow.uplink = Initials(self.seal)
         flow.last_ns = now_ns
-        if flow.uplink.told and row["direction"] == 1 and row["payload_octets"]:
+        if (row["protocol"] == TCP and flow.uplink.told and row["direction"] == 1
+                and row["payload_octets"]):
             flow.uplink.hush()  # it has arrived
-        before = set(flow.facts), flow.uplink.told
+        before = set(flow.known), flow.uplink.told
+        if listens and row["flags"] & FRAGMENT:
+            flow.uplink.doubt()
         flow.facts |= {(r.id, "packet") for r in possible
                        if r.match.sticky and self.holds(r.match, row)}
-        if listens and item.segment is not None and flow.uplink.listens and (
+        if listens and item.segment is not None and flow.uplink.listens(
+                item.segment, any(kind == "sni" for _, kind in flow.facts)) and (
                 row["protocol"] == UDP or row["payload_octets"] or row["tcp_flags"] & SYN):
             self.listen(key, flow, item, reachable, possible, now_ns)
+        crowded, flow.uplink.crowded = flow.uplink.crowded, False
         there, other = ((self.silent, self.telling) if flow.facts
                         else (self.telling, self.silent))  # fmt: skip
         if key in there:
             other[key] = there.pop(key)
             flow.listed_ns = now_ns
-        if before != (flow.facts, flow.uplink.told):
+        if before != (flow.known, flow.uplink.told):
             for group in list(flow.groups):
                 group.rule = first([group.rule, *covered(flow, group.eligible)])
                 if not self.may_come(flow, group.eligible, group.rule):
                     self.charge(flow, group)
         if mismatch:
-            return Verdict(rule, mismatch=True)
+            return Verdict(rule, untracked=crowded, mismatch=True)
         eligible = [r for r in possible if r.match.sticky or self.holds(r.match, row)]
         rule = first([rule, *covered(flow, eligible)])
         if rule is None and flow.contradicted:
-            return Verdict(None, mismatch=True)
+            return Verdict(None, untracked=crowded, mismatch=True)
         if key not in self.waiting or not self.may_come(flow, eligible, rule):
-            return Verdict(rule)
+            return Verdict(rule, untracked=crowded)
         self.hold(flow, item, rule, eligible)
-        return Verdict(rule, waits=True)
+        return Verdict(rule, waits=True, untracked=crowded)
 
     def reachable(self, row: dict[str, int]) -> list[Rule]:
         """The rules that a packet's flow may fulfil, those that ask for names at any server."""
@@ -161,17 +171,23 @@ class Flows:
             self.crowd_out(oldest)
             oldest.uplink.hush()
             self.waiting.pop(next(k for k, f in self.waiting.items() if f is oldest))
-        was = flow.uplink.kept is not None
-        found = flow.uplink.hear(item.segment, item.row["tcp_flags"])
+        was, doubted = flow.uplink.kept is not None, flow.uplink.doubted
+        again = doubted or flow.uplink.told
+        found = flow.uplink.hear(item.segment, item.row["tcp_flags"], now_ns)
         names = [r for r in self.rules if found is not None and named(r.match, found)]
+        if found is not None and again:  # as long as all connections name it
+            names = [r for r in names if (r.id, "sni") in flow.facts]
+            flow.facts -= {f for f in flow.facts if f[1] == "sni"} - {(r.id, "sni") for r in names}
         if names:
             flow.uplink.watch(item.segment)
         elif found is not None:
             flow.uplink.hush()
         if flow.uplink.contradicted:
             flow.facts = {fact for fact in flow.facts if fact[1] != "sni"}
-        if flow.uplink.kept is not None and not was:
+        talks = flow.uplink.kept is not None
+        if talks and not was:
             flow.talks = self.talks = self.talks + 1
+        if talks and (not was or (flow.uplink.doubted and not doubted)):
             flow.waits_ns = now_ns
             self.waiting.pop(key, None)
             self.waiting[key] = flow
@@ -182,7 +198,7 @@ class Flows:
         """Whether the flow could yet fulfil something that comes before a rule."""
         return any(first([r, rule]) is not rule for r in eligible
                    if r not in covered(flow, [r]) and not (flow.uplink.told and any(
-                       (r.id, kind) not in flow.facts for kind in r.match.needs
+                       (r.id, kind) not in flow.known for kind in r.match.needs
                        if kind in ("sni", "host"))))
 
     def hold(self, flow: Flow, item: Item, rule: Rule | None, eligible: list[Rule]) -> None:
@@ -277,7 +293,7 @@ def is_another(flow: Flow, item: Item) -> bool:
 
 def covered(flow: Flow, rules: list[Rule]) -> list[Rule]:
     """Those of some rules of which a flow has shown all that they ask for."""
-    return [r for r in rules if all((r.id, kind) in flow.facts for kind in r.match.needs)]
+    return [r for r in rules if all((r.id, kind) in flow.known for kind in r.match.needs)]
 
 
 def lasting(match: Match) -> Match:

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from tollsplit.engine.reference import hello
 from tollsplit.engine.reference.hello import Octets
 from tollsplit.engine.reference.packet import Segment
-from tollsplit.limits import QUIC_CRYPTO_OCTETS_MAX, QUIC_PACKETS_MAX
+from tollsplit.limits import QUIC_AGAIN_MAX, QUIC_CRYPTO_OCTETS_MAX, QUIC_PACKETS_MAX
 from tollsplit.rules.seal import VERSIONS, Seal
 
 DATAGRAM_OCTETS_MIN = 1200
+FIXED_BIT = 0x40
+MINUTE_NS = 60 * 10**9
 KINDS = {1: ("initial", "early", "handshake", "retry"),
          0x6B3343CF: ("retry", "initial", "early", "handshake")}  # fmt: skip
 
 
 @dataclass
 class Initials:
-    """The datagrams of a flow's uplink, until its name is known or will not be.
+    """The datagrams of a flow's uplink: those that say its name, and then say it otherwise.
 
     As Uplink, so that flows need not know which of the two they have.
     """
@@ -26,40 +28,77 @@ class Initials:
     first: int | None = None  # of TCP alone
     kept: dict[int, int] | None = None  # the handshake's octets by place
     told: bool = False
+    doubted: bool = False  # the names of its connections so far are not believed
+    crowded: bool = False  # so many come again that no more are read
     contradicted: bool = False  # of TCP alone
     connection: bytes | None = None  # the number that opened the first packet
     tried: int = 0
+    again: tuple[int, int] = (0, 0)  # a minute, and how many came again in it
     met: dict[int, int] = field(default_factory=dict)
 
-    def hear(self, segment: Segment, _: int) -> hello.Hello | None:
+    def hear(self, segment: Segment, _: int, now_ns: int) -> hello.Hello | None:
         """The hello that a datagram completes."""
-        datagram = segment.captured
+        told, cut = self.told, len(segment.captured) < segment.octets
+        if self.doubted and kind_of(segment.captured) is None and not told:
+            return None  # of the connection before
         try:
-            found = self.read(datagram)
+            found = self.read(segment.captured) if not told else self.read_again(
+                segment.captured, cut, now_ns)
         except hello.More:
-            self.kept = self.met
+            self.kept, self.told, self.doubted = self.met, False, self.doubted or told
             if self.tried >= QUIC_PACKETS_MAX:
-                self.hush()
+                self.doubt()
             return None
         except ValueError:
-            found = None
-        self.kept, self.told = None, True
+            self.doubt()
+            return None
+        if found is None and not told:
+            self.doubt()
+        self.told, self.doubted = True, self.doubted and found is None
         return found
 
     def read(self, datagram: bytes) -> hello.Hello | None:
         """The hello, with what a datagram adds to it. Raises ValueError, and More."""
         expected = ("initial", "early") if self.kept is None else KINDS[1]
         full = len(datagram) >= DATAGRAM_OCTETS_MIN
-        if kind_of(datagram) not in expected or (self.kept is None and not full):
+        if kind_of(datagram) not in expected or (
+                self.kept is None and not (full and datagram[0] & FIXED_BIT)):
             raise ValueError("no packet of a handshake")
         self.open_all(datagram if full else b"")
+        return hello.of_message(self.whole())
+
+    def read_again(self, datagram: bytes, cut: bool, now_ns: int) -> hello.Hello | None:
+        """The hello of another connection; None: none begins. Raises ValueError, and More."""
+        if kind_of(datagram) is None or cut:
+            raise ValueError("nobody can tell what it is")
+        minute, count = now_ns // MINUTE_NS, self.again[1] + 1
+        self.again = (minute, count if minute == self.again[0] else 1)
+        if self.again[1] > QUIC_AGAIN_MAX:
+            self.crowded = True
+            raise ValueError("too many")
+        if self.kept is None:
+            self.connection, self.met = None, {}
+        before, self.tried = self.connection, 0
+        self.open_all(datagram, complete=True)
+        if self.connection == before:
+            return None
+        found = hello.of_message(self.whole())
+        if found is None:
+            raise ValueError("another handshake")
+        return found
+
+    def whole(self) -> bytes:
+        """The handshake's octets from its first on."""
         count = 0
         while count in self.met:
             count += 1
-        return hello.of_message(bytes(self.met[place] for place in range(count)))
+        return bytes(self.met[place] for place in range(count))
 
-    def open_all(self, datagram: bytes) -> None:
-        """Open a datagram's packets one after the other. Raises ValueError where none may be."""
+    def open_all(self, datagram: bytes, complete: bool = False) -> None:
+        """Open a datagram's packets one after the other. Raises ValueError where none may be.
+
+        complete   the connection's hello is known: another one may begin
+        """
         left = Octets(datagram)
         while left.left:
             before = left.left
@@ -72,20 +111,25 @@ class Initials:
                 raise ValueError("too many packets")
             if packet.kind == "initial":
                 whole = before[: len(before) - len(left.left)]
+                known = self.connection
                 plain = self.open(packet, whole)
+                if self.connection != known and known is not None and not complete:
+                    raise ValueError("two connections at once")
+                if self.connection != known:
+                    self.met, complete = {}, False
                 if plain is not None:
                     self.gather(Octets(plain))
-                if self.connection is None:
+                if self.connection is None and not complete:
                     raise ValueError("no Initial packet")
         if not self.tried:
             raise ValueError("no packet of a handshake")
 
     def open(self, packet: Packet, whole: bytes) -> bytes | None:
-        """A packet's payload by the connection's first number, or the one after a Retry."""
+        """A packet's payload by the connection's first number, or by its own as another's first."""
         numbers = [] if self.connection is None else [self.connection]
-        if packet.token if numbers else len(packet.to) >= 8:
+        if len(packet.to) >= 8 and packet.to not in numbers:
             numbers.append(packet.to)
-        for number in numbers:
+        for number in numbers if packet.sound else ():
             plain = self.seal.open(packet.version, number, whole, len(whole) - packet.sealed)
             if plain is not None:
                 self.connection = number
@@ -114,17 +158,24 @@ class Initials:
                 raise ValueError("no frame of an Initial packet")
 
     def watch(self, _: Segment) -> None:
-        """Nothing that comes later is compared with a hello."""
+        """Keep the hello that a datagram has completed, for as long as it may come again."""
+        self.kept = self.met
 
-    @property
-    def listens(self) -> bool:
-        """Whether what comes is of use."""
-        return not self.told
+    def listens(self, segment: Segment, named: bool) -> bool:
+        """Whether what comes is of use.
+
+        named   the flow has shown a name that a rule asks for
+        """
+        return not self.told or (named and not self.doubted and may_begin(segment))
 
     def hush(self) -> None:
-        """Listen no more."""
+        """Listen no more to what is not complete."""
         if self.kept is not None:
             self.kept, self.told = None, True
+
+    def doubt(self) -> None:
+        """Believe no name any more."""
+        self.kept, self.told, self.doubted = None, True, True
 
 
 @dataclass
@@ -134,8 +185,8 @@ class Packet:
     kind: str
     version: int
     to: bytes
-    token: bytes
     sealed: int
+    sound: bool  # its lengths are such as a client's have
 
     @classmethod
     def take(cls, datagram: Octets) -> Packet:
@@ -145,19 +196,18 @@ class Packet:
             raise ValueError("no packet of a client's handshake")
         datagram.take(1)
         version, to = datagram.number(4), datagram.vector(1).left
-        if max(len(to), len(datagram.vector(1).left)) > 20:
-            raise ValueError("too long a number")
-        token = datagram.take(varint(datagram)) if kind == "initial" else b""
+        source = datagram.vector(1).left
+        if kind == "initial":
+            datagram.take(varint(datagram))
         sealed = len(datagram.take(varint(datagram)))
-        if kind == "initial" and sealed < 20:
-            raise ValueError("too short to be sealed")
-        return cls(kind, version, to, token, sealed)
+        sound = sealed >= 20 and max(len(to), len(source)) <= 20
+        return cls(kind, version, to, sealed, sound)
 
 
 def kind_of(datagram: bytes) -> str | None:
     """What a datagram's first packet is; None: none of a handshake."""
     version = int.from_bytes(datagram[1:5], "big")
-    if len(datagram) < 5 or datagram[0] < 0xC0 or version not in VERSIONS:
+    if len(datagram) < 5 or datagram[0] < 0x80 or version not in VERSIONS:
         return None
     return KINDS[version][datagram[0] >> 4 & 3]
 
@@ -176,5 +226,20 @@ def skip(octets: Octets, numbers: int) -> None:
 
 def begins(segment: Segment) -> bool:
     """Whether a datagram may be the first of a connection."""
-    return (len(segment.captured) >= DATAGRAM_OCTETS_MIN
+    return (len(segment.captured) >= DATAGRAM_OCTETS_MIN and bool(segment.captured[0] & FIXED_BIT)
             and kind_of(segment.captured) in ("initial", "early"))
+
+
+def may_begin(segment: Segment) -> bool:
+    """Whether a datagram may begin a connection, wherever in it, or is of an unknown version."""
+    if len(segment.captured) < DATAGRAM_OCTETS_MIN or segment.captured[0] < 0x80:
+        return False
+    if kind_of(segment.captured) is None:
+        return True
+    left = Octets(segment.captured)
+    try:
+        while Packet.take(left).kind != "initial":
+            pass
+    except ValueError:
+        return False
+    return True

@@ -22,8 +22,10 @@ class Uplink:
     kept: dict[int, int] | None = None  # by place; None: nothing has to be put in order
     told: bool = False  # what is kept is compared with what comes in its place
     contradicted: bool = False
+    doubted: bool = False  # of UDP alone
+    crowded: bool = False  # likewise
 
-    def hear(self, segment: Segment, flags: int) -> hello.Hello | None:
+    def hear(self, segment: Segment, flags: int, _: int) -> hello.Hello | None:
         """The hello that a segment completes."""
         sequence = segment.sequence + (1 if flags & SYN else 0)
         if self.first is None:
@@ -61,8 +63,7 @@ class Uplink:
         if self.kept is None:
             self.kept = dict(enumerate(segment.captured[:TALK_OCTETS_MAX]))
 
-    @property
-    def listens(self) -> bool:
+    def listens(self, _: Segment, __: bool) -> bool:
         """Whether what comes is of use."""
         return not self.told or self.kept is not None
 
@@ -78,6 +79,9 @@ class Uplink:
         """Listen no more."""
         if self.kept is not None:
             self.kept, self.told = None, True
+
+    def doubt(self) -> None:
+        """No fragment of a connection's is heard."""
 
 
 def begins(segment: Segment) -> bool:
