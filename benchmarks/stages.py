@@ -16,12 +16,14 @@ import numpy as np
 from benchmarks.agreement import rule_name
 from benchmarks.frames import ETHERNET, IPV4, PCAP_HEADER, RECORD, START_S, set_ipv4
 from benchmarks.network import FLOWS_PER_SUBSCRIBER, Array
+from benchmarks.openings import KEYS, NAME, SYN, Step, quic, request, tls, token, write_keys
 from benchmarks.traffic import Case, Traffic, Truth
-from tollsplit.limits import FLOWS_MAX, HELD_COUNTERS_MAX
+from tollsplit.limits import FLOWS_MAX, HELD_COUNTERS_MAX, REQUESTS_MAX
 
 TCP, UDP = 6, 17
 DURATION_S = 4  # whatever waits may wait to the end
-PAYLOAD_OCTETS = 6  # of all packets but the first of a flow
+PAYLOAD_OCTETS = 6  # of all packets but the first ones of a flow
+FILLER = Step(bytes(PAYLOAD_OCTETS))
 FRAGMENT_OCTETS = 24
 SUBSCRIBERS, SERVERS = 0x0A000000, 0xCB007100  # each stage's servers are a /28 of their own
 SEGMENT = [
@@ -39,11 +41,12 @@ class Stage:
 
     name: str
     match: str = ""
-    opening: bytes = b""  # the payload of a flow's first packet, which goes up
+    opening: tuple[Step, ...] = (FILLER,)  # a flow's first packets
     tagged: int = -1  # which of a flow's packets has DSCP 46
     protocol: int = TCP
     fragments: bool = False  # each packet comes as two
     settings: str = ""  # further lines of [meter]
+    keys: str = ""  # a file of keys for tokens, beside the rules
     duration_s: int = DURATION_S
     flows_most: int = FLOWS_MAX  # whose packets are all decided as the truth has it
 
@@ -59,16 +62,24 @@ STAGES = (
     Stage("retransmissions", settings='retransmissions = "exempt_if_identical"'),
     Stage("duplicates", settings='duplicates = "1ms"'),
     Stage("unsolicited", settings="unsolicited = true"),
+    Stage("sni", f'sni = ["{NAME}"]', (Step(tls()),)),
+    Stage("sni, in QUIC", f'sni = ["{NAME}"]', (Step(quic()),), protocol=UDP),
+    Stage("host", f'host = ["{NAME}"]', request(), flows_most=REQUESTS_MAX),
+    Stage("token", 'token = "shop"', (token(),), keys=KEYS),
 )
 
 
 # --- packets -----------------------------------------------------------------------------
 
 
-def ends(rows: Array, flows: Array, stage: int, uplink: Array) -> None:
-    """Addresses and ports: a subscriber has eight flows, each to another server."""
-    near = SUBSCRIBERS + flows // FLOWS_PER_SUBSCRIBER
-    far = SERVERS + 16 * stage + flows % FLOWS_PER_SUBSCRIBER
+def ends(flows: Array, stage: int) -> tuple[Array, Array]:
+    """Subscribers and servers: a subscriber has eight flows, each to another server."""
+    return (SUBSCRIBERS + flows // FLOWS_PER_SUBSCRIBER,
+            SERVERS + 16 * stage + flows % FLOWS_PER_SUBSCRIBER)
+
+
+def set_ends(rows: Array, near: Array, far: Array, flows: Array, uplink: Array) -> None:
+    """Addresses, and ports where there are some."""
     rows["source"], rows["destination"] = np.where(uplink, near, far), np.where(uplink, far, near)
     if "source_port" in (rows.dtype.names or ()):
         port = 1024 + flows % 60_000
@@ -78,23 +89,30 @@ def ends(rows: Array, flows: Array, stage: int, uplink: Array) -> None:
 
 def packets(stage: Stage, number: int, flows: Array, turn: int) -> Array:
     """Each flow's packet of one turn; times are left out."""
-    uplink = np.full(len(flows), True) if turn == 0 else (flows + turn) % 2 == 0
-    opening = stage.opening or bytes(PAYLOAD_OCTETS)
-    payload = opening if turn == 0 else bytes(PAYLOAD_OCTETS)
+    opening = stage.opening
+    later = max(turn - len(opening), 0)  # packets since then, in both directions
+    step = opening[turn] if turn < len(opening) else FILLER
+    uplink = np.full(len(flows), step.uplink) if turn < len(opening) else (flows + turn) % 2 == 0
+    near, far = ends(flows, number)
+    payload = step.payloads(near, far)
     transport = SEGMENT if stage.protocol == TCP else DATAGRAM
     rows = np.zeros(len(flows), np.dtype(
-        [*RECORD, *ETHERNET, *IPV4, *transport, ("payload", "u1", (len(payload),))]))
+        [*RECORD, *ETHERNET, *IPV4, *transport, ("payload", "u1", payload.shape[1:])]))
     header = np.dtype([*IPV4, *transport]).itemsize
-    finish(rows, header + len(payload), turn, stage.protocol, 46 if stage.tagged == turn else 0)
-    ends(rows, flows, number, uplink)
-    rows["payload"] = np.frombuffer(payload, np.uint8)
+    octets = payload.shape[1]
+    finish(rows, header + octets, turn, stage.protocol, 46 if stage.tagged == turn else 0)
+    set_ends(rows, near, far, flows, uplink)
+    rows["payload"] = payload
     if stage.protocol == TCP:
-        sent = PAYLOAD_OCTETS * (max(turn - 1, 0) // 2)
-        before = len(opening) if turn else 0
-        rows["sequence"] = 1 + sent + np.where(uplink, before, 0)
-        rows["offset"], rows["flags"], rows["window"] = 0x50, 0x18, 0x2000
+        said = [1 + sum(each.sent for each in opening[:turn] if each.uplink is up)
+                - any(each.flags & SYN and each.uplink is up for each in opening)
+                for up in (False, True)]
+        mine, other = np.where(uplink, said[1], said[0]), np.where(uplink, said[0], said[1])
+        rows["sequence"] = mine + PAYLOAD_OCTETS * (later // 2)
+        rows["acknowledgment"] = other + PAYLOAD_OCTETS * ((later + 1) // 2)
+        rows["offset"], rows["flags"], rows["window"] = 0x50, step.flags, 0x2000
     else:
-        rows["length"] = 8 + len(payload)
+        rows["length"] = 8 + octets
     return rows
 
 
@@ -104,11 +122,12 @@ def fragments(stage: Stage, number: int, flows: Array, turn: int) -> Array:
     rows = np.zeros((len(flows), 2), np.dtype(
         [*RECORD, *ETHERNET, *IPV4, ("content", "u1", (FRAGMENT_OCTETS,))]))
     whole = np.zeros(len(flows), np.dtype([*DATAGRAM, ("source", ">u4"), ("destination", ">u4")]))
-    ends(whole, flows, number, uplink)
+    near, far = ends(flows, number)
+    set_ends(whole, near, far, flows, uplink)
     whole["length"] = 2 * FRAGMENT_OCTETS
     for part in range(2):
         finish(rows[:, part], 20 + FRAGMENT_OCTETS, turn, UDP, 0)
-        ends(rows[:, part], flows, number, uplink)
+        set_ends(rows[:, part], near, far, flows, uplink)
     rows["fragment"] = [1 << 13, FRAGMENT_OCTETS // 8]
     rows["content"][:, 0, :8] = whole.view(np.uint8).reshape(-1, whole.dtype.itemsize)[:, :8]
     return rows.ravel()
@@ -148,6 +167,8 @@ def rules_text(stages: Sequence[Stage], asked: bool) -> str:
     settings = sorted({stage.settings for stage in stages}) if asked else []
     lines = ["[meter]", 'window = "all"', *settings, "", "[[pools]]", 'prefixes = ["10.0.0.0/8"]',
              "", "[sponsors.shop]", 'account = "sponsor:shop"']
+    if asked and (keys := {stage.keys for stage in stages} - {""}):
+        lines += ["", "[tokens]", f'keys = "{keys.pop()}"']
     for number, stage in enumerate(stages):
         match = f'server = ["203.0.113.{16 * number}/28"]'
         if asked and stage.match:
@@ -165,6 +186,7 @@ def generate(
     stages   that last equally long
     """
     capture, truth, at = folder / "stages.pcap", Truth(), 0
+    write_keys(folder)
     with capture.open("wb", buffering=0) as file:
         PCAP_HEADER.tofile(file)
         for number, rows in turns(stages, flows, count, seed):
