@@ -100,12 +100,32 @@ def quic_in_parts() -> list[bytes]:
             over_quic(halves[1])]
 
 
+def in_fragments(packet: bytes, first: int) -> list[bytes]:
+    """A packet to the shop, cut in two: 20 octets more."""
+    content = packet[20:]
+    return [ipv4(packet[9], content[:first], ALICE, SHOP, fragment=0x2000),
+            ipv4(packet[9], content[first:], ALICE, SHOP, fragment=first // 8)]
+
+
 def quic_in_fragments() -> list[bytes]:
     """Another connection, whose first packet comes in two fragments."""
     first_packet, answer = asked_over_quic(b"free.example", b"number 2")
-    content = first_packet[20:]
-    return [ipv4(UDP, content[:800], ALICE, SHOP, fragment=0x2000),
-            ipv4(UDP, content[800:], ALICE, SHOP, fragment=100), answer]
+    return [*in_fragments(first_packet, 800), answer]
+
+
+def truth_in_fragments() -> list[bytes]:
+    """What the server reads comes in fragments, before the lie in the same place."""
+    connection = Connection(ALICE, SHOP)
+    packets = connection.handshake()
+    packets += in_fragments(connection.up(OTHERS_HELLO), 80)
+    connection.sent[0] -= len(OTHERS_HELLO)
+    return [*packets, ttl(connection.up(SHOPS_HELLO), 2), connection.down(ANSWER)]
+
+
+def syn_in_fragments() -> list[bytes]:
+    """Another connection's first packet, so short in its first fragment that it shows nothing."""
+    packets = asked(SHOP, OTHERS_HELLO)
+    return [*in_fragments(packets[0], 16), *packets[1:]]
 
 
 OVER_QUIC = 1228 + 1000
@@ -159,6 +179,13 @@ ATTACKS = (
         "connection-used-again", rules=NAMED,
         packets=[*sent(*asked(SHOP, SHOPS_HELLO)), *sent(*asked(SHOP, OTHERS_HELLO), start_s=20)],
         pays={"shop": WHOLE, ALICE: WHOLE}),
+    Attack(
+        "connection-used-again-in-fragments", rules=NAMED,
+        packets=[*sent(*asked(SHOP, SHOPS_HELLO)), *sent(*syn_in_fragments(), start_s=20)],
+        pays={"shop": WHOLE, ALICE: WHOLE + 20}),
+    Attack(
+        "hello-decoy-after-fragments", rules=NAMED, packets=sent(*truth_in_fragments()),
+        pays={ALICE: WHOLE + HELLO + 20}),
     Attack(
         "quic-honest", rules=NAMED, packets=sent(
             *asked_over_quic(b"shop.example", b"number 1")), pays={"shop": OVER_QUIC}),

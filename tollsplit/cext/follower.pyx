@@ -110,9 +110,9 @@ cdef class Follower(Converser):
         learnt = self.learn(number, row, asked.possible, now_ns)
         if self.is_answered(row, flow):
             self.hush(flow)
-        if asked.reachable & self.classifier.covering.named and self.is_hidden(row):
-            learnt = learnt or not flow.told & TOLD_DOUBTED
-            self.doubt(flow)
+        if asked.reachable & self.classifier.covering.named and self.is_hidden(row, flow):
+            self.hide(number, row, now_ns)
+            learnt = True
         bears = not row.flags & FLAG_MISMATCH and self.may_bear(
             frame, row, number, asked.possible)
         if bears:

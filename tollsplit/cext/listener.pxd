@@ -32,7 +32,8 @@ cdef class Listener(Bearer):
     cdef uint64_t hear_tcp(
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
     ) noexcept nogil
-    cdef bint is_hidden(self, const packet_s *row) noexcept nogil
+    cdef bint is_hidden(self, const packet_s *row, const flow_s *flow) noexcept nogil
+    cdef void hide(self, uint32_t number, const packet_s *row, uint64_t now_ns) noexcept nogil
     cdef uint64_t hear_udp(
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
     ) except? 0xFFFFFFFFFFFFFFFF nogil

@@ -63,15 +63,19 @@ cdef class Listener(Bearer):
     ) noexcept nogil:
         """Whether a packet opens another connection than the one that its flow was so far.
 
-        A first packet that comes again, before anything was said, opens the same one.
+        A first packet that comes again, before anything was said, opens the same one. A server
+        opens none after its first answer, so its word is taken where the client's was not seen.
         """
         cdef inside_s inside
-        if (frame == NULL or row.direction != DIRECTION_UPLINK or row.protocol != PROTOCOL_TCP
-                or row.tcp_flags & (TCP_SYN | TCP_ACK) != TCP_SYN):
+        if row.protocol != PROTOCOL_TCP or not row.tcp_flags & TCP_SYN or frame == NULL:
             return False
+        if row.tcp_flags & TCP_ACK:
+            return (row.direction == DIRECTION_DOWNLINK
+                    and flow.told & (SNI_TOLD | TOLD_TALKS) == SNI_TOLD
+                    and flow.facts & self.classifier.covering.kinds[<int>FACT_SNI] != 0)
         look_inside(frame, &self.dissection.meter, &inside)
-        return inside.payload != NULL and (
-            flow.told & SNI_TOLD or not flow.told & TOLD_BEGUN
+        return row.direction == DIRECTION_UPLINK and (
+            inside.payload == NULL or flow.told & SNI_TOLD or not flow.told & TOLD_BEGUN
             or self.first_of(flow) != inside.sequence + 1)
 
     cdef bint begins(self, const frame_s *frame, const packet_s *row) noexcept nogil:
@@ -152,9 +156,7 @@ cdef class Listener(Bearer):
         said.needed = max(said.needed, needed, 1)
         if not self.state.talks.take(flow.talk, sequence, inside.payload, count):
             # Two readers would read two things, of which one may never reach the server.
-            self.hush(flow)
-            self.state.flows.set_facts(
-                number, flow.facts & ~self.classifier.covering.said, now_ns)
+            self.hide(number, row, now_ns)
             return 0
         if flow.told & SNI_TOLD or said.whole < said.needed:
             return 0
@@ -183,11 +185,28 @@ cdef class Listener(Bearer):
         return (row.protocol == PROTOCOL_TCP and flow.told & TOLD_TALKS
                 and flow.told & NAMES_TOLD == NAMES_TOLD and row.direction == DIRECTION_DOWNLINK and row.payload_octets != 0)
 
-    cdef bint is_hidden(self, const packet_s *row) noexcept nogil:
-        """Whether a packet may begin a connection where nobody sees it: in fragments, which QUIC
-        has none of (RFC 9000 §14) but servers take."""
-        return (row.flags & FLAG_FRAGMENT and row.protocol == PROTOCOL_UDP
-                and row.direction == DIRECTION_UPLINK and self.classifier.seal is not None)
+    cdef bint is_hidden(self, const packet_s *row, const flow_s *flow) noexcept nogil:
+        """Whether a packet may say a name where nobody reads it: in fragments.
+
+        QUIC has none (RFC 9000 §14) and TCP avoids them, but servers take them.
+        """
+        if not row.flags & FLAG_FRAGMENT or row.direction != DIRECTION_UPLINK:
+            return False
+        if row.protocol == PROTOCOL_UDP:
+            return self.classifier.seal is not None
+        return row.protocol == PROTOCOL_TCP and (
+            flow.told & (SNI_TOLD | TOLD_TALKS) != SNI_TOLD)
+
+    cdef void hide(self, uint32_t number, const packet_s *row, uint64_t now_ns) noexcept nogil:
+        """Believe no name of a flow any more."""
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
+        if row.protocol == PROTOCOL_UDP:
+            self.doubt(flow)
+            return
+        self.hush(flow)
+        flow.told |= NAMES_TOLD
+        self.state.flows.set_facts(
+            number, flow.facts & ~self.classifier.covering.said, now_ns)
 
     cdef uint64_t hear_udp(
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns

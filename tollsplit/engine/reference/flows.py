@@ -12,7 +12,7 @@ from tollsplit.engine.reference import initials
 from tollsplit.engine.reference.datagrams import Item
 from tollsplit.engine.reference.initials import Initials
 from tollsplit.engine.reference.packet import FRAGMENT, LATER_FRAGMENT
-from tollsplit.engine.reference.uplink import SYN, Uplink, begins, named, of_rules, opens
+from tollsplit.engine.reference.uplink import ACK, SYN, Uplink, begins, named, of_rules
 from tollsplit.rules.rule import Match, Rule
 from tollsplit.rules.seal import Seal
 
@@ -100,8 +100,8 @@ class Flows:
         key = key_of(item)
         flow = self.silent.get(key) or self.telling.get(key)
         listens = row["direction"] == 0 and any(r in self.named for r in reachable)
-        if flow is not None and (
-                self.is_idle(flow, now_ns) or (listens and is_another(flow, item))):
+        if flow is not None and (self.is_idle(flow, now_ns) or (
+                any(r in self.named for r in reachable) and is_another(flow, item))):
             self.forget(key)
             flow = None
         if flow is None:
@@ -121,6 +121,8 @@ class Flows:
         before = set(flow.known), flow.uplink.told
         if listens and row["flags"] & FRAGMENT:
             flow.uplink.doubt()
+            if flow.uplink.contradicted:
+                flow.facts = {fact for fact in flow.facts if fact[1] != "sni"}
         flow.facts |= {(r.id, "packet") for r in possible
                        if r.match.sticky and self.holds(r.match, row)}
         if listens and item.segment is not None and flow.uplink.listens(
@@ -286,9 +288,15 @@ def key_of(item: Item) -> object:
 
 def is_another(flow: Flow, item: Item) -> bool:
     """Whether a packet opens another connection than the one that its flow was so far."""
-    segment = item.segment
-    return segment is not None and opens(segment, item.row["tcp_flags"]) and (
-        flow.uplink.told or flow.uplink.first != (segment.sequence + 1) % 2**32)
+    row, segment = item.row, item.segment
+    if row["protocol"] != TCP or not row["tcp_flags"] & SYN:
+        return False
+    if row["tcp_flags"] & ACK:  # after the server's first answer
+        return row["direction"] == 1 and flow.uplink.told and flow.uplink.kept is None and any(
+            kind == "sni" for _, kind in flow.facts)
+    return row["direction"] == 0 and (
+        segment is None or flow.uplink.told
+        or flow.uplink.first != (segment.sequence + 1) % 2**32)
 
 
 def covered(flow: Flow, rules: list[Rule]) -> list[Rule]:

@@ -81,7 +81,9 @@ class Uplink:
             self.kept, self.told = None, True
 
     def doubt(self) -> None:
-        """No fragment of a connection's is heard."""
+        """Believe no name any more, of which a fragment may have said another."""
+        if not self.told or self.kept is not None:
+            self.kept, self.told, self.contradicted = None, True, True
 
 
 def begins(segment: Segment) -> bool:
@@ -109,11 +111,6 @@ def lists(names: Sequence[str], name: bytes) -> bool:
             for label in labels):
         return False
     return any(text == n or text.endswith("." + n.removeprefix("*.")) for n in names)
-
-
-def opens(segment: Segment | None, flags: int) -> bool:
-    """Whether a packet opens a connection."""
-    return segment is not None and flags & (SYN | ACK) == SYN
 
 
 def of_rules(rules: Sequence[Rule]) -> list[Rule]:
