@@ -16,12 +16,13 @@ def request(*fields: str, target: str = "/", method: str = "GET", host: str = "s
     return "\r\n".join(lines).encode()
 
 
-def exchange(server: str, *requests: bytes) -> list[bytes]:
+def exchange(server: str, *requests: bytes, client: int = 1000,
+             response: bytes = RESPONSE) -> list[bytes]:
     """A connection in which these requests are answered, one after the other."""
-    connection = Connection(ALICE, server, (1000, 80))
+    connection = Connection(ALICE, server, (client, 80))
     packets = connection.handshake()
     for octets in requests:
-        packets += [connection.up(octets), connection.down(RESPONSE)]
+        packets += [connection.up(octets), connection.down(response)]
     return packets
 
 

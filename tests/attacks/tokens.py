@@ -7,11 +7,13 @@ from ipaddress import ip_network
 from strategies import udp
 
 from tollsplit.rules.rule import Prefix
-from tollsplit.tokens.carrier import prefix
+from tollsplit.tokens.carrier import header, prefix
 from tollsplit.tokens.keys import Key
 from tollsplit.tokens.verdict import mint
 
 from .attack import ALICE, BOB, ELSEWHERE, REST, SHOP, Attack, sponsored
+from .names import HANDSHAKE
+from .requests import OTHERS_REQUEST, SHOPS_REQUEST, exchange, octets, request
 from .wire import START_NS, UDP, datagram, ip, sent
 
 SECRET = bytes(range(32))
@@ -38,16 +40,16 @@ def token(subscriber: str = ALICE, server: str = "203.0.113.0/24", expires_s: in
     return mint(key, subnet(subscriber), subnet(server), expires_s, nonce)
 
 
-def brings(octets: bytes, source: str = ALICE, destination: str = SHOP,
+def brings(carried: bytes, source: str = ALICE, destination: str = SHOP,
            ports: tuple[int, int] = (1000, 443)) -> bytes:
     """A datagram that carries a token."""
-    return ip(UDP, udp(*ports, prefix(octets)), source, destination)
+    return ip(UDP, udp(*ports, prefix(carried)), source, destination)
 
 
-def flow(octets: bytes, subscriber: str = ALICE, server: str = SHOP, client: int = 1000,
+def flow(carried: bytes, subscriber: str = ALICE, server: str = SHOP, client: int = 1000,
          ) -> list[bytes]:
     """A packet with a token, an answer of 1,400 octets, and one more of 100."""
-    return [brings(octets, subscriber, server, (client, 443)),
+    return [brings(carried, subscriber, server, (client, 443)),
             datagram(server, subscriber, 1400, (443, client)),
             datagram(subscriber, server, 100, (client, 443))]
 
@@ -66,6 +68,14 @@ def refused(name: str, packets: list[bytes], reason: str, *, start_s: float = 0.
 ANYWHERE = bytearray(token())
 ANYWHERE[1] = 1  # good for half of all servers, if that were not signed
 MADE_UP = token(key=Key("shop", 1, b"guess".ljust(32)))
+IN_HEAD = request(header(token()))
+IN_RESPONSE = (f"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n{header(token())}\r\n\r\n".encode()
+               + bytes(900))
+UNREAD = {  # heads that have none, or are none
+    "twice": request(header(token()), header(token(nonce=b"87654321"))),
+    "folded": request(*header(token()).replace(": ", ":\r\n ").split("\r\n")),
+    "in-a-body": request(f"Content-Length: {len(IN_HEAD)}", method="POST", body=IN_HEAD.decode()),
+}
 
 ATTACKS = (
     Attack("token-honest", rules=TOKEN, sponsors=SPONSORS, files=KEYS,
@@ -93,6 +103,34 @@ ATTACKS = (
     Attack("token-answered-in-the-shops-name", rules=TOKEN, sponsors=SPONSORS, files=KEYS,
            packets=sent(brings(token()), datagram(SHOP, ALICE, 1500, DOWN)),  # somebody's
            pays={"shop": ALL}, owed={"shop": BROUGHT, ALICE: 1500}),
+    Attack("token-in-a-head-honest", rules=TOKEN, sponsors=SPONSORS, files=KEYS,
+           packets=sent(*exchange(SHOP, IN_HEAD)), pays={"shop": HANDSHAKE + octets(IN_HEAD)}),
+    *(Attack(f"token-in-a-head-{how}", rules=TOKEN, sponsors=SPONSORS, files=KEYS,
+             packets=sent(*exchange(SHOP, one)), pays={ALICE: HANDSHAKE + octets(one)})
+      for how, one in UNREAD.items()),
+    *(Attack(f"token-in-a-head-{how}", rules=TOKEN, sponsors=SPONSORS, files=KEYS,
+             packets=sent(*exchange(SHOP, one)), pays={ALICE: HANDSHAKE + octets(one)},
+             counted={f"refused_token:{reason}": 40 + len(one)})
+      for how, reason, one in (
+          ("of-anothers", "wrong_mac", request(header(token(BOB)))),
+          ("that-has-expired", "expired", request(header(token(expires_s=NOW_S)))),
+          ("too-long", "malformed", request(header(token()) + "A" * 1000)),
+      )),
+    Attack("token-in-a-head-replayed", rules=TOKEN, sponsors=SPONSORS, files=KEYS,
+           packets=sent(*exchange(SHOP, IN_HEAD), *exchange(SHOP, IN_HEAD, client=1001)),
+           pays={who: HANDSHAKE + octets(IN_HEAD) for who in ("shop", ALICE)},
+           counted={"refused_token:used": 40 + len(IN_HEAD)}),
+    Attack("token-in-a-response", rules=TOKEN, sponsors=SPONSORS, files=KEYS,
+           packets=sent(*exchange(SHOP, SHOPS_REQUEST, response=IN_RESPONSE)),
+           pays={ALICE: HANDSHAKE + 80 + len(SHOPS_REQUEST) + len(IN_RESPONSE)}),
+    Attack("token-for-one-request-of-many", rules=TOKEN, sponsors=SPONSORS, files=KEYS,
+           packets=sent(*exchange(SHOP, IN_HEAD, OTHERS_REQUEST)),
+           pays={"shop": HANDSHAKE + octets(IN_HEAD, OTHERS_REQUEST)},
+           owed={"shop": HANDSHAKE + octets(IN_HEAD), ALICE: octets(OTHERS_REQUEST)}),
+    Attack("token-for-one-request-of-many-with-hosts", sponsors=SPONSORS, files=KEYS,
+           rules=sponsored('token = "shop", host = ["shop.example"]'),
+           packets=sent(*exchange(SHOP, IN_HEAD, OTHERS_REQUEST)),
+           pays={"shop": HANDSHAKE + octets(IN_HEAD), ALICE: octets(OTHERS_REQUEST)}),
     Attack("token-flood", rules=TOKEN, sponsors=SPONSORS, files=KEYS,
            packets=sent(*[brings(MADE_UP, ports=(2000 + n, 443)) for n in range(50)],
                         *flow(token())),

@@ -15,6 +15,7 @@ cdef class Bearer(Counted):
     cdef bint may_bear(
         self, const frame_s *frame, const packet_s *row, uint32_t number, uint64_t possible
     ) noexcept nogil
+    cdef bint awaits_token(self, uint32_t number, uint64_t possible) noexcept nogil
     cdef void look_for_token(self, const frame_s *frame) noexcept nogil
     cdef bint bear(
         self, const packet_s *row, uint32_t number, uint64_t now_ns

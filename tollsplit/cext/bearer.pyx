@@ -32,9 +32,12 @@ cdef class Bearer(Counted):
 
         Only what subscribers send is looked at, while the flow's packets may wait for it.
         """
-        return (frame != NULL and self.state.gate is not None
-                and row.direction == DIRECTION_UPLINK
-                and not self.state.flows.sponsors[number]
+        return (frame != NULL and row.direction == DIRECTION_UPLINK
+                and self.awaits_token(number, possible))
+
+    cdef bint awaits_token(self, uint32_t number, uint64_t possible) noexcept nogil:
+        """Whether a token would open a flow that is not open yet."""
+        return (self.state.gate is not None and not self.state.flows.sponsors[number]
                 and self.classifier.covering.asks(possible, FACT_TOKEN)
                 and self.state.flows.waits(number))
 

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from tollsplit.cext.cursor cimport inside_s
+from tollsplit.cext.http cimport TOKEN_KEPT
 from tollsplit.cext.layout cimport frame_s, packet_s
 from tollsplit.cext.listener cimport Listener, asked_s
 from tollsplit.cext.requests cimport requests_s
@@ -19,6 +20,7 @@ cdef struct said_s:
 
 cdef class Converser(Listener):
     cdef said_s said             # by the packet at hand
+    cdef uint8_t brought[TOKEN_KEPT]  # the token in its first head that has one
 
     cdef bint claims(
         self, const frame_s *frame, const packet_s *row, const asked_s *asked
@@ -48,6 +50,7 @@ cdef class Converser(Listener):
     cdef bint hear_responses(
         self, requests_s *requests, const uint8_t *octets, uint32_t count
     ) noexcept nogil
+    cdef void end_for_token(self, uint32_t number) noexcept nogil
     cdef bint request(self, requests_s *requests, uint32_t number) noexcept nogil
     cdef void decide_held(self, uint32_t number, uint64_t facts) noexcept nogil
     cdef int carry_requests(self, uint32_t number, uint32_t serial) except -1

@@ -4,9 +4,9 @@ What a host is to the rules is known of requests, not of flows: it is never amon
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from tollsplit.cext.covering cimport FACT_HOST
+from tollsplit.cext.covering cimport FACT_HOST, FACT_TOKEN
 from tollsplit.cext.cursor cimport inside_s
 from tollsplit.cext.dissect cimport look_inside
 from tollsplit.cext.exchange cimport (
@@ -73,7 +73,9 @@ cdef class Converser(Listener):
         cdef inside_s inside
         cdef requests_s *requests
         self.said.kind = SAID_NOTHING
-        if not self.classifier.covering.kinds[<int>FACT_HOST] or row.protocol != PROTOCOL_TCP:
+        if row.protocol != PROTOCOL_TCP or not (
+                self.classifier.covering.kinds[<int>FACT_HOST]
+                | self.classifier.covering.kinds[<int>FACT_TOKEN]):
             return False
         requests = self.state.requests.of(number)
         if requests == NULL and self.plain:
@@ -98,6 +100,9 @@ cdef class Converser(Listener):
             self.state.requests.end(number)
             flow.told |= HOST_TOLD
             return True
+        if requests.for_token:
+            self.said.kind = SAID_NOTHING
+            return False
         if requests.exchange.undecided and not undecided and not (begun and flow.entry.held):
             self.state.flows.wait(number, now_ns)
         return (undecided or not begun) and row.payload_octets != 0
@@ -129,14 +134,20 @@ cdef class Converser(Listener):
         """Read a flow's requests from its first octets on; NULL: no rule asks, or there is no room.
 
         Where its SYN or the server's was not seen, its hosts are no more than claims that an
-        address contradicts: what looks like a request may be the body of another one.
+        address contradicts, and no token is believed: what looks like a request may be the body of
+        another one.
         """
         cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
         cdef requests_s *requests = NULL
-        if self.classifier.covering.asks(asked.reachable, FACT_HOST):
+        cdef bint hosts = self.classifier.covering.asks(asked.reachable, FACT_HOST)
+        cdef bint token = (not flow.told & HOST_TOLD and self.state.requests.answers[number]
+                           and self.awaits_token(number, asked.possible))
+        if hosts or token:
             requests = self.state.requests.begin(number, flow.talk)
-            if (requests == NULL and not flow.told & HOST_TOLD
-                    and self.classifier.covering.asks(asked.possible, FACT_HOST)):
+            if requests != NULL:
+                requests.for_token = not hosts
+            elif not flow.told & HOST_TOLD and (
+                    token or self.classifier.covering.asks(asked.possible, FACT_HOST)):
                 self.totals.untracked(row)
         if requests == NULL or not self.state.requests.answers[number]:
             flow.told |= HOST_TOLD
@@ -239,8 +250,16 @@ cdef class Converser(Listener):
                 self.said.facts &= requests.exchange.answering
         return True
 
+    cdef void end_for_token(self, uint32_t number) noexcept nogil:
+        """Read a flow no more that was read for a token alone."""
+        cdef const requests_s *requests = self.state.requests.of(number)
+        if requests != NULL and requests.for_token:
+            self.state.requests.end(number)
+            (<flow_s *>self.state.flows.at(number)).told |= HOST_TOLD
+
     cdef bint request(self, requests_s *requests, uint32_t number) noexcept nogil:
-        """Note whom the request is for whose head has ended; False: too many wait for an answer."""
+        """Note whom the request is for whose head has ended, and the token that it brings, if it is
+        the packet's first; False: too many wait for an answer."""
         cdef const flow_s *flow = <const flow_s *>self.state.flows.at(number)
         cdef const request_s *request = &requests.exchange.request
         cdef uint64_t facts = self.classifier.covering.facts_of_host(
@@ -249,6 +268,10 @@ cdef class Converser(Listener):
         requests.common &= facts
         if not flow.told & HOST_TOLD:
             self.decide_held(number, facts)
+            if request.token_octets and self.token == NULL:
+                memcpy(self.brought, request.token, request.token_octets)
+                self.token = self.brought
+                self.token_octets = request.token_octets
         return ask(&requests.exchange, facts)
 
     cdef void decide_held(self, uint32_t number, uint64_t facts) noexcept nogil:
@@ -268,6 +291,9 @@ cdef class Converser(Listener):
         cdef exchange_s *exchange = &requests.exchange
         cdef uint32_t now = self.classifier.serial
         cdef int i
+        if requests.for_token:
+            self.end_for_token(number)
+            return 0
         exchange.asking = self.state.carry(exchange.asking, serial, now)
         exchange.answering = self.state.carry(exchange.answering, serial, now)
         for i in range(HTTP_OUTSTANDING_MAX):

@@ -127,6 +127,11 @@ cdef class Follower(Converser):
             learnt = self.bear(row, number, now_ns) or learnt
         self.token = NULL
         learnt = self.converse(frame, row, number, asked, now_ns) or learnt
+        if bears and self.token != NULL and not self.state.flows.sponsors[number]:
+            learnt = self.bear(row, number, now_ns) or learnt
+        if self.state.flows.sponsors[number]:
+            self.end_for_token(number)
+        self.token = NULL
         self.plain = False
         if learnt and flow.entry.held and self.holding:
             self.charge_held(number)
@@ -244,6 +249,7 @@ cdef class Follower(Converser):
         """Charge what waits of a flow as it is; what it was about to say is not waited for."""
         self.count_all_held(number, crowded)
         self.hush(<flow_s *>self.state.flows.at(number))
+        self.end_for_token(number)
         self.state.flows.wait_no_more(number)
         return 0
 

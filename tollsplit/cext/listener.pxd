@@ -55,5 +55,6 @@ cdef class Listener(Bearer):
     cdef uint64_t hear_hello(
         self, flow_s *flow, const uint8_t *octets, uint32_t count, uint32_t *needed
     ) noexcept nogil
+    cdef void take_token(self, const hello_s *hello) noexcept nogil
     cdef uint32_t first_of(self, const flow_s *flow) noexcept nogil
     cdef void hush(self, flow_s *flow) noexcept nogil

@@ -297,6 +297,7 @@ cdef class Listener(Bearer):
         if hello.name != NULL:
             facts = self.classifier.covering.facts_of_sni(
                 hello.name, hello.name_octets, hello.encrypted != 0)
+        self.take_token(hello)
         if flow.told & (SNI_TOLD | TOLD_DOUBTED):
             facts &= flow.facts
             self.state.flows.set_facts(number, flow.facts & ~asked | facts, now_ns)
@@ -356,13 +357,17 @@ cdef class Listener(Bearer):
             self.plain = True
             return 0
         flow.told |= HOST_TOLD
-        if hello.token != NULL and self.token == NULL:
-            self.token = hello.token
-            self.token_octets = hello.token_octets
+        self.take_token(&hello)
         if hello.name == NULL:
             return 0
         return self.classifier.covering.facts_of_sni(
             hello.name, hello.name_octets, hello.encrypted != 0)
+
+    cdef void take_token(self, const hello_s *hello) noexcept nogil:
+        """Have the token judged that a hello brings, unless its packet brings one itself."""
+        if hello.token != NULL and self.token == NULL:
+            self.token = hello.token
+            self.token_octets = hello.token_octets
 
     cdef uint32_t first_of(self, const flow_s *flow) noexcept nogil:
         """The sequence number of the first octet of a flow's uplink, once it has begun."""

@@ -20,7 +20,7 @@ cdef struct requests_s:
     uint32_t head_sequence
     uint32_t head_octets
     uint32_t free                # of one that is none any more: the next such
-    uint32_t reserved
+    uint32_t for_token           # they are read for a token alone, no rule asks for hosts
 
 
 @cython.final

@@ -95,9 +95,9 @@ def tracks(rules: RuleSet) -> bool:
 
 
 def _seal(rules: Iterable[Rule]) -> Seal | None:
-    """What opens QUIC's first packets, where a rule asks for the name that they say."""
+    """What opens QUIC's first packets, where a rule asks for what they say: a name or a token."""
     asked = any(
-        rule.match.sni is not None and rule.match.host is None
+        (rule.match.sni is not None or rule.match.token is not None) and rule.match.host is None
         and (rule.match.protocol is None or PROTOCOL_UDP in rule.match.protocol)
         for rule in rules)  # fmt: skip
     return Seal() if asked else None

@@ -29,7 +29,8 @@ class Seal:
             from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
         except ImportError as error:
             raise RulesError(
-                f"{error}; names of servers in QUIC need it: pip install 'tollsplit[names]'"
+                f"{error}; names and tokens in QUIC need it: pip install 'tollsplit[names]', or "
+                'say protocol = "tcp" in each rule with sni or token'
             ) from error
         self._invalid, self._packet_cipher = InvalidTag, AESGCM
         self._hash, self._extract, self._expand = SHA256, HMAC, HKDFExpand
