@@ -85,6 +85,7 @@ $(VENV)/.testable: $(VENV)/.installed
 	@$(call INSTALL,hledger) || echo "no hledger: the tests will skip what it has to read"
 	@$(call INSTALL,postgresql) || echo "no postgresql: the tests will skip its ledger"
 	@$(call INSTALL,$(COLLECTORS)) || echo "no $(COLLECTORS): the tests will skip these collectors of IPFIX"
+	@$(call INSTALL,nats-server) || echo "no nats-server: the tests will skip brokers"
 	@$(call INSTALL,freeradius) || echo "no freeradius: the tests will skip it"
 	@$(call INSTALL,dbus-daemon python3-dbusmock) || echo "no dbusmock: the tests will skip networks"
 	@$(call INSTALL,chromium chromium-driver) || echo "no chromium: the tests will skip its pages"

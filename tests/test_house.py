@@ -35,23 +35,25 @@ MAY_IMPORT = {
     # a live run: all parts but where the frames come from
     "gateway": WORDS | {"__init__", "carryover", "cext", "rules", "tokens", "engine", "ledger",
                         "report", "snapshot"},
+    "broker": WORDS | {"engine", "gateway", "ledger", "snapshot"},
     "__init__": WORDS | {"report", "run"},
     "cli": WORDS
     | {"__init__", "capture", "rules", "engine", "ledger", "services", "reconcile", "export",
-       "ipfix", "radius", "report", "run", "gateway", "snapshot", "tokens"},
+       "ipfix", "radius", "report", "run", "gateway", "broker", "snapshot", "tokens"},
     "__main__": {"cli"},
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.
 LATE = {
     "anyio", "argon2", "cryptography", "dpkt", "h11", "http_message_signatures", "httpx2",
-    "jeepney", "llvmlite", "msgspec", "numba", "prometheus_client", "psycopg", "pyarrow", "pyrad",
-    "segno", "smartcard", "starlette", "uvicorn",
+    "jeepney", "llvmlite", "msgspec", "nats", "numba", "prometheus_client", "psycopg", "pyarrow",
+    "pyrad", "segno", "smartcard", "starlette", "uvicorn",
 }
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
 # Late by nature: nothing else in the package imports them at once, and they are nothing without.
 BY_NATURE = {
     Path("engine/reference"): {"dpkt"}, Path("ledger/postgres"): {"psycopg"},
     Path("ledger/signing"): {"cryptography"},
+    Path("broker"): {"nats"},
     # Services are imported by their commands, when they run.
     Path("services"): {
         "anyio", "argon2", "cryptography", "h11", "http_message_signatures", "httpx2",

@@ -45,6 +45,12 @@ class JournalError(TollsplitError):
     exit_code = 1
 
 
+class BrokerError(TollsplitError):
+    """A broker cannot be reached, or does not take what it is given."""
+
+    exit_code = 1
+
+
 class ReconcileError(TollsplitError):
     """Records that were to be compared cannot be read, or cannot be compared with each other."""
 
@@ -75,6 +81,10 @@ class StateError(LedgerError):
 
 class StaleError(LedgerError):
     """Another run was booked since this one was worked out; worked out anew, it can be."""
+
+
+class UnbookableError(LedgerError):
+    """What was handed in contradicts itself or what is booked; no trying again changes that."""
 
 
 class MissingError(LedgerError):

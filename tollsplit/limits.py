@@ -410,3 +410,23 @@ SHARE_SETTLE_S_MAX = 30 * 86_400
 # Lenders that are told of one request, and offers that are taken in: a screen shows no more.
 SHARE_LENDERS_MAX = 50
 SHARE_OFFERS_MAX = 50
+
+# --- broker ----------------------------------------------------------------------------
+# How long an answer of the broker is waited for: it writes to a disk, perhaps to three.
+BROKER_WAIT_S = 5
+# A message's payload, where the broker takes as much: a batch beyond it goes in several.
+BROKER_PIECE_OCTETS = 512 * 1024
+# A batch, unpacked: a million subscribers with five records each are a third of it.
+BROKER_BATCH_OCTETS_MAX = 2 * 1024 * 1024 * 1024
+# How long an ingester may be silent about a batch before another one is given it. It speaks up
+# three times as often while it works.
+BROKER_SILENT_S = 30
+# Batches that the broker has handed out and that are not booked: each ingester works on one.
+BROKER_PENDING_MAX = 256
+# For so long the broker itself drops what it has seen before: a sender's tries lie within it.
+BROKER_DUPLICATES_S = 120
+# A batch that the broker took and nobody has booked after so long is sent again: the broker may
+# have lost it with its disk.
+BROKER_RESEND_S = 3600
+# How long it is known that a batch is booked, for gateways that are away meanwhile.
+BROKER_ANSWERS_S = 30 * 24 * 3600

@@ -33,6 +33,7 @@ class Commands(click.Group):
         "capture": "capture:capture",
         "demo": "demo:demo",
         "device": "device:device",
+        "ingest": "ingest:ingest",
         "ledger": "ledger:ledger",
         "push-payment": "push_payment:push_payment",
         "reconcile": "reconcile:reconcile",

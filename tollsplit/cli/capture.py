@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import click
 
 from .. import __version__
 from ..errors import TollsplitError, UsageError
+from .broker import publisher
 from .ipfix import Export, write_reports
 from .output import USAGE_FORMATS, Output
 from .radius import Accounting, Server
@@ -50,6 +52,9 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 @click.option("--rules", "rules_path", metavar="FILE", required=True,
               help="The rules file (TOML); SIGHUP reads it again.")
 @click.option("--ledger", metavar="URL", help="Book usage and charges: sqlite:///PATH.")
+@click.option("--publish", "broker", metavar="URL",
+              help="Send usage to a broker instead, for `tollsplit ingest` to book: "
+              "nats://HOST:PORT.")
 @click.option("--journal", metavar="FOLDER", type=click.Path(path_type=Path),
               help="Where usage is kept until it is booked.  [default: PATH.journal]")
 @click.option("--source", metavar="NAME",
@@ -133,6 +138,9 @@ class _Run:
         self.rules_path = rules_path
         self.options = options
         self.recording: Recording | None = None
+        if options["broker"] and options["ledger"]:
+            raise click.UsageError("--ledger and --publish: usage is booked in one place; leave "
+                                   "out one of them")
         self.server = Server.of(options["accounting"], options["secret_path"])
         source = options["sessions_source"] or ""
         self.sessions_source: str | Server = (
@@ -207,6 +215,8 @@ class _Run:
             self.interfaces, options["flush"], options["ledger"], journal, control,
             options["source"], form != "table", options["trust_ip_length"], options["top"],
             view.drawn or bool(options["metrics"] or options["collector"]))
+        if options["broker"]:
+            asked = replace(asked, publish=publisher(options["broker"], asked.records_source))
         exports = self._exports(
             asked.records_source, lambda notice: gateway.tell(notice) if gateway else None)
 
@@ -260,10 +270,13 @@ class _Run:
     def _places(self) -> tuple[Path | None, Path | None]:
         """The journal's folder and the control socket, by default beside the ledger."""
         ledger, journal = self.options["ledger"], self.options["journal"]
-        if ledger is None:
+        if ledger is None and self.options["broker"] is None:
             if journal is not None:
-                raise click.UsageError("--journal is of no use without --ledger")
+                raise click.UsageError("--journal is of no use without --ledger or --publish")
             return None, self.options["control"]
+        if journal is None and ledger is None:
+            raise click.UsageError("--journal FOLDER is needed with --publish: what is not booked "
+                                   "yet is kept there")
         if journal is None:
             scheme, _, path = ledger.partition(":///")
             if scheme != "sqlite" or not path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import io
 import json
 import os
 import struct
@@ -27,11 +28,15 @@ import numpy as np
 from tollsplit.cext.layout import COUNTER, SUBSCRIBER
 from tollsplit.cext.meter import Meter
 from tollsplit.engine.live import Generation
+from tollsplit.engine.usage import Provenance
 from tollsplit.errors import JournalError, RulesError
 from tollsplit.limits import JOURNAL_ENTRY_OCTETS_MAX, JOURNAL_SEGMENT_OCTETS
 from tollsplit.rules import RuleSet, load
+from tollsplit.tokens.gate import Gate
+from tollsplit.tokens.keys import Keys
 
 SUFFIX = ".segment"
+DAMAGED = ".damaged"
 UNFINISHED = ".new"  # what is to take a segment's place
 FORMAT = 3
 # Kind, octets of the payload, CRC-32 of kind, length and payload.
@@ -58,6 +63,7 @@ class Contents:
     """A segment as it was read back.
 
     records        how many the seal says it makes; None: it was never sealed
+    entries        that hold counters
     last_ns        when its last entry was written, since 1970-01-01 UTC
     torn_octets    behind the last whole entry
     """
@@ -66,6 +72,7 @@ class Contents:
     generation: Generation
     counted: Meter
     records: int | None = None
+    entries: int = 0
     last_ns: int = 0
     torn_octets: int = 0
 
@@ -245,6 +252,14 @@ class Journal:
         self._locks.clear()
 
 
+def set_aside(path: Path) -> Path:
+    """Keep a segment that no trying makes readable under another name, which it returns."""
+    aside = path.with_name(path.name + DAMAGED)
+    with suppress(FileNotFoundError):  # another run has done so
+        path.rename(aside)
+    return aside
+
+
 def read(path: Path) -> Contents:
     """A segment's counters, as far as they are whole. Raises JournalError, RulesError."""
     try:
@@ -254,22 +269,65 @@ def read(path: Path) -> Contents:
         raise _failed(path, error) from error
 
 
+def read_octets(octets: bytes, title: Path) -> Contents:
+    """The same of a segment that lies in memory.
+
+    title   what it is called in messages
+    """
+    return _read(title, io.BytesIO(octets))
+
+
+def settle(path: Path, contents: Contents) -> None:
+    """Bring a segment that nobody writes any more into its last form: one entry, and its seal.
+
+    contents   as they were read; afterwards they are what it holds
+
+    Its octets never change afterwards. Raises JournalError; the segment is then what it was.
+    """
+    if contents.records is not None and contents.entries == 1 and not contents.torn_octets:
+        return
+    if contents.records is None:  # to work it out takes the counters
+        head, other = contents.head, read(path)
+        contents.records = len(other.generation.tally(
+            other.counted, {}, {}, Provenance(
+                head.source, head.epoch, head.rules.meter.layer, head.first_sequence)).usage)
+    settled = path.with_suffix(UNFINISHED)
+    try:
+        settled.unlink(missing_ok=True)  # of somebody who died over it
+        segment = Segment(settled, contents.head)
+        try:
+            segment.add(contents.generation, contents.counted)
+            segment.seal(contents.records)
+            with _changing(path.parent):
+                os.replace(settled, path)
+        except BaseException:
+            segment.discard()
+            raise
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise _failed(path, error) from error
+    contents.entries, contents.torn_octets = 1, 0
+
+
 def _read(path: Path, file: BinaryIO) -> Contents:
     entries = _entries(file)
     kind, payload = next(entries, (b"", b""))
     if kind != HEAD:
         raise JournalError(f"{path}: no segment of a journal, or cut off in its head; remove it")
     head = _parsed_head(path, payload)
-    generation = Generation(head.rules, trust_ip_length=head.trust_ip_length)
+    # What is read back was judged when it was counted: no keys of tokens are asked for.
+    generation = Generation(
+        head.rules, trust_ip_length=head.trust_ip_length, gate=Gate(Keys()))
     contents = Contents(head, generation, generation.meter())
     end = file.tell()
     for kind, payload in entries:
         if kind == COUNTED:
             _load(path, contents, payload)
+            contents.entries += 1
         elif kind == SEAL:
             contents.records = int(json.loads(payload)["records"])
         end = file.tell()
-    contents.torn_octets = os.fstat(file.fileno()).st_size - end
+    contents.torn_octets = file.seek(0, os.SEEK_END) - end
     return contents
 
 

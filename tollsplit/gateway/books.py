@@ -12,14 +12,14 @@ from pathlib import Path
 from ..cext.meter import Meter
 from ..engine.journal import Head, Journal, Segment
 from ..engine.live import Generation
-from ..engine.usage import Prior, Spent, Usage
+from ..engine.usage import Usage
 from ..errors import JournalError
 from ..limits import JOURNAL_OCTETS_MAX
-from ..model import Event
-from ..rules.rule import At
 from ..snapshot import Notice
-from .delivery import Delivery
-from .reserves import Reserves
+from .delivery import Deliverer, Delivery
+
+# Who takes segments on, given those that earlier runs have left.
+Deliver = Callable[[list[Path]], Deliverer]
 
 
 @dataclass(slots=True)
@@ -36,11 +36,9 @@ class _Closed:
 class Books:
     """What was counted is in the journal after add(), and in the ledger some time after close().
 
-    head    the first batch's: where its records' keys begin
-    known   is told once what earlier runs used up; noticed is told what happens to the journal and
-            the ledger; both from the delivering thread too
-    reserve_s   how often, at most, what the open window uses is reserved in the ledger
-    final   is told from the delivering thread what was booked
+    head      the first batch's: where its records' keys begin
+    deliver   who takes segments to the ledger
+    noticed   is told what happens to the journal
 
     A journal that cannot be written (a full disk) does not stop counting: what it lacks is kept in
     memory, and generations are not closed until it has it.
@@ -51,13 +49,10 @@ class Books:
     def __init__(
         self,
         folder: Path,
-        url: str,
         interfaces: Sequence[str],
         head: Head,
-        known: Callable[[Prior, Spent], None],
-        noticed: Callable[[Event | Notice], None],
-        reserve_s: float,
-        final: Callable[[Usage, At], None],
+        deliver: Deliver,
+        noticed: Callable[[Notice], None],
     ) -> None:
         self.head = head
         self.error: str | None = None  # why the journal cannot be written
@@ -69,9 +64,7 @@ class Books:
         with ExitStack() as begun:
             begun.callback(self._leave_journal)
             self._segment = self._journal.create(head)
-            self.reserves = Reserves(url, reserve_s)
-            self.delivery = Delivery(url, self._journal.leftovers(), head.rules, known, noticed,
-                                     self.reserves, final)
+            self.delivery = deliver(self._journal.leftovers())
             begun.pop_all()
 
     @property
@@ -79,6 +72,11 @@ class Books:
         """What was counted and is in memory alone."""
         kept = (self._unwritten, *(closed.unwritten for closed in self._closed))
         return sum(meter.seen[1] for meter in kept if meter is not None)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it wants to know what the open window has used so far."""
+        return isinstance(self.delivery, Delivery) and self.delivery.reserves.asks
 
     @property
     def octets(self) -> int:
@@ -121,7 +119,7 @@ class Books:
 
     def look(self, usage: Usage) -> None:
         """Have what the generation in force comes to so far reserved, where that is asked for."""
-        if self.reserves.asks:
+        if isinstance(self.delivery, Delivery) and self.asks:
             self.delivery.offer(self.head, usage)
 
     def close(self, records: int, generation: Generation, following: Generation) -> None:

@@ -6,26 +6,47 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from ..carryover import carryover
 from ..engine.cells import Cells
-from ..engine.journal import Contents, Head, read
-from ..engine.usage import Prior, Provenance, Spent, Usage
-from ..errors import IdentityError, JournalError, LedgerError, RulesError, StaleError
-from ..ledger import open_ledger, rate
+from ..engine.journal import Contents, Head, read, set_aside
+from ..engine.usage import Prior, Spent, Usage
+from ..errors import JournalError, LedgerError, RulesError, StaleError, UnbookableError
+from ..ledger import open_ledger
 from ..model import Event
 from ..rules import RuleSet
 from ..rules.rule import At
 from ..snapshot import Notice, NoticeKind
-from .reserves import Reserves, run_of
+from .booking import book
+from .reserves import Reserves
 
 RETRY_S = 1.0
 RETRY_MAX_S = 30.0
 LOOK_S = 0.1
 HURRY_S = 1.0
-DAMAGED = ".damaged"
+
+
+class Deliverer(Protocol):
+    """A thread that takes sealed segments to the books, and off the disk once they are there.
+
+    error     why it cannot, for now; failure: what ended it before its time
+    records   booked
+    batches   segments that are not booked yet
+    """
+
+    error: str | None
+    failure: BaseException | None
+    records: int
+
+    @property
+    def batches(self) -> int: ...
+    def start(self) -> None: ...
+    def add(self, path: Path) -> None: ...
+    def tell(self, event: Event) -> None: ...
+    def end(self) -> None: ...
+    def finish(self, hurried: Callable[[], bool]) -> None: ...
 
 
 class Delivery(threading.Thread):
@@ -62,7 +83,7 @@ class Delivery(threading.Thread):
         self._rules = rules
         self._known = known
         self._noticed = noticed
-        self._reserves = reserves
+        self.reserves = reserves
         self._final = final
         self._leftovers = len(leftovers)
         self._waiting = deque(leftovers)
@@ -89,7 +110,7 @@ class Delivery(threading.Thread):
     def offer(self, head: Head, usage: Usage) -> None:
         """Have what the open window has used so far reserved; see Reserves.asks."""
         with self._changed:
-            self._reserves.offer(head, usage)
+            self.reserves.offer(head, usage)
             self._changed.notify()
 
     def end(self) -> None:
@@ -126,7 +147,7 @@ class Delivery(threading.Thread):
                 while not (self._waiting or self._events):
                     if self._ending:
                         return
-                    pause = self._reserves.next_s - time.monotonic()
+                    pause = self.reserves.next_s - time.monotonic()
                     if pause <= 0:
                         break
                     self._changed.wait(min(pause, threading.TIMEOUT_MAX))
@@ -134,13 +155,13 @@ class Delivery(threading.Thread):
                 events = tuple(self._events)
             try:
                 if events:
-                    with open_ledger(self._url) as book:
-                        book.record_events(events)
+                    with open_ledger(self._url) as ledger:
+                        ledger.record_events(events)
                     del self._events[: len(events)]
                 if path is not None:
                     self._deliver(path)
                 elif not events:
-                    self._raise(self._reserves.turn())
+                    self._raise(self.reserves.turn())
             except StaleError:  # it is worked out anew, from what was booked meanwhile
                 continue
             except (LedgerError, OSError) as error:  # or what is booked cannot be taken away
@@ -156,9 +177,6 @@ class Delivery(threading.Thread):
                     self._changed.wait_for(lambda: self._ending, pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
-            except (JournalError, RulesError) as error:
-                assert path is not None
-                self._set_aside(path, error)
             if self.error is not None:
                 self._notice("booking", f"{self._url}: takes bookings again")
                 self.error = None
@@ -174,13 +192,21 @@ class Delivery(threading.Thread):
         cells = Cells(self._rules)
         cells.at(time.time_ns())
         try:
-            with open_ledger(self._url) as book:
-                self._known(*carryover(book, None, self._rules)(cells))
+            with open_ledger(self._url) as ledger:
+                self._known(*carryover(ledger, None, self._rules)(cells))
         except LedgerError as error:
             self._notice("booking", f"{error}; what earlier runs used up of quotas is not shown")
             self._known({}, {})
 
     def _deliver(self, path: Path) -> None:
+        try:
+            self._book(path)
+        except (JournalError, RulesError, UnbookableError) as error:
+            # What no trying makes better must not stop what comes behind it.
+            aside = set_aside(path)
+            self._notice("booking", f"{error}; it is kept as {aside}, and not booked")
+
+    def _book(self, path: Path) -> None:
         try:
             contents = read(path)
         except JournalError:
@@ -188,48 +214,29 @@ class Delivery(threading.Thread):
                 return
             raise
         if contents.records is None and contents.last_ns:
-            last = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(contents.last_ns // 10**9))
-            self._notice(
-                "recovered",
-                f"{path.name}: the run that wrote it died; what it had counted until {last} UTC is "
-                f"booked, what it counted since its last flush is lost"
-                + (f" ({contents.torn_octets:,} torn octets)" if contents.torn_octets else ""))
-        booked = self._book(contents)
-        if contents.records not in (None, booked):
-            raise IdentityError(f"{path}: {booked} records booked, {contents.records} sealed")
-        self.records += booked
+            self._noticed(recovered(path, contents))
+        with open_ledger(self._url) as ledger:
+            booked = book(ledger, contents)
+        if booked.receipt is not None:
+            if booked.receipt.booked:
+                self._final(booked.usage, contents.head.rules.meter.at)
+            self._raise(booked.receipt.events)
+            self.records += booked.receipt.records
         path.unlink(missing_ok=True)
-
-    def _book(self, contents: Contents) -> int:
-        head, generation = contents.head, contents.generation
-        rules, run = head.rules, run_of(head)
-        with open_ledger(self._url) as book:
-            prior, spent = carryover(book, run, rules)(generation.cells)
-            tally = generation.tally(
-                contents.counted, prior, spent,
-                Provenance(head.source, head.epoch, rules.meter.layer, head.first_sequence))
-            if not tally.identity_holds:
-                raise IdentityError(f"{run.title}: the buckets do not add up to what was seen")
-            if not len(tally.usage):
-                return 0
-            charges = rate(tally.usage.quantities(), rules.tariffs, rules.meter.zone,
-                           book.earlier(run)) if rules.tariffs else ()
-            receipt = book.post(run, tally.usage, charges)
-        if receipt.booked:
-            self._final(tally.usage, rules.meter.at)
-        self._raise(receipt.events)
-        return receipt.records
 
     def _raise(self, events: Iterable[Event]) -> None:
         for event in events:
             self._noticed(event)
 
-    def _set_aside(self, path: Path, error: Exception) -> None:
-        """A segment that no trying makes readable must not stop those behind it."""
-        aside = path.with_name(path.name + DAMAGED)
-        with suppress(FileNotFoundError):  # another run has done so
-            path.rename(aside)
-        self._notice("booking", f"{error}; it is kept as {aside}, and not booked")
-
     def _notice(self, kind: NoticeKind, text: str) -> None:
         self._noticed(Notice(kind, time.time_ns(), text))
+
+
+def recovered(path: Path, contents: Contents) -> Notice:
+    """What is told of a segment whose run died."""
+    last = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(contents.last_ns // 10**9))
+    torn = f" ({contents.torn_octets:,} torn octets)" if contents.torn_octets else ""
+    return Notice(
+        "recovered", time.time_ns(),
+        f"{path.name}: the run that wrote it died; what it had counted until {last} UTC is "
+        f"booked, what it counted since its last flush is lost{torn}")

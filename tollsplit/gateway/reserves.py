@@ -12,6 +12,7 @@ from ..engine.usage import Usage
 from ..ledger import Ledger, Run, open_ledger, rate
 from ..ledger.store import OCTET, unit_of
 from ..model import Event, Quantities
+from .booking import run_of
 
 Key = tuple[str, str]  # account and unit
 # At most this part of the time is for it: on many prepaid accounts it is done less often.
@@ -87,16 +88,6 @@ class Reserves:
                 taxes = sum(tax.amount_micros for tax in charge.taxes)
                 used[key] = used.get(key, 0) + charge.amount_micros + taxes
         return {key: amount for key, amount in used.items() if key in self._bounded}
-
-
-def run_of(head: Head) -> Run:
-    """The batch that a segment's records make."""
-    rules = head.rules
-    return Run(
-        source=head.source, epoch=head.epoch, rules_version=rules.version,
-        layer=rules.meter.layer, at=rules.meter.at, program=head.program,
-        sponsor_accounts={name: s.account for name, s in rules.sponsors.items()},
-        first_sequence=head.first_sequence)
 
 
 def _of(quantities: Quantities, payers: Set[str]) -> Quantities:

@@ -36,9 +36,11 @@ from ..tokens.gate import Gate
 from ..tokens.keys import keys_of
 from .books import Books
 from .control import Control
+from .delivery import Deliverer, Delivery
 from .figures import Figures
 from .options import Options
 from .picture import heaviest
+from .reserves import Reserves
 
 # From a window's end on, for so long frames of it may still lie in a ring's open block.
 GRACE_S = 8 * RING_RETIRE_MS / 1000
@@ -74,7 +76,7 @@ class Gateway:
     recorders   one for each lane, where what passes is to be kept
     told    what happens, look: a snapshot now and then; both from the thread of run()
     final   is told usage that nothing changes any more, from any thread: what was booked, or
-            without a ledger what a window came to
+            without a ledger of its own what a window came to
 
     Raises JournalError, RulesError, UsageError.
     """
@@ -91,7 +93,7 @@ class Gateway:
         recorders: Sequence[Recorder] = (),
         final: Callable[[Usage, At], None] = lambda usage, at: None,
     ) -> None:
-        if options.ledger:
+        if options.journal is not None:
             expect_bookable(rules)
         self._frames = frames
         self._options = options
@@ -138,13 +140,22 @@ class Gateway:
 
     def _opened_books(self, rules: RuleSet) -> Books | None:
         options = self._options
-        if options.ledger is None or options.journal is None:
+        if options.journal is None:
             return None
         head = Head(self._source, self._epoch, 0, f"tollsplit {__version__}", rules,
                     options.trust_ip_length)
-        return Books(options.journal, options.ledger, options.interfaces, head,
-                     lambda prior, spent: self._known.put((prior, spent)), self._happening.put,
-                     RESERVE_FLUSHES * options.flush_s, self._final)
+
+        def deliver(leftovers: list[Path]) -> Deliverer:
+            noticed = self._happening.put
+            if options.ledger is None:
+                assert options.publish is not None
+                return options.publish(leftovers, noticed)
+            return Delivery(
+                options.ledger, leftovers, rules,
+                lambda prior, spent: self._known.put((prior, spent)), noticed,
+                Reserves(options.ledger, RESERVE_FLUSHES * options.flush_s), self._final)
+
+        return Books(options.journal, options.interfaces, head, deliver, self._happening.put)
 
     # --- from outside -------------------------------------------------------------------
 
@@ -318,7 +329,7 @@ class Gateway:
         self._succeed(following, time.time_ns() + NOTICE_NS, done)
 
     def _expect_takeable(self, rules: RuleSet) -> None:
-        if self._options.ledger:
+        if self._books is not None:
             expect_bookable(rules)
         if self._books is not None and self._books.error is not None:
             raise RulesError(f"{rules.path}: not while this is so: {self._books.error}")
@@ -364,7 +375,7 @@ class Gateway:
         self._raise(self._figures.budgets(old, tally))
         if self._books is not None:
             self._books.close(len(tally.usage), old, following or old)
-        elif len(tally.usage):
+        if self._options.ledger is None and len(tally.usage):
             self._final(tally.usage, old.rules.meter.at)
         if self._options.document and (following is None or following.rules is not old.rules):
             self.reports.append(self._report(old))
@@ -431,7 +442,7 @@ class Gateway:
 
     def _is_to_look(self) -> bool:
         sponsors = self._counting.generation.rules.sponsors.values()
-        asked = self._books is not None and self._books.reserves.asks
+        asked = self._books is not None and self._books.asks
         return self._options.watched or asked or any(sponsor.budget for sponsor in sponsors)
 
     def _look(self) -> None:

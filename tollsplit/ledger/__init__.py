@@ -18,7 +18,7 @@ from .proof import Proof
 from .rating import rate
 from .sqlite import Sqlite
 from .statement import ChargeLine, Entry, Origin, RecordLine, Statement, TaxLine, UsageLine
-from .store import Balance, Receipt, Run
+from .store import Balance, Missing, Receipt, Run
 from .teller import Teller
 from .transfer import Posted, Provenance, Transfer
 from .verify import Check, Verification
@@ -40,6 +40,7 @@ __all__ = [
     "Hold",
     "Journal",
     "Ledger",
+    "Missing",
     "Origin",
     "Posted",
     "Proof",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from types import TracebackType
 
-from ..errors import LedgerError
+from ..errors import UnbookableError
 from ..limits import RESERVE_LIFETIME_S
 from ..model import Charge, Event, Posting, UsageRecord
 from . import account as accounts
@@ -26,7 +26,7 @@ from .period import SignedHead, Signs
 from .proof import Proof
 from .rating import Day, Earlier, Paid, Period
 from .statement import Statement, state
-from .store import Balance, Receipt, Run, Store, instant_at
+from .store import Balance, Missing, Receipt, Run, Store, instant_at
 from .transfer import NO_PROVENANCE, Posted, Provenance, Transfer
 from .verify import Verification, verify
 
@@ -179,6 +179,16 @@ class Ledger:
         self._earlier.forget()
         return receipt
 
+    def is_booked(self, source: str, epoch: str, first_sequence: int) -> bool:
+        """Whether there is a run of that key."""
+        with self._store.reading():
+            return bool(list(self._store.rows(_RUN_BOOKED, source, epoch, first_sequence)))
+
+    def missing(self) -> list[Missing]:
+        """Records that were never booked though later ones of their epoch were, by their keys."""
+        with self._store.reading():
+            return [Missing(*row) for row in self._store.rows(_MISSING)]
+
     def bounded(self) -> set[Key]:
         """Open accounts of subscribers and sponsors that have a floor: name and unit. For their
         sake `reserve` is there.
@@ -213,7 +223,7 @@ class Ledger:
             for earlier, at in self._store.rows(
                 _CAPTURE_BOOKED, digest, run.source, run.epoch
             ):
-                raise LedgerError(
+                raise UnbookableError(
                     f"{self.url}: {name} was booked at {instant_at(at):%Y-%m-%dT%H:%M:%SZ} as "
                     f"{earlier}, with other captures or alone; nothing was booked: name only "
                     "captures that are new"
@@ -229,7 +239,7 @@ class Ledger:
             f"with other contents, by {program}" if rules == run.rules_version
             else f"under other rules ({rules}, now {run.rules_version})"
         )
-        raise LedgerError(
+        raise UnbookableError(
             f"{self.url}: {run.title} was booked at "
             f"{receipt.booked_at:%Y-%m-%dT%H:%M:%SZ} {found}; that booking stands, nothing was "
             "changed"
@@ -453,6 +463,13 @@ def _without(over: Mapping[Key, int], balance: Balance) -> Balance:
     return replace(balance, held=balance.held - over.get((balance.account, balance.unit), 0))
 
 
+_RUN_BOOKED = "SELECT 1 FROM runs WHERE source = ? AND epoch = ? AND first_sequence = ?"
+# Sequences of an epoch begin at 0 and have no gaps.
+_MISSING = """
+    SELECT source, epoch, expected, first_sequence - expected FROM (
+        SELECT source, epoch, first_sequence, coalesce(lag(first_sequence + records) OVER (
+            PARTITION BY source, epoch ORDER BY first_sequence), 0) AS expected FROM runs) r
+    WHERE first_sequence > expected ORDER BY source, epoch, expected"""
 _CAPTURE_BOOKED = """
     SELECT c.name, t.created_at_ns
     FROM captures c JOIN runs r ON r.id = c.run_id JOIN transactions t ON t.id = r.transaction_id

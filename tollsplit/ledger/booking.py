@@ -10,7 +10,7 @@ from functools import cache
 from itertools import islice
 from typing import TypeVar
 
-from ..errors import IdentityError, LedgerError, OverdraftError
+from ..errors import IdentityError, OverdraftError, UnbookableError
 from ..limits import LEDGER_BATCH_RECORDS
 from ..model import Charge, UsageRecord
 from . import account, event, reserve
@@ -137,13 +137,13 @@ class Booking:
         found = (record.source, record.epoch, record.sequence, record.rules_version, record.layer)
         expected = (run.source, run.epoch, sequence, run.rules_version, run.layer)
         if found != expected:
-            raise LedgerError(
+            raise UnbookableError(
                 f"{place}: expected source, epoch, sequence, rules version and layer {expected}, "
                 f"got {found}"
             )
         if not shares.keys() <= run.sponsor_accounts.keys():
             missing = ", ".join(sorted(shares.keys() - run.sponsor_accounts.keys()))
-            raise LedgerError(f"{place}: no account is known for the sponsor {missing}")
+            raise UnbookableError(f"{place}: no account is known for the sponsor {missing}")
         self._check_name(record.account, place)
         raise IdentityError(
             f"{place}: {record.octets} octets metered, "
@@ -152,7 +152,7 @@ class Booking:
 
     def _check_name(self, name: str, place: str) -> None:
         if is_own(name):
-            raise LedgerError(f"{place}: {account.own_name(name)}")
+            raise UnbookableError(f"{place}: {account.own_name(name)}")
 
     def _money(self, batch: Sequence[Charge]) -> tuple[list[Row], list[Row]]:
         """Rows of charges and of their taxes, in the fingerprint."""
@@ -169,7 +169,7 @@ class Booking:
             ))  # fmt: skip
             for tax, its, amount, fraction in sorted(charge.taxes):
                 if not its.startswith(TAX):
-                    raise LedgerError(
+                    raise UnbookableError(
                         f'{self._run.title}: charge {ordinal}: tax "{tax}": expected an account '
                         f'whose name begins with "{TAX}", got "{its}"'
                     )
@@ -336,7 +336,7 @@ class Booking:
         for first, records in self._store.rows(
             _OVERLAP, run.source, run.epoch, run.first_sequence + self._records, run.first_sequence
         ):
-            raise LedgerError(
+            raise UnbookableError(
                 f"{run.title}: records {first} to {first + records - 1} of this epoch are booked "
                 "already, in a batch that begins elsewhere"
             )

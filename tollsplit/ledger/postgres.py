@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 
-from ..errors import LedgerError
+from ..errors import LedgerError, UnbookableError
 from ..limits import LEDGER_WAIT_S
 from . import annex, chain
 from .annex import Annex, Guard, Statement
@@ -143,9 +143,11 @@ class Postgres:
                 if isinstance(error, kind):
                     found = f"{found}: {remedy}"
                     break
-            raise LedgerError(f"{self.url}: {found}") from error
+            # What a row says is refused, whoever says it again.
+            final = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+            raise (UnbookableError if final else LedgerError)(f"{self.url}: {found}") from error
         except UnicodeEncodeError as error:
-            raise LedgerError(
+            raise UnbookableError(
                 f"{self.url}: {error.object!r} is not valid Unicode; rename it"
             ) from error
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import LedgerError
+from ..errors import LedgerError, UnbookableError
 from ..limits import LEDGER_CACHE_OCTETS, LEDGER_LOG_OCTETS, LEDGER_WAIT_S, VERIFY_FINDINGS_MAX
 from . import annex, chain
 from .annex import Annex, Guard, Statement
@@ -59,11 +59,15 @@ class _Explained:
                 found = f"cannot be written or read ({error})"
             remedy = _REMEDIES.get(code)
             message = f"{found}: {remedy}" if remedy else found
-            raise LedgerError(f"{self._path}: {message}") from error
+            # What a row says is refused, whoever says it again.
+            final = code == sqlite3.SQLITE_CONSTRAINT
+            raise (UnbookableError if final else LedgerError)(
+                f"{self._path}: {message}") from error
         if isinstance(error, OverflowError):
-            raise LedgerError(f"{self._path}: a number beyond 63 bits: {error}") from error
+            raise UnbookableError(
+                f"{self._path}: a number beyond 63 bits: {error}") from error
         if isinstance(error, UnicodeEncodeError):
-            raise LedgerError(
+            raise UnbookableError(
                 f"{self._path}: {error.object!r} is not valid Unicode; rename it"
             ) from error
 

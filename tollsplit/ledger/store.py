@@ -151,6 +151,16 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """Records of an epoch that are not booked, though later ones are."""
+
+    source: str
+    epoch: str
+    first_sequence: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class Balance:
     """What an account holds: the sum of its postings."""
 

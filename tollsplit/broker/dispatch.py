@@ -1,0 +1,258 @@
+"""From a gateway's journal to a broker: each segment stays on the disk until it is booked."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nats.js.errors import NotFoundError
+
+from ..engine.journal import read, set_aside, settle
+from ..errors import BrokerError, JournalError, RulesError, UnbookableError
+from ..gateway.delivery import recovered
+from ..limits import BROKER_PIECE_OCTETS, BROKER_RESEND_S
+from ..model import Event
+from ..snapshot import Notice, NoticeKind
+from .address import Address, connected
+from .message import (
+    Key,
+    Message,
+    answer_subject,
+    batch_messages,
+    digest_of,
+    events_message,
+    read_answer,
+)
+from .streams import answers_of
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.js import JetStreamContext
+
+RETRY_S = 1.0
+RETRY_MAX_S = 30.0
+# How soon, and at last how seldom, it is asked whether what was sent is booked.
+LOOK_S = 0.5
+LOOK_MAX_S = 30.0
+END_S = 0.1
+HURRY_S = 1.0
+# What a message has beside its payload.
+ENVELOPE_OCTETS = 4096
+EVENTS_AT_ONCE = 500
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A segment that the broker is to have."""
+
+    path: Path
+    key: Key | None = None  # once it is read
+    records: int = 0
+    digest: str = ""
+    sent_s: float | None = None  # when the broker took it, by the monotonic clock
+    left: bool = False  # by an earlier run, which may have sent it
+
+
+class Dispatch(threading.Thread):
+    """Sends sealed segments, and takes them off the disk once an ingester says they are booked.
+
+    leftovers   segments of earlier runs; they come first
+    noticed     is told what happens
+    source      whose events it sends
+
+    The broker need not be trusted with anything: what it has taken and lost is sent again after
+    BROKER_RESEND_S, and what is sent twice is booked once. It has a connection only while there is
+    something to say or to ask, so there is none that could go stale.
+    """
+
+    def __init__(
+        self, address: Address, source: str, leftovers: list[Path],
+        noticed: Callable[[Event | Notice], None],
+    ) -> None:  # fmt: skip
+        super().__init__(name="dispatch", daemon=True)
+        self.error: str | None = None
+        self.failure: BaseException | None = None
+        self.records = 0
+        self._address = address
+        self._source = source
+        self._noticed = noticed
+        self._batches = [_Batch(path, left=True) for path in leftovers]
+        self._events: list[Event] = []
+        self._changed = threading.Condition()
+        self._ending = False
+        self._look_s = LOOK_S
+
+    @property
+    def batches(self) -> int:
+        """Segments that are not booked yet."""
+        return len(self._batches)
+
+    def add(self, path: Path) -> None:
+        with self._changed:
+            self._batches.append(_Batch(path))
+            self._changed.notify()
+
+    def tell(self, event: Event) -> None:
+        """Have an event kept in the ledger."""
+        with self._changed:
+            self._events.append(event)
+            self._changed.notify()
+
+    def end(self) -> None:
+        """Have it end once the broker has what is there, or fails."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+
+    def finish(self, hurried: Callable[[], bool]) -> None:
+        """Wait for the end; not for longer than a second from when `hurried` says so."""
+        self.end()
+        while self.is_alive() and not hurried():
+            self.join(END_S)
+        if self.is_alive():
+            self.join(HURRY_S)
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            self.failure = error
+
+    def _run(self) -> None:
+        pause_s = RETRY_S
+        while self._wait():
+            try:
+                asyncio.run(self._turn())
+            except (BrokerError, JournalError, OSError) as error:
+                if self.error is None:
+                    self._notice(f"{error}; the journal keeps what is not booked")
+                self.error = str(error)
+                with self._changed:
+                    if self._ending:
+                        return
+                    self._changed.wait_for(lambda: self._ending, pause_s)
+                pause_s = min(2 * pause_s, RETRY_MAX_S)
+                continue
+            if self.error is not None:
+                self._notice(f"{self._address.hosts}: takes batches again")
+                self.error = None
+            pause_s = RETRY_S
+
+    def _wait(self) -> bool:
+        """Until there is something to send or to ask; False: nothing more comes."""
+        with self._changed:
+            while not self._events and all(batch.sent_s is not None for batch in self._batches):
+                if self._ending:
+                    return False
+                if not self._batches:
+                    self._changed.wait()
+                elif not self._changed.wait(self._look_s):
+                    break
+            return True
+
+    async def _turn(self) -> None:
+        """Send what is to be sent, ask what became of the rest."""
+        async with connected(self._address, f"tollsplit capture {self._source}") as (
+            client, broker
+        ):
+            while events := tuple(self._events[:EVENTS_AT_ONCE]):
+                await self._send(broker, events_message(
+                    self._address.stream, self._source, events))
+                del self._events[: len(events)]
+            booked = False
+            for batch in tuple(self._batches):
+                if batch.sent_s is not None or batch.left:
+                    booked |= await self._is_over(broker, batch)
+                if batch in self._batches and self._is_due(batch):
+                    await self._publish(client, broker, batch)
+                    booked = True
+        self._look_s = LOOK_S if booked else min(2 * self._look_s, LOOK_MAX_S)
+
+    def _is_due(self, batch: _Batch) -> bool:
+        return batch.sent_s is None or time.monotonic() - batch.sent_s >= BROKER_RESEND_S
+
+    async def _publish(self, client: Client, broker: JetStreamContext, batch: _Batch) -> None:
+        """Hand a batch to the broker; raises BrokerError where it does not say that it has it."""
+        if not self._know(batch):
+            self._forget(batch)
+            return
+        assert batch.key is not None
+        piece = min(BROKER_PIECE_OCTETS, client.max_payload - ENVELOPE_OCTETS)
+        octets = batch.path.read_bytes()
+        try:
+            messages = batch_messages(self._address.stream, batch.key, octets, piece)
+        except UnbookableError as error:
+            self._set_aside(batch, str(error))
+            self._forget(batch)
+            return
+        for message in messages:
+            await self._send(broker, message)
+        batch.sent_s = time.monotonic()
+
+    async def _send(self, broker: JetStreamContext, message: Message) -> None:
+        await broker.publish(message.subject, message.payload, stream=self._address.stream,
+                             headers=dict(message.headers))
+
+    def _know(self, batch: _Batch) -> bool:
+        """Know a segment's key, and that nothing changes it any more; whether there is usage.
+
+        Raises JournalError where the disk does not take its last form.
+        """
+        path = batch.path
+        if batch.key is not None:
+            return True
+        try:
+            contents = read(path)
+        except (JournalError, RulesError) as error:
+            if path.exists():  # if not, another run has seen to it
+                self._set_aside(batch, str(error))
+            return False
+        if contents.records is None and contents.last_ns:
+            self._noticed(recovered(path, contents))
+        settle(path, contents)
+        batch.records = contents.records or 0
+        if not batch.records:
+            path.unlink(missing_ok=True)
+            return False
+        batch.digest = digest_of(path.read_bytes())
+        head = contents.head
+        batch.key = Key(head.source, head.epoch, head.first_sequence)
+        return True
+
+    async def _is_over(self, broker: JetStreamContext, batch: _Batch) -> bool:
+        """Whether an ingester has said what became of it; it is then no longer ours."""
+        if not self._know(batch):
+            self._forget(batch)
+            return True
+        assert batch.key is not None
+        stream = self._address.stream
+        try:
+            answer = await broker.get_last_msg(
+                answers_of(stream), answer_subject(stream, batch.key), direct=True)
+        except NotFoundError:
+            return False
+        said = read_answer(answer.data or b"")
+        if said.digest != batch.digest:  # of something else under the same key: ours is to be sent
+            return False
+        if said.refused is not None:
+            self._set_aside(batch, f"{batch.path.name}: refused: {said.refused}")
+        else:
+            self.records += batch.records
+            batch.path.unlink(missing_ok=True)
+        self._forget(batch)
+        return True
+
+    def _set_aside(self, batch: _Batch, why: str) -> None:
+        self._notice(f"{why}; it is kept as {set_aside(batch.path)}, and not booked")
+
+    def _forget(self, batch: _Batch) -> None:
+        with self._changed:
+            self._batches.remove(batch)
+
+    def _notice(self, text: str, kind: NoticeKind = "booking") -> None:
+        self._noticed(Notice(kind, time.time_ns(), text))
