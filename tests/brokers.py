@@ -1,28 +1,19 @@
-"""A nats-server of our own, and batches that gateways would send through it."""
+"""A nats-server of our own."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from gateways import HEADER, packet
-
-from tollsplit.cext.reader import Reader
-from tollsplit.engine.journal import Head, Journal
-from tollsplit.engine.live import Generation
-from tollsplit.rules import RuleSet
-
-HOUR_NS = 3600 * 10**9
-BEGAN_NS = 1_795_000_000 * 10**9 // HOUR_NS * HOUR_NS
+from databases import Cluster, PostgresDatabase
 
 
 class Broker:
@@ -52,9 +43,10 @@ class Broker:
         return f"nats://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self._server = subprocess.Popen(
-            [self._program, "-c", str(self._config)], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=(self.folder / "log").open("ab"))
+        with (self.folder / "log").open("wb") as log:
+            self._server = subprocess.Popen(
+                [self._program, "-c", str(self._config)], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=log)
         end = time.monotonic() + 20
         while b"Server is ready" not in (self.folder / "log").read_bytes():
             assert time.monotonic() < end, (self.folder / "log").read_text()
@@ -64,7 +56,6 @@ class Broker:
         assert self._server is not None
         self._server.send_signal(number)
         self._server.wait(20)
-        (self.folder / "log").unlink()
 
     def lose_everything(self) -> None:
         """Its disk is gone; it begins anew, with nothing."""
@@ -84,42 +75,22 @@ def broker() -> Iterator[Broker]:
     broker.close()
 
 
-def segments(
-    folder: Path, rules: RuleSet, hours: int, *, source: str = "gw1", subscribers: int = 5,
-    epoch: str = "2026-11-18T00:00:00.000000Z", seal: bool = True,
-) -> Sequence[Path]:  # fmt: skip
-    """What a run of so many hours leaves in its journal, each hour in several flushes."""
-    first = 0
-    paths = []
-    with closing(Journal(folder, ("test0",))) as journal:
-        for hour in range(hours):
-            head = Head(source, epoch, first, "tollsplit", rules)
-            generation = Generation(rules)
-            segment = journal.create(head)
-            for flush in range(3):
-                meter = generation.meter()
-                reader = Reader()
-                at_ns = BEGAN_NS + hour * HOUR_NS + flush * 10**9
-                reader.feed(HEADER + b"".join(
-                    packet(at_ns + number, 100 + 7 * number, 0x0A000001 + number)
-                    for number in range(subscribers)), True)
-                meter.run(reader)
-                segment.add(generation, meter)
-            if seal:
-                segment.seal(subscribers)
-            else:
-                segment.close()
-            paths.append(segment.path)
-            first += subscribers
-    return paths
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes seconds and hours between gateways and ingesters takes less."""
+    from tollsplit.broker import dispatch, ingest, streams
+
+    for module in (dispatch, ingest):
+        monkeypatch.setattr(module, "RETRY_S", 0.02)
+        monkeypatch.setattr(module, "RETRY_MAX_S", 0.1)
+    monkeypatch.setattr(dispatch, "LOOK_S", 0.02)
+    monkeypatch.setattr(dispatch, "LOOK_MAX_S", 0.1)
+    monkeypatch.setattr(ingest, "FETCH_S", 0.1)
+    monkeypatch.setattr(streams, "BROKER_SILENT_S", 0.5)
+    monkeypatch.setattr(ingest, "BROKER_SILENT_S", 0.5)
 
 
-def octets_of(hours: int, subscribers: int = 5) -> int:
-    """That segments() counts."""
-    return hours * 3 * sum(100 + 7 * number for number in range(subscribers))
-
-
-def sums(output: str) -> dict[str, int]:
-    """What `ingest --format json` says at its end."""
-    found: dict[str, int] = json.loads(output)
-    return found
+@pytest.fixture
+def books(cluster: Cluster) -> PostgresDatabase:
+    """A ledger's place on a server."""
+    return cluster.database()

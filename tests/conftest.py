@@ -20,8 +20,8 @@ os.environ["PYTHONSAFEPATH"] = "1"
 import tollsplit  # noqa: E402 - the path comes first
 
 # Those that others import come before them.
-pytest_plugins = ["brokers", "browser", "databases", "networks", "proofs", "serving", "card_readers",
-                  "cardholders", "push_parties", "resources"]
+pytest_plugins = ["browser", "databases", "brokers", "networks", "proofs", "serving",
+                  "card_readers", "cardholders", "push_parties", "resources"]
 
 # Modules that never reach the core (money, the texts of rules, what is shown), or reach it through
 # processes and clocks of their own (commands, live runs, measurements of memory), or by packets

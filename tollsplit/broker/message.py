@@ -117,7 +117,8 @@ def batch_messages(stream: str, key: Key, octets: bytes, piece_octets: int) -> l
         for number, piece in enumerate(pieces[:-1])]
     messages.append(Message(
         f"{stream}.post.{source}.{BATCH}.{token(key.epoch)}.{key.first_sequence}", pieces[-1],
-        {MESSAGE_ID: key.text, FORM_NAME: FORM, PARTS: str(len(pieces) - 1), DIGEST: digest}))
+        {MESSAGE_ID: f"{key.text}/{digest}", FORM_NAME: FORM, PARTS: str(len(pieces) - 1),
+         DIGEST: digest}))
     return messages
 
 
@@ -155,14 +156,19 @@ def read_post(stream: str, subject: str, headers: Mapping[str, str] | None) -> P
     if found.get(FORM_NAME) != FORM:
         raise UnbookableError(f"{subject}: expected form {FORM}, got {found.get(FORM_NAME)}; let a "
                               "newer tollsplit ingest it")
-    source, kind, *rest = subject.removeprefix(f"{stream}.post.").split(".")
+    source, *rest = subject.removeprefix(f"{stream}.post.").split(".")
     parts, digest = found.get(PARTS, ""), found.get(DIGEST, "")
-    if (kind, len(rest)) not in ((BATCH, 2), (EVENTS, 1)) or not (
-        parts.isascii() and parts.isdecimal() and len(parts) < 7 and digest.isalnum()
+    is_batch = rest[:1] == [BATCH] and len(rest) == 3 and _is_number(rest[2])
+    if not (is_batch or (rest[:1] == [EVENTS] and len(rest) == 2)) or not (
+        _is_number(parts) and digest.isalnum()
     ):
         raise UnbookableError(f"{subject}: no batch and no events")
-    answer = f"{stream}.answer.{source}.{'.'.join(rest)}" if kind == BATCH else None
-    return Post(kind, source, int(parts), digest, answer)
+    answer = f"{stream}.answer.{source}.{'.'.join(rest[1:])}" if is_batch else None
+    return Post(rest[0], source, int(parts), digest, answer)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 18
 
 
 def unpack(post: Post, packed: bytes) -> bytes:
