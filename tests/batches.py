@@ -82,6 +82,7 @@ def dispatching(
         yield dispatch
     finally:
         dispatch.finish(lambda: True)
+        dispatch.join(20)
         assert not dispatch.is_alive()
     if dispatch.failure is not None:
         raise dispatch.failure

@@ -30,17 +30,14 @@ class Broker:
         self.folder = Path(tempfile.mkdtemp(prefix="broker-"))
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+            port = free.getsockname()[1]
+        self.url = f"nats://127.0.0.1:{port}"
         self._config = self.folder / "server.conf"
         self._config.write_text(
-            f'listen: "127.0.0.1:{self.port}"\n'
+            f'listen: "127.0.0.1:{port}"\n'
             f'jetstream {{ store_dir: "{self.folder}/store" }}\n{more}')
         self._server: subprocess.Popen[bytes] | None = None
         self.start()
-
-    @property
-    def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         with (self.folder / "log").open("wb") as log:
@@ -78,8 +75,9 @@ def broker() -> Iterator[Broker]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds and hours between gateways and ingesters takes less."""
-    from tollsplit.broker import dispatch, ingest, streams
+    from tollsplit.broker import address, dispatch, ingest, streams
 
+    monkeypatch.setattr(address, "BROKER_WAIT_S", 2)
     for module in (dispatch, ingest):
         monkeypatch.setattr(module, "RETRY_S", 0.02)
         monkeypatch.setattr(module, "RETRY_MAX_S", 0.1)

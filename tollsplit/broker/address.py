@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import nats.errors
 from nats.aio.client import Client
+from nats.js.errors import NoStreamResponseError, NotFoundError
 
 from ..errors import BrokerError, UsageError
 from ..limits import BROKER_WAIT_S
@@ -25,6 +27,7 @@ EXPECTED = ('expected nats://HOST:PORT or tls://HOST:PORT, several hosts with co
             'needed')
 PORT = 4222
 STREAM = "tollsplit"
+CLOSE_S = 1.0
 FILES = ("credentials", "ca", "certificate", "key")
 _SEED = re.compile(r"SU[A-Z2-7]{56}")
 
@@ -76,7 +79,7 @@ def parse_url(url: str) -> Address:
         f":{port}" for host, port in zip(hosts, ports, strict=True))
     encrypted = parts.scheme == "tls"
     if not encrypted and files.keys() & {"ca", "certificate"}:
-        raise UsageError(f'broker "{url}": certificates are for tls://HOST:PORT')
+        raise UsageError(f'broker "{url}": certificates are for tls://HOST:PORT; {EXPECTED}')
     return Address(url, servers, stream, encrypted, **files)
 
 
@@ -90,33 +93,39 @@ async def connected(address: Address, name: str) -> AsyncIterator[tuple[Client, 
     """
     options = _identity(address)
     client = Client()
+    said: list[Exception] = []
 
-    async def quiet(error: Exception) -> None:
-        """Whoever waits for an answer is told; nats would write a traceback to its logger."""
+    async def hear(error: Exception) -> None:
+        """What it says by itself: also why something that was asked for gets no answer."""
+        said.append(error)
 
     try:
         try:
-            await client.connect(
-                list(address.servers), name=name, allow_reconnect=False, error_cb=quiet,
-                connect_timeout=BROKER_WAIT_S, max_reconnect_attempts=1, **options)
+            async with asyncio.timeout(BROKER_WAIT_S * (1 + len(address.servers))):
+                await client.connect(
+                    list(address.servers), name=name, allow_reconnect=False, error_cb=hear,
+                    connect_timeout=BROKER_WAIT_S, max_reconnect_attempts=1,
+                    reconnect_time_wait=0, **options)
             yield client, client.jetstream(timeout=BROKER_WAIT_S)
         finally:
-            await client.close()
-    except nats.errors.NoServersError as error:
-        raise BrokerError(
-            f"{address.hosts}: no broker answers, or it does not let us in") from error
+            # An encrypted connection that never came about would be waited for without end.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await client.close()
     except (nats.errors.Error, OSError, TimeoutError) as error:
-        raise BrokerError(f"{address.hosts}: {described(error)}") from error
+        silent = isinstance(error, TimeoutError | nats.errors.NoServersError)
+        why = said[-1] if said and silent else error
+        raise BrokerError(f"{address.hosts}: {_described(why)}") from error
 
 
-def described(error: BaseException) -> str:
+def _described(error: Exception) -> str:
     """What a broker says, without what names the library."""
-    found = getattr(error, "description", None) or str(error) or type(error).__name__
+    if isinstance(error, NotFoundError | NoStreamResponseError):
+        return f"it has no stream of that name; `tollsplit ingest --create` makes it ({error})"
     if isinstance(error, TimeoutError):
-        found = "no answer"
-    elif isinstance(error, nats.errors.NoRespondersError) or "NoStreamResponse" in found:
-        found = "it has no such stream; `tollsplit ingest --create` makes it"
-    return str(found).removeprefix("nats: ")
+        return "no answer"
+    found = getattr(error, "description", None) or str(error) or type(error).__name__
+    return str(found).removeprefix("nats: ").strip("'")
 
 
 def _identity(address: Address) -> dict[str, Any]:

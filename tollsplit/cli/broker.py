@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 def address_of(url: str) -> Address:
     """Raises UsageError."""
+    # It warns of how the client ends encrypted connections, each time.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         from ..broker.address import parse_url
     except ImportError as error:
