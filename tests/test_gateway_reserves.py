@@ -214,7 +214,7 @@ def test_gateway_of_short_windows_leaves_nothing_held(home: Path) -> None:
 def test_gateway_holds_again_once_the_ledger_is_back(home: Path) -> None:
     open_accounts(home)
     with running(home) as run:
-        wait(lambda: run.gateway._books and run.gateway._books.reserves.asks)
+        wait(lambda: run.gateway._books and run.gateway._books.asks)
         with closing(sqlite3.connect(home / "ledger.db", isolation_level=None)) as other:
             other.execute("CREATE TRIGGER away BEFORE INSERT ON holds "
                           "BEGIN SELECT RAISE(ABORT, 'it is away'); END")  # fmt: skip
