@@ -24,20 +24,22 @@ from . import (
     quotas,
     repeats,
     requests,
+    resolvers,
     tokens,
     tunnels,
 )
 from .attack import Attack, Refusal
 
 MODULES = (
-    marks, addresses, tunnels, datagrams, lengths, quotas, names, requests, tokens, repeats)
+    marks, addresses, tunnels, datagrams, lengths, quotas, names, requests, resolvers, tokens,
+    repeats)
 ATTACKS = [attack for module in MODULES for attack in module.ATTACKS]
 REFUSALS = [refusal for module in MODULES for refusal in getattr(module, "REFUSALS", ())]
 attacks = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-# The reference engine knows no tokens, and no hosts.
+# The reference engine knows no tokens, no hosts, and no resolvers.
 judged = pytest.mark.parametrize(
-    "attack", [attack for attack in ATTACKS
-               if attack not in (*tokens.ATTACKS, *requests.ATTACKS)],
+    "attack", [attack for attack in ATTACKS if attack not in (
+        *tokens.ATTACKS, *requests.ATTACKS, *resolvers.ATTACKS)],
     ids=lambda attack: attack.name)
 
 
