@@ -28,9 +28,11 @@ MAY_IMPORT = {
     "export": WORDS | {"ledger", "report"},
     "ipfix": WORDS | {"snapshot"},
     "radius": WORDS | {"rules", "snapshot"},
+    # what is counted goes from machine to machine; the ledger does not
+    "cluster": WORDS | {"__init__", "cext", "capture", "rules", "engine"},
     "report": WORDS | {"__init__", "cext", "capture", "rules", "engine", "ledger"},
     "run": WORDS | {"__init__", "cext", "capture", "rules", "tokens", "engine", "ledger", "report",
-              "carryover"},
+              "carryover", "cluster"},
     "carryover": WORDS | {"rules", "engine", "ledger"},
     # a live run: all parts but where the frames come from
     "gateway": WORDS | {"__init__", "carryover", "cext", "rules", "tokens", "engine", "ledger",
@@ -44,9 +46,9 @@ MAY_IMPORT = {
 }
 # Slow to import, or missing on a small installation: only inside the function that needs it.
 LATE = {
-    "anyio", "argon2", "cryptography", "dpkt", "h11", "http_message_signatures", "httpx2",
-    "jeepney", "llvmlite", "msgspec", "nats", "numba", "prometheus_client", "psycopg", "pyarrow",
-    "pyrad", "segno", "smartcard", "starlette", "uvicorn",
+    "anyio", "argon2", "cryptography", "distributed", "dpkt", "h11", "http_message_signatures",
+    "httpx2", "jeepney", "llvmlite", "msgspec", "nats", "numba", "prometheus_client", "psycopg",
+    "pyarrow", "pyrad", "segno", "smartcard", "starlette", "uvicorn",
 }
 TEST_ONLY = {"scapy", "hypothesis", "pytest"}
 # Late by nature: nothing else in the package imports them at once, and they are nothing without.

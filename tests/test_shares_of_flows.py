@@ -219,5 +219,5 @@ def test_one_worker_accounts_where_pairs_speak_for_others() -> None:
     for named in ({"dns": ("video.example",)}, {"token": frozenset({"sponsor:shop"})}):
         match = replace(RULES.rules[0].match, server=None, dscp=None, sticky=False, **named)
         rules = replace(RULES, rules=(replace(RULES.rules[0], match=match),))
-        assert not pipeline._has_shares(rules)
-    assert pipeline._has_shares(RULES)
+        assert not pipeline.has_shares(rules)
+    assert pipeline.has_shares(RULES)

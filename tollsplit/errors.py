@@ -39,6 +39,12 @@ class PostingError(TollsplitError):
     exit_code = 3
 
 
+class ClusterError(TollsplitError):
+    """A cluster cannot be reached, cannot do what is asked, or has no workers any more."""
+
+    exit_code = 1
+
+
 class JournalError(TollsplitError):
     """The journal of a live run cannot be written or read, or is another run's."""
 

@@ -201,6 +201,25 @@ INGRESSES_MAX = 254
 # --- counting --------------------------------------------------------------------------
 # Threads that meter captures; the sorted counters of all of them are merged at once.
 WORKERS_MAX = 256
+# What one task of a cluster counts of large files, in octets as stored. Handing out a task and
+# adding up its counters takes milliseconds; when a worker dies, what it was at is done again.
+CLUSTER_PART_OCTETS_MIN = 64 * 1024 * 1024
+CLUSTER_PART_OCTETS_MAX = 4 * 1024 * 1024 * 1024
+# So that who is done early finds more to do.
+CLUSTER_PARTS_PER_THREAD = 4
+# What a small file counts for at least: opening one takes as long as reading that much.
+CLUSTER_FILE_OCTETS = 1024 * 1024
+# How long a scheduler may take to answer.
+CLUSTER_CONNECT_S = 10
+# How long a run waits for workers, where there is none any more: a nanny starts another within
+# seconds, an operator within minutes.
+CLUSTER_WAIT_S = 60
+# How often it looks whether there is one.
+CLUSTER_LOOK_S = 1.0
+# What is read of each capture on each worker to see that it is the same: 1 MiB in pieces that
+# a disk reads at once.
+LIKENESS_PIECES = 16
+LIKENESS_PIECE_OCTETS = 64 * 1024
 # Interned subscribers (all but plain IPv4 addresses) have 32-bit numbers.
 SUBSCRIBERS_MAX = 2**31 - 1
 # Distinct time cells of one run: a year of minutes. Beyond it packets are faults.

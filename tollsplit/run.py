@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
@@ -40,6 +41,9 @@ from .rules.rule import At, Layer, RuleSet
 from .tokens.gate import Gate
 from .tokens.keys import keys_of
 
+if TYPE_CHECKING:
+    from .cluster.client import Cluster
+
 Name = str | os.PathLike[str]
 Progress = Callable[[int, int | None], None]
 
@@ -59,6 +63,7 @@ def account(
     skip_links: bool = False,
     trust_ip_length: bool = False,
     identified: bool = False,
+    cluster: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Say who pays for which octets of some captures.
@@ -72,32 +77,39 @@ def account(
     skip_links       count frames of unknown link types as faults
     trust_ip_length  believe IP lengths beyond the frame's length
     identified       give records their key without a ledger, too; the captures are read twice
+    cluster          URL of a Dask scheduler ("tcp://host:8786"), whose workers meter: they see
+                     the captures at the same paths. Names may then be patterns ("*.pcap")
     progress         called with (octets read, octets in all or None) now and then
 
-    Raises CaptureError, RulesError, LedgerError, UsageError. A capture that ends inside a record
-    is no exception: `report.truncated` says so, and nothing is booked. Nor are books that do not
-    balance: see `report.identity_holds`; nothing is booked then either. With a ledger, a file that
-    changes while it is read is a CaptureError, and a quota, share or budget that runs over less
-    than a window a RulesError.
+    Raises CaptureError, RulesError, LedgerError, ClusterError, UsageError. A capture that ends
+    inside a record is no exception: `report.truncated` says so, and nothing is booked. Nor are
+    books that do not balance: see `report.identity_holds`; nothing is booked then either. With a
+    ledger, a file that changes while it is read is a CaptureError, and a quota, share or budget
+    that runs over less than a window a RulesError.
     """
     since = time.perf_counter()
-    names = _names(captures)
+    names = _names(captures, patterns=cluster is not None)
     rule_set = rules if isinstance(rules, RuleSet) else load(rules)
     rule_set = _overridden(rule_set, layer, at)
     if ledger:
         expect_bookable(rule_set)
     with ExitStack() as stack:
         book = stack.enter_context(open_ledger(ledger)) if ledger else None
-        sources, run = stack.enter_context(
-            _inputs(names, rule_set, skip_links, identified or book is not None))
-        tally = meter(
-            sources, rule_set, workers=workers, trust_ip_length=trust_ip_length,
-            prior=carryover(book, run, rule_set) if book and run else None,
-            source=run.source if run else "", epoch=EPOCH if run else "",
-            progress=_reporting(sources, progress))
-        if run is not None:
-            for source in sources:
-                source.expect_unchanged()
+        machines = stack.enter_context(_machines(cluster, names, workers)) if cluster else None
+        sources, run = stack.enter_context(_inputs(
+            names, rule_set, skip_links, identified or book is not None, machines,
+            trust_ip_length))
+        prior = carryover(book, run, rule_set) if book and run else None
+        key = (run.source, EPOCH) if run else ("", "")
+        if machines is not None:
+            tally = machines.meter(sources, prior=prior, key=key, progress=progress)
+        else:
+            tally = meter(
+                sources, rule_set, workers=workers, trust_ip_length=trust_ip_length, prior=prior,
+                source=key[0], epoch=key[1], progress=_reporting(sources, progress))
+            if run is not None:
+                for source in sources:
+                    source.expect_unchanged()
         charges = tuple(
             rate(tally.usage.quantities(), rule_set.tariffs, rule_set.meter.zone,
                  book.earlier(run) if book and run else None)
@@ -112,9 +124,15 @@ def account(
     return replace(report, elapsed_s=time.perf_counter() - since)
 
 
-def _names(captures: Name | Iterable[Name]) -> list[str]:
+def _names(captures: Name | Iterable[Name], patterns: bool = False) -> list[str]:
+    """The captures' names.
+
+    patterns   whether a name that no file has may be a pattern
+    """
     several = [captures] if isinstance(captures, str | os.PathLike) else list(captures)
     names = [os.fspath(name) for name in several]
+    if patterns:
+        names = [name for pattern in names for name in _expanded(pattern)]
     if not names:
         raise UsageError("no capture was named")
     known: dict[object, str] = {}
@@ -125,6 +143,17 @@ def _names(captures: Name | Iterable[Name]) -> list[str]:
             raise UsageError(f"{name}: named twice{also}; its octets would be billed twice")
         known[file] = name
     return names
+
+
+def _expanded(pattern: str) -> list[str]:
+    """What a pattern stands for, in order of characters' numbers, as a shell has it under LC_ALL=C.
+    """
+    if os.path.lexists(pattern) or not glob.has_magic(pattern):
+        return [pattern]
+    found = sorted(glob.glob(pattern))
+    if not found:
+        raise CaptureError(f"{pattern}: no file has such a name")
+    return found
 
 
 def _file(name: str) -> object:
@@ -223,15 +252,44 @@ def _side(
 
 
 @contextmanager
+def _machines(cluster: str, names: Sequence[str], workers: int) -> Iterator[Cluster]:
+    """The machines that are to meter."""
+    from .cluster.client import connected
+
+    if workers != 1:
+        raise UsageError(f"{workers} workers of this machine were asked for, and a cluster, which "
+                         "has workers of its own: leave out one of them")
+    for name in names:
+        if _is_stream(name):
+            raise UsageError(f"{name}: workers of a cluster read files, no pipes: write it into "
+                             "a file that they all see")
+    with connected(cluster) as machines:
+        yield machines
+
+
+@contextmanager
 def _inputs(
-    names: Sequence[str], rules: RuleSet, skip_links: bool, identified: bool
+    names: Sequence[str],
+    rules: RuleSet,
+    skip_links: bool,
+    identified: bool,
+    machines: Cluster | None,
+    trust_ip_length: bool,
 ) -> Iterator[tuple[list[CaptureFile], Run | None]]:
     """The captures, opened; and the run's identity, where its records need one.
+
+    machines   that read them, and have seen that theirs are the same
 
     The identity is known before metering, since running totals go on from earlier runs but not
     from this one. So what is booked is read twice, and a pipe is copied to a temporary file.
     Where nobody asks for it nothing is hashed: it costs more than metering.
     """
+    if machines is not None:
+        sources = _opened(names, rules, skip_links)
+        machines.prepare(sources, rules, skip_links, trust_ip_length)
+        yield sources, _run(list(zip(names, machines.digests(), strict=True)), rules) if (
+            identified) else None
+        return
     if not identified:
         yield _opened(names, rules, skip_links), None
         return

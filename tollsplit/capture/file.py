@@ -74,18 +74,27 @@ class Regions(Protocol):
 
 
 class Mapped:
-    """A file in memory, brought in window by window and let go behind the reader."""
+    """A file in memory, or a part of it, brought in window by window and let go behind the reader.
 
-    def __init__(self, file: BinaryIO, window: int, kept: int) -> None:
+    start, end   the part, in octets from the file's beginning; None: the file's end
+    """
+
+    def __init__(
+        self, file: BinaryIO, window: int, kept: int, start: int = 0, end: int | None = None
+    ) -> None:
         self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._octets = memoryview(self._map)
-        self._size = len(self._octets)
-        self._advise(mmap.MADV_SEQUENTIAL, 0, self._size)
+        self._size = len(self._octets) if end is None else end
+        self._advise(mmap.MADV_SEQUENTIAL, start, self._size)
         self._window = window
         self._kept = kept * window
-        self._start = 0
-        self._released = 0
-        self.done = 0  # up to the end of what was handed out
+        self._start = self._released = start
+        self.done = start  # up to the end of what was handed out
+
+    @property
+    def whole(self) -> memoryview:
+        """All of the file."""
+        return self._octets
 
     def advance(self, consumed: int) -> tuple[memoryview, bool]:
         self._start += consumed
@@ -165,7 +174,7 @@ class CaptureFile:
         self.name = "standard input" if name == "-" else name
         self.size = size
         self.truncated: str | None = None
-        self._path = name
+        self.path = name
         self._fresh = reader
         self._reader = reader
         self._guesses = True
@@ -190,7 +199,11 @@ class CaptureFile:
         """The same file from its beginning, for another thread; None where it is a pipe."""
         if not self.size:
             return None
-        return CaptureFile(self._path, self.size, self._fresh.clone())
+        return CaptureFile(self.path, self.size, self.reader())
+
+    def reader(self) -> Reader:
+        """A reader that stands at the capture's beginning."""
+        return self._fresh.clone()
 
     def digest(self) -> str:
         """The SHA-256 of the capture's octets, the same however the file stores them.
@@ -202,7 +215,7 @@ class CaptureFile:
         view = memoryview(bytearray(STREAM_CHUNK_OCTETS))
         self._hashed = self._state()
         try:
-            with open(self._path, "rb") as file, suppress(ValueError):
+            with open(self.path, "rb") as file, suppress(ValueError):
                 head = file.read(MAGIC_OCTETS_MAX)
                 compression = find_compression(head)
                 octets: Octets = Stored(file, head)
@@ -222,18 +235,18 @@ class CaptureFile:
 
     def _state(self) -> tuple[int, ...]:
         try:
-            status = os.stat(self._path)
+            status = os.stat(self.path)
         except OSError as error:
             raise CaptureError(f"{self.name}: {error.strerror}: expected a capture file") from error
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def chunks(self, parallel: bool) -> Iterator[Reader]:
-        self._reader = self._fresh.clone()
+        self._reader = self.reader()
         try:
-            if self._path == "-":
+            if self.path == "-":
                 yield from self._chunks(sys.stdin.buffer, parallel)
             else:
-                with open(self._path, "rb") as file:
+                with open(self.path, "rb") as file:
                     yield from self._chunks(file, parallel)
         except OSError as error:
             raise CaptureError(f"{self.name}: {error.strerror or error}") from error

@@ -25,6 +25,7 @@ cdef class State:
     cdef readonly bint set_back  # the clock was, once
     cdef uint32_t share
     cdef readonly uint32_t shares
+    cdef uint64_t pair_lo, pair_hi, pair_spread  # multipliers, odd
     cdef Fragments fragments
     cdef Flows flows
     cdef Copies copies

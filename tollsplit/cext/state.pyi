@@ -2,6 +2,8 @@ from collections.abc import Hashable, Iterable
 from typing import Protocol
 
 BOUNDS: dict[str, int]
+KEY_OCTETS: int
+OWN_KEY: bytes
 
 class Gate(Protocol):
     def ask(
@@ -49,6 +51,7 @@ class State:
         shares: int = 1,
         *,
         answers: Answers,
+        key: bytes = ...,
     ) -> None: ...
     @property
     def room(self) -> list[tuple[int, int]]: ...

@@ -22,12 +22,10 @@ BOUNDS = {
     "CLOCK_BEHIND_NS": CLOCK_BEHIND_NS, "DNS_HINTS": HINTS, "RULES_KNOWN_MAX": RULES_KNOWN_MAX,
 }
 
-# Whose share a pair of addresses is: nobody can choose pairs that are all one worker's. One
-# product of neighbouring addresses would move as far from each as the key says: with one key in
-# a hundred, too little for a third worker.
-cdef uint64_t PAIR_LO = int.from_bytes(os.urandom(8), "little") | 1
-cdef uint64_t PAIR_HI = int.from_bytes(os.urandom(8), "little") | 1
-cdef uint64_t PAIR_SPREAD = int.from_bytes(os.urandom(8), "little") | 1
+KEY_OCTETS = 24
+# Whose share a pair of addresses is, where nothing else is said: nobody can choose pairs that are
+# all one worker's.
+OWN_KEY = os.urandom(KEY_OCTETS)
 
 
 cdef class State:
@@ -50,6 +48,7 @@ cdef class State:
     gate                 shared with others: its `ask` says of a token what it calls its sponsor, or
                          why it opens nothing, as a negative number (REFUSAL_NAMES)
     share, shares        which of how many workers that are shown the same frames this one is
+    key                  what shares are drawn by, KEY_OCTETS: the same for all these workers
 
     Streams and calls that are idle for as long as a flow are forgotten, too.
 
@@ -59,10 +58,15 @@ cdef class State:
     def __cinit__(self, uint32_t datagrams, uint32_t fragments, uint64_t fragment_timeout_ns,
                   uint32_t flows, uint32_t held, uint64_t flow_idle_ns, uint64_t flow_hold_ns,
                   uint32_t copies, uint32_t streams, uint64_t sent, uint32_t calls,
-                  uint32_t talks, uint32_t requests, gate=None, uint32_t share=0, uint32_t shares=1, *, answers):
+                  uint32_t talks, uint32_t requests, gate=None, uint32_t share=0, uint32_t shares=1, *, answers,
+                  bytes key=OWN_KEY):
         self.gate = gate
         if share >= shares:
             raise ValueError(f"share {share} of {shares}")
+        if len(key) != KEY_OCTETS:
+            raise ValueError(f"a key of {len(key)} octets, expected {KEY_OCTETS}")
+        self.pair_lo, self.pair_hi, self.pair_spread = (
+            int.from_bytes(key[at : at + 8], "little") | 1 for at in range(0, KEY_OCTETS, 8))
         self.share = share
         self.shares = shares
         self.fragments = Fragments(
@@ -99,11 +103,14 @@ cdef class State:
 
         Both directions, fragments, and packets between two subscribers so come to one worker. What
         others' packets teach a flow would have to come to all, and be accounted by this one.
+
+        One product of neighbouring addresses would move as far from each as the key says: with one
+        key in a hundred, too little for a third worker.
         """
-        cdef uint64_t pair = (row.source_lo ^ row.destination_lo) * PAIR_LO
+        cdef uint64_t pair = (row.source_lo ^ row.destination_lo) * self.pair_lo
         if row.version == 6:
-            pair += (row.source_hi ^ row.destination_hi) * PAIR_HI
-        pair = (pair ^ pair >> 32) * PAIR_SPREAD
+            pair += (row.source_hi ^ row.destination_hi) * self.pair_hi
+        pair = (pair ^ pair >> 32) * self.pair_spread
         return (pair >> 32) * self.shares >> 32 == self.share
 
     cdef uint64_t advance(self, uint64_t timestamp_ns) noexcept nogil:

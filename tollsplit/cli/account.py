@@ -39,6 +39,8 @@ _FORMS = (*USAGE_FORMATS, "spreadsheet", "dataset")
               type=click.Path(path_type=Path), help="What is shared with that server.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Threads that meter; the result does not depend on it.")
+@click.option("--cluster", metavar="URL",
+              help="Have a Dask cluster meter: tcp://HOST:PORT of its scheduler, or tls://.")
 @click.option("--layer", type=click.Choice(("ip", "frame", "payload")),
               help="Which octets count, whatever the rules file says.")
 @click.option("--at", type=click.Choice(("inner", "outer")),
@@ -59,6 +61,7 @@ def account(
     accounting: str | None,
     secret_path: Path | None,
     workers: int,
+    cluster: str | None,
     layer: Layer | None,
     at: At | None,
     skip_links: bool,
@@ -71,6 +74,9 @@ def account(
     standard input. Several captures count as one. With --ledger the charges are booked; the same
     captures under the same rules are booked once, however often this runs. Likewise a dataset has
     them once; it is partitioned by day and gateway (docs/data.md).
+
+    With --cluster the workers of a Dask scheduler meter; they see the captures at the same paths,
+    and CAPTURE may be a pattern in quotes (docs/cluster.md). The result is that of one machine.
 
     \b
     Exit codes:
@@ -97,8 +103,8 @@ def account(
     def work() -> Report:
         with bar() as progress:
             return run.account(
-                captures, rules_path, ledger=ledger, workers=workers, layer=layer, at=at,
-                skip_links=skip_links, trust_ip_length=trust_ip_length,
+                captures, rules_path, ledger=ledger, workers=workers, cluster=cluster,
+                layer=layer, at=at, skip_links=skip_links, trust_ip_length=trust_ip_length,
                 identified=form == "dataset", progress=progress)
 
     if form == "dataset":

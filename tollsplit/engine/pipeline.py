@@ -12,7 +12,7 @@ from tollsplit.cext.dissect import Dissection
 from tollsplit.cext.merge import Merge
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.reader import Astray, Reader
-from tollsplit.cext.state import State
+from tollsplit.cext.state import OWN_KEY, State
 from tollsplit.engine.answers import Answers
 from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.cells import Cells
@@ -225,7 +225,7 @@ def _count_in_order(
     """
     cells = Cells(rules)
     gate = Gate(keys_of(rules))
-    sights = [sources, *_sights(sources, workers - 1 if _has_shares(rules) else 0)]
+    sights = [sources, *_sights(sources, workers - 1 if has_shares(rules) else 0)]
     states = [state(bounds, gate, share, len(sights)) for share in range(len(sights))]
     meters = [Meter(dissect, compiled.classifier, cells.at, each) for each in states]
     if len(meters) == 1:
@@ -233,7 +233,7 @@ def _count_in_order(
         return cells, meters[0]
 
     def tell() -> None:
-        _expect_room_for_one(states)
+        expect_room_for_one(states)
         if progress:
             progress()
 
@@ -242,8 +242,8 @@ def _count_in_order(
             for done in [pool.submit(_run_in_order, *each, tell)
                          for each in zip(meters, sights, strict=True)]:
                 done.result()
-        _expect_room_for_one(states)
-    except _NoRoom:
+        expect_room_for_one(states)
+    except NoRoom:
         return _count_in_order(sources, rules, compiled, dissect, 1, bounds, progress)
     for other in meters[1:]:
         meters[0].annex(other)
@@ -260,7 +260,7 @@ def _run_in_order(
     worker.finish()
 
 
-def _has_shares(rules: RuleSet) -> bool:
+def has_shares(rules: RuleSet) -> bool:
     """Whether packets of one pair of addresses say nothing of another's."""
     return not any(rule.match.dns or rule.match.token for rule in rules.rules)
 
@@ -275,12 +275,49 @@ def _sights(sources: Sequence[Source], most: int) -> Iterator[Sequence[Source]]:
         yield seen
 
 
-class _NoRoom(Exception):
+def count_share(
+    sources: Sequence[Source],
+    rules: RuleSet,
+    compiled: Compiled,
+    dissect: Dissection,
+    share: int,
+    shares: int,
+    key: bytes,
+    bounds: Bounds = BOUNDS,
+) -> tuple[Cells, Meter, State | None]:
+    """What one of several processes counts: all frames of its sources; or, where a packet's rule
+    depends on other packets, its share of them, and what it remembers.
+
+    key   what shares are drawn by, the same for all processes
+
+    Raises Astray where a source's guess was wrong, and what meter() raises.
+    """
+    cells = Cells(rules)
+    if not compiled.classifier.tracks:
+        counted = Meter(dissect, compiled.classifier, cells.at)
+        _run(counted, sources, None)
+        return cells, counted, None
+    remembered = state(bounds, Gate(keys_of(rules)), share, shares, key=key)
+    counted = Meter(dissect, compiled.classifier, cells.at, remembered)
+    _run_in_order(counted, sources, None)
+    return cells, counted, remembered
+
+
+class NoRoom(Exception):
     """One worker would have had to forget what several remember."""
 
 
-def _expect_room_for_one(states: Sequence[State]) -> None:
-    """Raise _NoRoom, unless one worker would remember all that these do: then bills are the same.
+class Remembered(Protocol):
+    """How far a worker's memory was full; a State says it."""
+
+    @property
+    def room(self) -> Sequence[tuple[int, int]]: ...
+    @property
+    def set_back(self) -> bool: ...
+
+
+def expect_room_for_one(states: Sequence[Remembered]) -> None:
+    """Raise NoRoom, unless one worker would remember all that these do: then bills are the same.
 
     When something is forgotten depends on its own packets and the time alone, but for want of
     room, and where the clock is set back: then what is behind another in a list waits for it.
@@ -288,24 +325,26 @@ def _expect_room_for_one(states: Sequence[State]) -> None:
     together = zip(*(each.room for each in states), strict=True)
     if any(each.set_back for each in states) or any(
             sum(count for count, _ in parts) > parts[0][1] for parts in together):
-        raise _NoRoom
+        raise NoRoom
 
 
 def state(
-    bounds: Bounds, gate: Gate, share: int = 0, shares: int = 1, answers: Answers | None = None
+    bounds: Bounds, gate: Gate, share: int = 0, shares: int = 1, answers: Answers | None = None,
+    key: bytes = OWN_KEY,
 ) -> State:
     """What a worker remembers: nothing so far.
 
     gate            judges tokens, for all workers of a run
     answers         of resolvers, that it shares with others; None: it is alone
     share, shares   which of the workers it is that are shown the same frames
+    key             what shares are drawn by, the same for all of these
     """
     return State(
         bounds.datagrams, bounds.fragments, bounds.fragment_timeout_ns,
         bounds.flows, bounds.held, bounds.flow_idle_ns, bounds.flow_hold_ns,
         bounds.copies, bounds.streams, bounds.sent, bounds.calls, bounds.talks,
         bounds.requests, gate, share, shares,
-        answers=answers if answers is not None else Answers())
+        answers=answers if answers is not None else Answers(), key=key)
 
 
 def _run_merged(

@@ -1,0 +1,1 @@
+"""Captures accounted by many machines, under a Dask scheduler; the bill is one machine's."""
