@@ -21,7 +21,7 @@ import tollsplit  # noqa: E402 - the path comes first
 
 # Those that others import come before them.
 pytest_plugins = ["browser", "databases", "brokers", "networks", "proofs", "serving",
-                  "card_readers", "cardholders", "push_parties", "resources"]
+                  "card_readers", "cardholders", "clusters", "push_parties", "resources"]
 
 # Modules that never reach the core (money, the texts of rules, what is shown), or reach it through
 # processes and clocks of their own (commands, live runs, measurements of memory), or by packets
@@ -29,7 +29,8 @@ pytest_plugins = ["browser", "databases", "brokers", "networks", "proofs", "serv
 # one run of them, on the release build, says all there is to say.
 BEYOND_THE_CORE = (
     "test_answers", "test_api", "test_attacks", "test_benchmarks", "test_broker", "test_browser",
-    "test_card", "test_cli", "test_data", "test_docs", "test_export", "test_gateway", "test_house",
+    "test_card", "test_cli", "test_cluster", "test_data", "test_docs", "test_export",
+    "test_gateway", "test_house",
     "test_ipfix", "test_ledger", "test_live", "test_memory", "test_metrics",
     "test_names_captures", "test_octets", "test_package", "test_proof", "test_radius",
     "test_rating", "test_reconcile", "test_report", "test_retransmissions_corpus", "test_rules",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -44,31 +45,45 @@ def connected(url: str) -> Iterator[Cluster]:
 
     Raises UsageError, and ClusterError where nobody answers.
     """
-    _expect_address(url)
     try:
-        from distributed import Client
+        from distributed import Client, Security
     except ImportError as error:
         raise ClusterError(
             f"{url}: distributed is not installed; pip install 'tollsplit[cluster]'") from error
+    _expect_listener(url)
+    security = Security()
+    if url.startswith("tls:") and not security.get_connection_args("client")["ssl_context"]:
+        raise UsageError(
+            f"{url}: expected ca-file, client.cert and client.key of distributed.comm.tls in Dask's "
+            "configuration; see https://distributed.dask.org/en/stable/tls.html")
     try:
-        client = Client(url, timeout=CLUSTER_CONNECT_S, set_as_default=False, name="tollsplit")
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ClusterError(
-            f"{url}: no scheduler answers: {error}; start one: dask scheduler") from error
+        client = Client(url, timeout=CLUSTER_CONNECT_S, set_as_default=False, security=security)
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"{url}: no scheduler answers: {error}") from error
     try:
         yield Cluster(url, client)
     finally:
         client.close(CLUSTER_CONNECT_S)
 
 
-def _expect_address(url: str) -> None:
+def _expect_listener(url: str) -> None:
+    """Raise UsageError where this is no address, ClusterError where nobody listens there.
+
+    Dask's client would say so after its timeout only, and not why.
+    """
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("tcp", "tls") and parts.hostname and parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
-        good = False
-    if not good:
+        host = port = None
+    if not host or not port or parts.scheme not in ("tcp", "tls"):
         raise UsageError(f"{url}: expected tcp://HOST:PORT or tls://HOST:PORT of a scheduler")
+    try:
+        socket.create_connection((host, port), CLUSTER_CONNECT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"{url}: no scheduler answers: {error.strerror or error}; start one: dask scheduler"
+        ) from error
 
 
 @dataclass(slots=True)
