@@ -1,4 +1,4 @@
-"""A Dask cluster of processes of its own, on loopback: a scheduler and workers that can be killed."""
+"""A Dask cluster on loopback: a scheduler and workers, processes that can be killed."""
 
 from __future__ import annotations
 

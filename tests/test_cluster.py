@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import re
 import struct
-from collections.abc import Callable
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,11 +23,8 @@ from test_workers import MIB, RULES, nested, ordinary
 from tollsplit import account
 from tollsplit.cli import main
 from tollsplit.cluster import client as cluster_client
-from tollsplit.cluster import plan, worker
-from tollsplit.engine import pipeline
-from tollsplit.engine.bounds import Bounds
-from tollsplit.errors import CaptureError, ClusterError, UsageError
-from tollsplit.rules.rule import RuleSet
+from tollsplit.cluster import plan
+from tollsplit.errors import CaptureError
 
 # What a document says of clocks: how long it took, and how fast that was.
 CLOCKS = re.compile(rb'"(elapsed_s|packets_per_s)": [0-9.]+|[0-9.]+ (m?s\b|[a-z]*packets/s)')

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,8 +56,8 @@ def connected(url: str) -> Iterator[Cluster]:
     security = Security()
     if url.startswith("tls:") and not security.get_connection_args("client")["ssl_context"]:
         raise UsageError(
-            f"{url}: expected ca-file, client.cert and client.key of distributed.comm.tls in Dask's "
-            "configuration; see https://distributed.dask.org/en/stable/tls.html")
+            f"{url}: expected ca-file, client.cert and client.key of distributed.comm.tls in the "
+            "configuration of Dask: https://distributed.dask.org/en/stable/tls.html")
     try:
         client = Client(url, timeout=CLUSTER_CONNECT_S, set_as_default=False, security=security)
     except (OSError, ValueError) as error:
@@ -169,8 +171,8 @@ class Cluster:
         """Of each capture, what CaptureFile.digest() says."""
         tasks = [Watched(self._submit(worker.digest, self._shared, number), number)
                  for number in range(len(self._job.captures))]
-        self._watch(tasks, lambda octets: None)
-        return [task.future.result() for task in tasks]
+        self._watch(tasks, lambda _: None)
+        return [self._result(task.future) for task in tasks]
 
     def meter(
         self,
@@ -215,14 +217,16 @@ class Cluster:
         last = self._merged(results)
         done = 0
 
-        def tell(octets: int) -> None:
+        def tell(task: Watched) -> None:
             nonlocal done
-            done += octets
+            if task.future is not last:
+                task.future.release()  # it is kept for as long as it has to be added up
+            done += task.octets
             if progress:
                 progress(done, total)
 
         self._watch([*tasks, Watched(last, len(parts))], tell)
-        result: worker.Result = last.result()
+        result: worker.Result = self._result(last)
         return result
 
     def _merged(self, futures: list[Future]) -> Future:
@@ -244,17 +248,17 @@ class Cluster:
 
     # --- while it is done --------------------------------------------------------------------
 
-    def _watch(self, tasks: Sequence[Watched], tell: Callable[[int], None]) -> None:
-        """Wait for tasks to be done; `tell` is called with each one's octets.
+    def _watch(self, tasks: Sequence[Watched], tell: Callable[[Watched], None]) -> None:
+        """Wait for tasks to be done; `tell` is called with each one that is.
 
         Raises what the first in one machine's order has failed with, and ClusterError where
         nobody is left who could do them.
         """
         ended: SimpleQueue[Watched] = SimpleQueue()
+        waiting = {id(task): task for task in tasks}
         for task in tasks:
             task.future.add_done_callback(partial(_put, ended, task))
-        waiting = {id(task): task for task in tasks}
-        failed: Watched | None = None
+        failure: Exception | None = None
         alone_since: float | None = None
         while waiting:
             try:
@@ -262,22 +266,41 @@ class Cluster:
             except Empty:
                 alone_since = self._expect_workers(alone_since)
                 continue
-            if waiting.pop(id(task), None) is None:
+            status = task.future.status
+            if status in ("pending", "lost"):  # what it found is gone with its worker
+                task.future.add_done_callback(partial(_put, ended, task))
+            elif waiting.pop(id(task), None) is None:
                 continue  # cancelled below
-            if task.future.status == "finished":
-                tell(task.octets)
-                continue
-            if failed is None or task.place < failed.place:
-                failed = task
-            error = self._failure(task.future)
-            goes_on = failed.place if not isinstance(error, NoRoom) else 0
-            self._client.cancel(
-                [each.future for each in waiting.values() if each.place >= goes_on])
-            waiting = {at: each for at, each in waiting.items() if each.place < goes_on}
-            if isinstance(error, NoRoom):
-                raise error
-        if failed is not None:
-            raise self._failure(failed.future)
+            elif status == "finished":
+                tell(task)
+            else:
+                failure = self._failure(task.future)
+                waiting = self._cancelled(waiting, task.place, failure)
+        if failure is not None:
+            raise failure
+
+    def _cancelled(
+        self, waiting: dict[int, Watched], place: int, failure: Exception
+    ) -> dict[int, Watched]:
+        """What is still waited for when a task has failed: what one machine does before it."""
+        if isinstance(failure, NoRoom):  # none of it is good
+            place = 0
+        later = [task.future for task in waiting.values() if task.place >= place]
+        self._client.cancel(later)
+        return {at: task for at, task in waiting.items() if task.place < place}
+
+    def _result(self, future: Future) -> Any:
+        """What a task has found. Raises as _watch does."""
+        client, alone_since = self._client, None
+        found = asyncio.run_coroutine_threadsafe(
+            client.gather(future, asynchronous=True), client.loop.asyncio_loop)
+        while True:
+            try:
+                return found.result(CLUSTER_LOOK_S)
+            except TimeoutError:
+                alone_since = self._expect_workers(alone_since)
+            except Exception as error:  # it was done, lost with its worker, and done again
+                raise self._told(error) from error
 
     def _expect_workers(self, alone_since: float | None) -> float | None:
         """Since when there is none, on the monotonic clock. Raises ClusterError when too long."""
@@ -291,19 +314,23 @@ class Cluster:
         return now if alone_since is None else alone_since
 
     def _failure(self, future: Future) -> Exception:
-        """What a run ends with whose task has failed."""
+        """What a run ends with whose task has failed, or was cancelled by others."""
+        error = future.exception() if future.status == "error" else CancelledError()
+        assert isinstance(error, Exception)
+        return self._told(error)
+
+    def _told(self, error: Exception) -> Exception:
+        """What a person is told of what became of a task."""
         from distributed import KilledWorker
 
-        if future.status != "error":
-            return ClusterError(f"{self.url}: the work was lost: the scheduler was restarted, or "
-                                "the connection to it broke; start the run again")
-        error = future.exception()
         if isinstance(error, TollsplitError | NoRoom):
             return error
+        if isinstance(error, CancelledError):
+            return ClusterError(f"{self.url}: the work was lost: the scheduler was restarted, or "
+                                "the connection to it broke; start the run again")
         if isinstance(error, KilledWorker):
             return ClusterError(f"{self.url}: workers died over and over at the same work, as "
                                 f"they do where memory runs out: {error}")
-        assert isinstance(error, BaseException)
         return ClusterError(f"{self.url}: a worker failed: {type(error).__name__}: {error}")
 
 
