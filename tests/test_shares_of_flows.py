@@ -24,6 +24,7 @@ from test_reference import assert_same, capture, document, fast
 
 from tollsplit.capture import open_capture
 from tollsplit.cext.meter import Meter
+from tollsplit.cext.state import KEY_OCTETS, OWN_KEY
 from tollsplit.engine import meter, pipeline
 from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.cells import Cells
@@ -62,14 +63,17 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 # --- whose a frame is ----------------------------------------------------------------------------
 
 
-def owners(frames: list[Frame], shares: int, rules: RuleSet = RULES) -> list[int]:
+def owners(
+    frames: list[Frame], shares: int, rules: RuleSet = RULES, key: bytes = OWN_KEY
+) -> list[int]:
     """Which share each frame is accounted in: exactly one."""
     compiled, found = Compiled(rules), []
     for each in frames:
         seen = []
         for share in range(shares):
+            state = pipeline.state(Bounds(), Gate(Keys()), share, shares, key=key)
             worker = Meter(pipeline.dissection(rules, None, None, False), compiled.classifier,
-                           Cells(rules).at, pipeline.state(Bounds(), Gate(Keys()), share, shares))
+                           Cells(rules).at, state)
             worker.run(reader_of([each]))
             worker.finish()
             seen.append(worker.seen[0])
@@ -98,6 +102,15 @@ def test_frames_of_other_ends_are_shared_out() -> None:
     frames += [packet((f"2001:db8::{n:x}", "2001:db8:ffff::5"), 0) for n in range(100)]
     for some in (frames[:100], frames[100:]):
         assert set(owners(some, 3)) == {0, 1, 2}
+
+
+def test_frames_are_drawn_by_a_key_that_several_processes_have() -> None:
+    frames = [packet((f"10.0.{n}.1", UP[1]), 0) for n in range(64)]
+    keys = [os.urandom(KEY_OCTETS), os.urandom(KEY_OCTETS)]
+    drawn = [owners(frames, 4, key=key) for key in (*keys, keys[0])]
+    assert drawn[0] == drawn[2] != drawn[1]
+    with pytest.raises(ValueError, match="a key of 8 octets, expected 24"):
+        pipeline.state(Bounds(), Gate(Keys()), key=bytes(8))
 
 
 def test_frames_that_are_no_ip_are_one_workers() -> None:
