@@ -28,14 +28,14 @@ pytest_plugins = ["browser", "databases", "brokers", "networks", "proofs", "serv
 # that others bring there, too (whole runs, attacks, real captures by name and by retransmission):
 # one run of them, on the release build, says all there is to say.
 BEYOND_THE_CORE = (
-    "test_answers", "test_api", "test_attacks", "test_benchmarks", "test_broker", "test_browser",
-    "test_card", "test_cli", "test_cluster", "test_data", "test_docs", "test_export",
-    "test_gateway", "test_house",
-    "test_ipfix", "test_ledger", "test_live", "test_memory", "test_metrics",
-    "test_names_captures", "test_octets", "test_package", "test_proof", "test_radius",
-    "test_rating", "test_reconcile", "test_report", "test_retransmissions_corpus", "test_rules",
-    "test_services", "test_session", "test_spreadsheet", "test_statement", "test_story",
-    "test_token_", "test_verify", "test_view",
+    "test_answers", "test_api", "test_attacks", "test_benchmarks", "test_broker",
+    "test_browser", "test_card", "test_cli", "test_cluster", "test_data", "test_docs",
+    "test_export", "test_gateway", "test_house", "test_ipfix", "test_ledger", "test_live",
+    "test_memory", "test_metrics", "test_names_captures", "test_octets", "test_package",
+    "test_proof", "test_radius", "test_rating", "test_reconcile", "test_report",
+    "test_retransmissions_corpus", "test_rules", "test_services", "test_session",
+    "test_spreadsheet", "test_statement", "test_story", "test_token_", "test_verify",
+    "test_view",
 )
 
 
