@@ -163,7 +163,11 @@ def test_share_cli_ends_by_an_interrupt(
 @pytest.mark.parametrize("arguments, message", [
     (("borrow", "--octets", "much"), "much"),
     (("borrow", "--octets", "1 MiB", "--location", "north"), "39.9042"),
-    (("lend", "--octets", "1 MiB", "--price", "cheap", "--subscriber", "x"), "12.50 CNY"),
+    (("lend", "--octets", "1 MiB", "--price", "cheap", "--subscriber", "10.20.0.77"),
+     "12.50 CNY"),
+    (("lend", "--octets", "1 MiB", "--price", "1 CNY", "--subscriber", "10.20.0.777"),
+     "expected an address"),
+    (("borrow", "--octets", "1 MiB", "--subscriber", "2001:db8::7/64"), "a prefix"),
 ])  # fmt: skip
 def test_share_cli_says_what_it_expects(arguments: tuple[str, ...], message: str) -> None:
     with CliRunner().isolation() as (_, err, __):

@@ -47,6 +47,20 @@ def read_octets(ctx: click.Context, param: click.Parameter, value: str) -> int:
         raise click.BadParameter(str(error)) from error
 
 
+def read_subscriber(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """An option's address or prefix, as usage records name it."""
+    if value is None:
+        return None
+    try:
+        network = ip_network(value)
+    except ValueError:
+        raise click.BadParameter(
+            f'expected an address as "10.20.0.77" or a prefix as "2001:db8::/64", got {value!r}'
+        ) from None
+    single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if single else network)
+
+
 LOCATION = click.option("--location", metavar="LATITUDE,LONGITUDE", callback=read_place,
                         help='Where this device is, in degrees: "39.9042,116.4074".')
 OCTETS = click.option("--octets", metavar="SIZE", required=True, callback=read_octets,
@@ -72,7 +86,7 @@ def share() -> None:
 @OCTETS
 @click.option("--price", metavar="AMOUNT", required=True, callback=read_amount,
               help='Of each MiB: "0.10 CNY".')
-@click.option("--subscriber", metavar="ADDRESS", required=True,
+@click.option("--subscriber", metavar="ADDRESS", required=True, callback=read_subscriber,
               help="The address that borrowers' traffic has, as usage records name it; nothing "
               "else may have it.")
 @click.option("--available", "available_s", metavar="SECONDS", type=click.IntRange(1, 86_400),
@@ -190,7 +204,7 @@ def _line(found: ShareView) -> str:
               show_default=True,
               help="Who verifies the password: the service, which is sent the one that was "
               "relayed, or this device, which compares it with what is entered.")
-@click.option("--subscriber", metavar="ADDRESS",
+@click.option("--subscriber", metavar="ADDRESS", callback=read_subscriber,
               help="The address that this device has at the lender's, as usage records name it; "
               "if absent, the one that it reaches the service by then, of IPv6 its /64.")
 @click.option("--yes", is_flag=True, help="Take the first offer without asking.")
