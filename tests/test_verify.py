@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,23 @@ def test_verify_says_what_it_checked(ledger: Ledger) -> None:
     assert checks["records' octets are split among payers"] == 2
     assert checks["transactions sum to zero per unit"] == 1
     assert checks["usage and charges are posted"] == 8
+
+
+def test_verify_takes_so_long_as_the_ledger_is_large(path: Path) -> None:
+    """In steps of SQLite's machine: twice the accounts and records, about twice the steps."""
+    found = []
+    with open_ledger(f"sqlite:///{path}") as ledger:
+        for number in range(2):
+            accounts = [f"subscriber {n}" for n in range(600 * number, 600 * (number + 1))]
+            ledger.post(
+                run_of(f"e{number}"),
+                [record(n, epoch=f"e{number}", account=account)
+                 for n, account in enumerate(accounts)],
+                [charge(7, account, remainder=(1, 3)) for account in accounts])
+            steps: list[None] = []
+            connection = ledger.store._connection  # type: ignore[attr-defined]
+            connection.set_progress_handler(partial(steps.append, None), 1_000)
+            assert ledger.verify().holds
+            connection.set_progress_handler(None, 0)
+            found.append(len(steps))
+    assert found[1] < 3 * found[0], found

@@ -273,9 +273,9 @@ _POSTED = """
         FROM charge_taxes x JOIN runs q ON q.id = x.run_id
         UNION ALL
         SELECT p.transaction_id, g.id, p.amount, 0
-        FROM accounts g JOIN accounts m ON m.name = 'operator:remainder:' || g.name
-            AND m.unit = g.unit
+        FROM accounts m JOIN accounts g ON g.name = substr(m.name, 20) AND g.unit = m.unit
         JOIN postings p ON p.account_id = m.id JOIN runs q ON q.transaction_id = p.transaction_id
+        WHERE substr(m.name, 1, 19) = 'operator:remainder:'
         UNION ALL
         SELECT q.transaction_id, u.account_id, -u.amount, 0
         FROM uncollected u JOIN runs q ON q.id = u.run_id
