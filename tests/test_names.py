@@ -266,8 +266,8 @@ def test_explain_says_whether_the_flow_has_the_name(tmp_path: Path) -> None:
         [condition] = [c for c in side.judgements[0].conditions if c.name == "sni"]
         told.append((side.rule, condition.expected, condition.found, condition.holds))
     assert told == [
-        (None, "shop.example", "its flow has said no such name", False),
-        (SHOP, "shop.example", "its flow has said such a name", True)]
+        (None, "shop.example", "its flow has said no name", False),
+        (SHOP, "shop.example", "its flow has said www.shop.example", True)]
 
 
 # --- bounds --------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from .model import Direction
 from .report import Report
 from .rules import load
 from .rules.compile import Compiled
-from .rules.explain import Explanation, Side, fields, judge
+from .rules.explain import Explanation, Known, Side, fields, judge
 from .rules.rule import At, Layer, RuleSet
 from .tokens.gate import Gate
 from .tokens.keys import keys_of
@@ -193,13 +193,14 @@ def explain(
     compiled, cells = Compiled(rule_set), Cells(rule_set)
     core = Meter(dissection(rule_set, None, None, trust_ip_length), compiled.classifier, cells.at,
                  state(BOUNDS, Gate(keys_of(rule_set))) if compiled.classifier.tracks else None)
+    core.listen_for_names()
     frame = _frame(source, core, number)
     rows = core.rows([frame])
     bucket = BUCKET_NAMES[int(rows[0]["bucket"])]
     if bucket == "fault":
         bucket = f"fault:{FAULT_NAMES[int(rows[0]['fault'])]}"
-    sides = [_side(row, int(known), rule_set, compiled, cells, core)
-             for row, known in zip(rows, core.facts(rows), strict=True)] if (
+    sides = [_side(row, Known(**told), rule_set, compiled, cells, core)
+             for row, told in zip(rows, core.told(rows), strict=True)] if (
         bucket == "metered") else []
     return Explanation(number, bucket, fields(rows[0]), tuple(sides))
 
@@ -220,7 +221,7 @@ def _frame(source: Source, core: Meter, number: int) -> tuple[bytes, int, int, i
 
 
 def _side(
-    row: np.void, known: int, rules: RuleSet, compiled: Compiled, cells: Cells, core: Meter
+    row: np.void, known: Known, rules: RuleSet, compiled: Compiled, cells: Cells, core: Meter
 ) -> Side:
     rule = rules.rules[int(row["rule"]) - 1] if row["rule"] else None
     cell = cells.at(int(row["timestamp_ns"]))

@@ -264,6 +264,7 @@ cdef class Converser(Listener):
         cdef const request_s *request = &requests.exchange.request
         cdef uint64_t facts = self.classifier.covering.facts_of_host(
             request.host, request.host_octets)
+        self.note(number, FACT_HOST, request.host, request.host_octets)
         self.said.facts &= facts
         requests.common &= facts
         if not flow.told & HOST_TOLD:

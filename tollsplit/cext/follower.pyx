@@ -257,6 +257,8 @@ cdef class Follower(Converser):
         """Forget a flow; what waits of it is charged as it is."""
         self.stop_waiting(number, crowded)
         self.state.requests.end(number)
+        self.note(number, FACT_SNI, NULL, 0)
+        self.note(number, FACT_HOST, NULL, 0)
         self.state.flows.drop(number)
         return 0
 

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from tollsplit.cext.bearer cimport Bearer
+from tollsplit.cext.covering cimport fact_e
 from tollsplit.cext.cursor cimport inside_s
 from tollsplit.cext.flows cimport flow_s
 from tollsplit.cext.hello cimport hello_s
@@ -16,6 +17,7 @@ cdef struct asked_s:
 
 
 cdef class Listener(Bearer):
+    cdef dict heard              # for who explains: (flow, fact_e) → the name that was said last
     cdef bint plain              # the packet at hand begins a connection that is no TLS
 
     cdef bint is_heard(
@@ -53,7 +55,10 @@ cdef class Listener(Bearer):
     ) noexcept nogil
     cdef bint is_answered(self, const packet_s *row, const flow_s *flow) noexcept nogil
     cdef uint64_t hear_hello(
-        self, flow_s *flow, const uint8_t *octets, uint32_t count, uint32_t *needed
+        self, uint32_t number, const uint8_t *octets, uint32_t count, uint32_t *needed
+    ) noexcept nogil
+    cdef void note(
+        self, uint32_t number, fact_e kind, const uint8_t *name, uint32_t octets
     ) noexcept nogil
     cdef void take_token(self, const hello_s *hello) noexcept nogil
     cdef uint32_t first_of(self, const flow_s *flow) noexcept nogil

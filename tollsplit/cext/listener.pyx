@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from tollsplit.cext.bearer cimport Bearer
-from tollsplit.cext.covering cimport FACT_HOST, FACT_SNI
+from tollsplit.cext.covering cimport FACT_HOST, FACT_SNI, fact_e
 from tollsplit.cext.cursor cimport inside_s
 from tollsplit.cext.dissect cimport look_inside
 from tollsplit.cext.flows cimport (
@@ -141,7 +141,7 @@ cdef class Listener(Bearer):
             return 0
         if not flow.told & TOLD_TALKS:
             if sequence == flow.talk and count == inside.payload_octets:
-                facts = self.hear_hello(flow, inside.payload, count, &needed)
+                facts = self.hear_hello(number, inside.payload, count, &needed)
                 if flow.told & SNI_TOLD:
                     if facts:
                         self.watch(inside, number, sequence, now_ns)
@@ -160,7 +160,7 @@ cdef class Listener(Bearer):
             return 0
         if flow.told & SNI_TOLD or said.whole < said.needed:
             return 0
-        facts = self.hear_hello(flow, said.octets, said.whole, &said.needed)
+        facts = self.hear_hello(number, said.octets, said.whole, &said.needed)
         self.plain = False  # what came out of order is read as TLS alone
         if not facts and (flow.told & SNI_TOLD or said.needed > TALK_OCTETS_MAX):
             self.hush(flow)
@@ -298,6 +298,7 @@ cdef class Listener(Bearer):
             facts = self.classifier.covering.facts_of_sni(
                 hello.name, hello.name_octets, hello.encrypted != 0)
         self.take_token(hello)
+        self.note(number, FACT_SNI, hello.name, hello.name_octets)
         if flow.told & (SNI_TOLD | TOLD_DOUBTED):
             facts &= flow.facts
             self.state.flows.set_facts(number, flow.facts & ~asked | facts, now_ns)
@@ -344,9 +345,10 @@ cdef class Listener(Bearer):
         self.state.flows.wait(number, now_ns)
 
     cdef uint64_t hear_hello(
-        self, flow_s *flow, const uint8_t *octets, uint32_t count, uint32_t *needed
+        self, uint32_t number, const uint8_t *octets, uint32_t count, uint32_t *needed
     ) noexcept nogil:
         """The facts that a connection's first octets tell; needed: how many tell more."""
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
         cdef hello_s hello
         cdef hello_e found = read_records(octets, count, self.state.talks.joined, &hello)
         if found == HELLO_MORE:
@@ -358,10 +360,19 @@ cdef class Listener(Bearer):
             return 0
         flow.told |= HOST_TOLD
         self.take_token(&hello)
+        self.note(number, FACT_SNI, hello.name, hello.name_octets)
         if hello.name == NULL:
             return 0
         return self.classifier.covering.facts_of_sni(
             hello.name, hello.name_octets, hello.encrypted != 0)
+
+    cdef void note(
+        self, uint32_t number, fact_e kind, const uint8_t *name, uint32_t octets
+    ) noexcept nogil:
+        """Remember what a flow has said, if somebody wants to know; NULL: nothing."""
+        if self.heard is not None:
+            with gil:
+                self.heard[number, <int>kind] = name[:octets] if name != NULL else b""
 
     cdef void take_token(self, const hello_s *hello) noexcept nogil:
         """Have the token judged that a hello brings, unless its packet brings one itself."""

@@ -8,10 +8,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from tollsplit.cext.classify cimport Classifier
+from tollsplit.cext.converser cimport SAID_DECIDED
 from tollsplit.cext.counted cimport BATCH
+from tollsplit.cext.covering cimport FACT_HOST, FACT_SNI
 from tollsplit.cext.cursor cimport datagram_s
 from tollsplit.cext.dissect cimport CHARGE, Dissection, dissect_batch, meter_s
-from tollsplit.cext.flows cimport flow_s, held_s
+from tollsplit.cext.flows cimport TOLD_DOUBTED, flow_s, held_s
 from tollsplit.cext.follower cimport Follower
 from tollsplit.cext.fragments cimport MET_OVERLAPS, MET_UNTRACKED, MET_WAITS
 from tollsplit.cext.key cimport key_s
@@ -19,6 +21,7 @@ from tollsplit.cext.layout cimport *
 from tollsplit.cext.layout import PACKET
 from tollsplit.cext.listener cimport asked_s
 from tollsplit.cext.merge cimport Merge
+from tollsplit.cext.network cimport PROTOCOL_UDP
 from tollsplit.cext.plain cimport plain_ends
 from tollsplit.cext.reader cimport Reader
 from tollsplit.cext.recorder cimport Recorder
@@ -425,17 +428,40 @@ cdef class Meter(Follower):
             found.append(result)
         return np.concatenate(found) if found else np.zeros(0, PACKET)
 
-    def facts(self, const packet_s[::1] rows not None):
-        """u8[n], what is known of each row's flow now: a bit for each fact, as Covering numbers them.
+    def listen_for_names(self):
+        """Remember from here on which names flows say, for told()."""
+        self.heard = {}
+
+    def told(self, const packet_s[::1] rows not None):
+        """Of each row what is known of its flow, after it: a dict.
 
         rows   as rows() gave them last
+
+        "facts" are bits, as Covering numbers them, of this packet's request too where there is but
+        one row; "sni" and "host" are the names that were said last, as octets; "doubted": the names
+        of its QUIC connections are not believed.
         """
         cdef asked_s asked
         cdef uint32_t number
-        found = np.zeros(rows.shape[0], np.uint64)
-        for i in range(rows.shape[0] if self.state is not None else 0):
+        cdef const flow_s *flow
+        found = []
+        for i in range(rows.shape[0]):
+            found.append({"facts": 0, "sni": b"", "host": b"", "doubted": False})
+            if self.state is None:
+                continue
             self.ask(&rows[i], &asked)
             number = self.state.flows.find(&asked.key) if asked.reachable else 0
-            if number:
-                found[i] = (<flow_s *>self.state.flows.at(number)).facts
+            if not number:
+                continue
+            flow = <const flow_s *>self.state.flows.at(number)
+            facts = self.known_of(flow, False)
+            if (rows.shape[0] == 1 and self.said.kind == SAID_DECIDED
+                    and not flow.told >> FACT_HOST & 1):
+                facts |= self.said.facts & self.classifier.covering.kinds[<int>FACT_HOST]
+            heard = self.heard or {}
+            found[i] = {
+                "facts": facts, "sni": heard.get((number, <int>FACT_SNI), b""),
+                "host": heard.get((number, <int>FACT_HOST), b""),
+                "doubted": rows[i].protocol == PROTOCOL_UDP and flow.told & TOLD_DOUBTED != 0,
+            }
         return found

@@ -31,7 +31,7 @@ def check(file: str) -> None:
     """Say whether a rules file is valid, and what is in it.
 
     An error names the line, what was found and what was expected. Warnings go to standard error
-    and do not change the exit code.
+    and do not change the exit code; one says what is not installed here that the rules need.
 
     \b
     Exit codes: 0 valid, 2 usage, 3 not valid.
@@ -40,12 +40,19 @@ def check(file: str) -> None:
     Example:
       tollsplit rules check rules.toml
     """
+    from ..errors import RulesError
     from ..rules import load
+    from ..rules.seal import seal_of
     from ..tokens.keys import keys_of
 
     loaded = load(file)
     keys_of(loaded)
-    for warning in loaded.warnings:
+    warnings = list(loaded.warnings)
+    try:
+        seal_of(loaded.rules)
+    except RulesError as missing:  # another machine may have it
+        warnings.append(f"{file}: {missing}")
+    for warning in warnings:
         click.echo(f"tollsplit: warning: {warning}", err=True)
     click.echo(f"{file}: {summary(loaded)}")
 

@@ -17,7 +17,7 @@ from tollsplit.errors import RulesError
 from tollsplit.rules.expression import check
 from tollsplit.rules.facts import Facts
 from tollsplit.rules.rule import Match, Pool, Prefix, Rule, RuleSet, Tenure
-from tollsplit.rules.seal import Seal
+from tollsplit.rules.seal import seal_of
 
 if TYPE_CHECKING:
     from tollsplit.rules.expression import WherePredicate
@@ -30,7 +30,6 @@ KINDS = {"address": 0, "gtp_teid": 2, "vlan": 3, "pppoe_session": 4, "mac": 5}
 # Fields that only the first fragment of a datagram has.
 TRANSPORT = frozenset({
     "protocol", "source_port", "destination_port", "server_port", "subscriber_port", "tcp_flags"})
-PROTOCOL_UDP = 17
 # How many values a field's table has; wide fields are hashed.
 SIZES = {"direction": 2, "protocol": 256, "port": 65536, "dscp": 64, "vlan": 4096,
          "vlan_inner": 4096, "qfi": 64, "ingress": 256}  # fmt: skip
@@ -74,7 +73,7 @@ class Compiled:
         self.classifier.resolvers = Resolvers(
             ((p.version, p.value, p.length) for p in rules.meter.resolvers),
             self._trie4, trie6, covering)  # fmt: skip
-        self.classifier.seal = _seal(rules.rules)
+        self.classifier.seal = seal_of(rules.rules)
 
     def pool_of(self, address: int) -> int:
         """The pool (from 1 on) of an IPv4 address; 0: none."""
@@ -92,15 +91,6 @@ def tracks(rules: RuleSet) -> bool:
         rule.match.needs or rule.match.port is not None or rule.match.protocol is not None
         or (rule.match.where is not None and not TRANSPORT.isdisjoint(check(rule.match.where)))
         for rule in rules.rules)
-
-
-def _seal(rules: Iterable[Rule]) -> Seal | None:
-    """What opens QUIC's first packets, where a rule asks for what they say: a name or a token."""
-    asked = any(
-        (rule.match.sni is not None or rule.match.token is not None) and rule.match.host is None
-        and (rule.match.protocol is None or PROTOCOL_UDP in rule.match.protocol)
-        for rule in rules)  # fmt: skip
-    return Seal() if asked else None
 
 
 def _covering(

@@ -27,11 +27,20 @@ _HEXADECIMAL = frozenset({"gtp_teid", "flow_label", "gre_key"})
 
 # Whether a flow has shown what no packet fulfils by its headers.
 _SAID = {
-    "sni": ("its flow has said such a name", "its flow has said no such name"),
     "host": ("its request is for such a host", "its request is for no such host"),
     "dns": ("its server had such a name", "its server had no such name"),
     "token": ("its flow has brought such a token", "its flow has brought no such token"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a packet's flow."""
+
+    facts: int  # a bit each, as Facts numbers them
+    sni: bytes  # the name that it has said last
+    host: bytes  # whom its last request was for
+    doubted: bool  # several connections of it do not agree on a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +119,16 @@ def fields(row: Any) -> tuple[tuple[str, str], ...]:
     return tuple(said)
 
 
-def judge(rules: RuleSet, row: Any, known: int) -> tuple[Judgement, ...]:
-    """Every rule, by precedence, beside one metered row of PACKET.
-
-    known   the facts of its flow, a bit each, as Facts numbers them
-    """
+def judge(rules: RuleSet, row: Any, known: Known) -> tuple[Judgement, ...]:
+    """Every rule, by precedence, beside one metered row of PACKET."""
     facts = Facts.of(rules.rules)
     needs = dict(facts.rules)
     judgements = []
     for index, rule in enumerate(rules.rules):
-        told = {kind for kind, bits in facts.kinds.items() if needs.get(index, 0) & bits & known}
+        met = needs.get(index, 0) & known.facts
+        told = {kind for kind, bits in facts.kinds.items() if met & bits}
         judgements.append(Judgement(rule, (
-            *_conditions(rule.match, row, rules), *_of_flow(rule.match, told))))
+            *_conditions(rule.match, row, rules), *_of_flow(rule.match, told, known))))
     return tuple(judgements)
 
 
@@ -167,13 +174,24 @@ def _conditions(match: Match, row: Any, rules: RuleSet) -> Iterator[Condition]:
         yield Condition("where", " ".join(match.where.split()), used, evaluate(match.where, row))
 
 
-def _of_flow(match: Match, told: set[str]) -> Iterator[Condition]:
+def _of_flow(match: Match, told: set[str], known: Known) -> Iterator[Condition]:
     """What no packet fulfils by its headers, and whether the packet's flow has."""
-    for kind, (said, unsaid) in _SAID.items():
+    for kind in ("sni", *_SAID):
         wanted: Collection[str] | None = getattr(match, kind)
         if wanted is not None:
             listed = _listed(sorted(wanted)[:_SHOWN_MAX], len(wanted))
-            yield Condition(kind, listed, said if kind in told else unsaid, kind in told)
+            found = _said(known) if kind == "sni" else _SAID[kind][kind not in told]
+            if kind == "host" and known.host:
+                found += f"; the last one was for {known.host.decode('ascii', 'replace')}"
+            yield Condition(kind, listed, found, kind in told)
+
+
+def _said(known: Known) -> str:
+    """The name that a flow has said."""
+    if not known.sni:
+        return "its flow has said no name"
+    doubt = ", and is in doubt" if known.doubted else ""
+    return f"its flow has said {known.sni.decode('ascii', 'replace')}{doubt}"
 
 
 def _address(name: str, prefixes: tuple[Prefix, ...], row: Any) -> Condition:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tollsplit.errors import RulesError
+from tollsplit.rules.rule import Rule
 
 # version: the salt of its first secret, and what its labels begin with
 VERSIONS = {
     0x00000001: (bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a"), b"quic"),
     0x6B3343CF: (bytes.fromhex("0dede3def700a6db819381be6e269dcbf9bd2ed9"), b"quicv2"),
 }
+PROTOCOL_UDP = 17
 NUMBER_OCTETS_MAX = 4
 SAMPLE_OCTETS = 16
 
@@ -80,3 +84,15 @@ class Seal:
         label = b"tls13 " + label
         info = octets.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
         return self._expand(self._hash(), octets, info).derive(secret)
+
+
+def seal_of(rules: Iterable[Rule]) -> Seal | None:
+    """What opens QUIC's first packets, where a rule asks for what they say: a name or a token.
+
+    Raises RulesError where one does and cryptography is not installed.
+    """
+    asked = any(
+        (rule.match.sni is not None or rule.match.token is not None) and rule.match.host is None
+        and (rule.match.protocol is None or PROTOCOL_UDP in rule.match.protocol)
+        for rule in rules)  # fmt: skip
+    return Seal() if asked else None
