@@ -82,6 +82,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "RETRY_S", 0.02)
         monkeypatch.setattr(module, "RETRY_MAX_S", 0.1)
     monkeypatch.setattr(dispatch, "LOOK_S", 0.02)
+    monkeypatch.setattr(dispatch, "BROKER_END_S", 0.0)
     monkeypatch.setattr(dispatch, "LOOK_MAX_S", 0.1)
     monkeypatch.setattr(ingest, "FETCH_S", 0.1)
     monkeypatch.setattr(streams, "BROKER_SILENT_S", 0.5)

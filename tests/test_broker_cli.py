@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batches import ask, dispatching, expect_booked, ingest, make_streams, octets_of, segments
+from batches import (
+    EPOCH,
+    ask,
+    dispatching,
+    expect_booked,
+    ingest,
+    make_streams,
+    octets_of,
+    segments,
+)
 from brokers import Broker
 from commands import COMMAND, tollsplit
 from cryptography import x509
@@ -23,6 +32,8 @@ from databases import PostgresDatabase
 from gateways import wait, write_rules
 
 from tollsplit.broker.address import parse_url
+from tollsplit.broker.ingest import Figures
+from tollsplit.cli.metrics import ingest_registry
 from tollsplit.errors import BrokerError, UsageError
 from tollsplit.rules import RuleSet
 
@@ -51,12 +62,10 @@ def test_ingest_command_says_what_it_did_and_what_is_missing(
         wait(lambda: all(batch.sent_s is not None for batch in dispatch._batches))
         found = tollsplit(*command)
         assert found.returncode == 4, found.stderr
-        said = json.loads(found.stdout)
-        assert said | {"missing": None} == {
+        assert json.loads(found.stdout) == {
             "schema": "tollsplit.ingest/1", "batches": 2, "records": 10, "known": 0, "events": 0,
-            "refused": 0, "missing": None}
-        [missing] = said["missing"]
-        assert (missing["first_sequence"], missing["records"]) == (5, 5)
+            "refused": 0, "missing": [{"source": "gw1", "epoch": EPOCH, "first_sequence": 5,
+                                       "records": 5}]}
         assert "records 5 to 9 are not booked, though later ones are" in found.stderr
         dispatch.add(paths[1])
         dispatch.add(paths[3])
@@ -90,6 +99,20 @@ def connections(broker: Broker) -> int:
     except BrokerError:
         return 0
     return int(info.num_waiting or 0)
+
+
+def test_ingest_metrics_have_every_figure() -> None:
+    from prometheus_client import generate_latest
+
+    figures = Figures(batches=2, records=10, known=3, events=4, refused=5, waiting=6)
+    text = generate_latest(ingest_registry(figures)).decode()
+    for line in ('batches_total{what="booked"} 2.0', 'batches_total{what="known"} 3.0',
+                 'batches_total{what="refused"} 5.0', "records_total 10.0", "events_total 4.0",
+                 "waiting 6.0", "failing 0.0"):
+        assert f"\ntollsplit_ingest_{line}\n" in text
+    figures.trouble = "away"
+    assert "\ntollsplit_ingest_failing 1.0\n" in generate_latest(
+        ingest_registry(figures)).decode()
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [

@@ -201,7 +201,7 @@ def warned(lines: list[Text]) -> str:
     ({"lost_kernel": 1_234}, "lost: kernel 1,234, interface 0"),
     ({"lost_interface": 7}, "lost: kernel 0, interface 7"),
     ({"identity_holds": False}, "identity: THE BUCKETS DO NOT ADD UP TO WHAT WAS SEEN"),
-    ({"booking_error": "database\nis locked"}, "the ledger takes nothing: database is locked"),
+    ({"booking_error": "database\nis locked"}, "nothing is booked: database is locked"),
 ])  # fmt: skip
 def test_view_warns(change: dict[str, object], text: str) -> None:
     assert warned(picture(snapshot(), Rates(), 80, 24)) == ""

@@ -447,5 +447,7 @@ BROKER_DUPLICATES_S = 120
 # A batch that the broker took and nobody has booked after so long is sent again: the broker may
 # have lost it with its disk.
 BROKER_RESEND_S = 3600
+# How long a run's end waits to hear that its last batch is booked.
+BROKER_END_S = 5.0
 # How long it is known that a batch is booked, for gateways that are away meanwhile.
 BROKER_ANSWERS_S = 30 * 24 * 3600

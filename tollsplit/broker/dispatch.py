@@ -15,7 +15,7 @@ from nats.js.errors import NotFoundError
 from ..engine.journal import read, set_aside, settle
 from ..errors import BrokerError, JournalError, RulesError, UnbookableError
 from ..gateway.delivery import recovered
-from ..limits import BROKER_PIECE_OCTETS, BROKER_RESEND_S
+from ..limits import BROKER_END_S, BROKER_PIECE_OCTETS, BROKER_RESEND_S
 from ..model import Event
 from ..snapshot import Notice, NoticeKind
 from .address import Address, connected
@@ -86,6 +86,7 @@ class Dispatch(threading.Thread):
         self._changed = threading.Condition()
         self._ending = False
         self._look_s = LOOK_S
+        self._patient_s = 0.0  # until when a run that ends waits for answers
 
     @property
     def batches(self) -> int:
@@ -104,8 +105,11 @@ class Dispatch(threading.Thread):
             self._changed.notify()
 
     def end(self) -> None:
-        """Have it end once the broker has what is there, or fails."""
+        """Have it end once what is there is booked, soon after the broker has it, or it fails."""
         with self._changed:
+            if not self._ending:
+                self._patient_s = time.monotonic() + BROKER_END_S
+                self._look_s = LOOK_S
             self._ending = True
             self._changed.notify()
 
@@ -147,7 +151,7 @@ class Dispatch(threading.Thread):
         """Until there is something to send or to ask; False: nothing more comes."""
         with self._changed:
             while not self._events and all(batch.sent_s is not None for batch in self._batches):
-                if self._ending:
+                if self._ending and (not self._batches or time.monotonic() >= self._patient_s):
                     return False
                 if not self._batches:
                     self._changed.wait()

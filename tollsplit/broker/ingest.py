@@ -75,6 +75,8 @@ class Figures:
     known: int = 0  # batches that were booked before
     events: int = 0
     refused: int = 0
+    waiting: int = 0  # in the broker, when it was last asked
+    trouble: str | None = None  # why nothing is booked at present
     epochs: set[tuple[str, str]] = field(default_factory=set)  # source and epoch of batches
 
 
@@ -95,7 +97,6 @@ class Ingester:
         # The ledger's own thread: whoever speaks to the broker must not wait for a database.
         self._booking = ThreadPoolExecutor(1, thread_name_prefix="booking")
         self._stopping = asyncio.Event()
-        self._trouble: str | None = None
 
     def stop(self) -> None:
         """Have it end when the batch that it works on is booked."""
@@ -114,10 +115,12 @@ class Ingester:
                         await self._consume(broker, until_empty)
                     return
                 except BrokerError as error:
-                    if self._trouble is None:
+                    if until_empty:
+                        raise
+                    if self.figures.trouble is None:
                         pause_s = RETRY_S
                     self._is_troubled(error)
-                    if until_empty or await self._pause(pause_s):
+                    if await self._pause(pause_s):
                         raise
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
         finally:
@@ -127,17 +130,15 @@ class Ingester:
     async def _consume(self, broker: JetStreamContext, until_empty: bool) -> None:
         stream = self._address.stream
         waiting = await broker.pull_subscribe_bind(CONSUMER, stream)
-        await waiting.consumer_info()  # who is not there would never answer
-        self._is_well(self._address.hosts)
         while not self._stopping.is_set():
-            if until_empty:
-                found = await waiting.consumer_info()
-                if not (found.num_pending or found.num_ack_pending):
-                    return
+            found = await waiting.consumer_info()  # raises where the broker has gone
+            self.figures.waiting = found.num_pending or 0
+            self._is_well(self._address.hosts)
+            if until_empty and not (found.num_pending or found.num_ack_pending):
+                return
             try:
                 [message] = await waiting.fetch(1, timeout=FETCH_S)
             except nats.errors.TimeoutError:
-                await waiting.consumer_info()  # raises where the broker has gone
                 continue
             async with _spoken_up(message):
                 await self._take(broker, message)
@@ -266,14 +267,14 @@ class Ingester:
         return self._stopping.is_set()
 
     def _is_troubled(self, error: Exception) -> None:
-        if self._trouble is None:
+        if self.figures.trouble is None:
             self._told(f"{error}; what is not booked waits")
-        self._trouble = str(error)
+        self.figures.trouble = str(error)
 
     def _is_well(self, who: str) -> None:
-        if self._trouble is not None:
+        if self.figures.trouble is not None:
             self._told(f"{who} is back")
-            self._trouble = None
+            self.figures.trouble = None
 
 
 def _is_booked(ledger: Ledger, post: Post) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from .broker import address_of
 
 if TYPE_CHECKING:
     from ..broker.address import Address
-    from ..broker.ingest import Ingester
+    from ..broker.ingest import Figures, Ingester
     from ..ledger import Missing
 
 
@@ -44,11 +46,12 @@ class Size(click.ParamType):  # type: ignore[type-arg]
               show_default=True, help="With --create: servers that have each message.")
 @click.option("--again", is_flag=True, help="Take in again what was refused before.")
 @click.option("--until-empty", is_flag=True, help="End when the broker has nothing left.")
+@click.option("--metrics", metavar="ADDRESS", help="Answer Prometheus there: 127.0.0.1:9466.")
 @click.option("--format", "form", type=click.Choice(("table", "json")), default="table",
               show_default=True, help="How the sums are written at the end.")
 def ingest(
     url: str, ledger_url: str, create: bool, room: int, replicas: str, again: bool,
-    until_empty: bool, form: str,
+    until_empty: bool, metrics: str | None, form: str,
 ) -> int:  # fmt: skip
     """Book what gateways have published to BROKER (NATS JetStream), each batch once.
 
@@ -65,7 +68,7 @@ def ingest(
       0  ended as asked
       1  failed, or something was refused
       2  usage
-      4  records of an epoch are missing though later ones are booked
+      4  with --until-empty: records of an epoch are missing though later ones are booked
 
     \b
     Example:
@@ -74,20 +77,27 @@ def ingest(
     address = address_of(url)
     from ..broker.ingest import Ingester
     from ..ledger import open_ledger
+    from .metrics import ingest_registry, serve_registry
 
     def told(text: str) -> None:
         click.echo(f"tollsplit: {text}", err=True)
 
     open_ledger(ledger_url).close()  # what is wrong with it is said before anything is taken
     ingester = Ingester(address, ledger_url, told)
-    try:
+    missing: list[Missing] = []
+    with ExitStack() as stack:
+        if metrics is not None:
+            stack.enter_context(serve_registry(
+                metrics, lambda: ingest_registry(ingester.figures)))
+        stack.callback(lambda: _write(ingester.figures, missing, form))
         asyncio.run(_run(ingester, address, create, room, int(replicas), again, until_empty))
-    finally:
         with open_ledger(ledger_url) as ledger:
-            missing = [one for one in ledger.missing()
-                       if (one.source, one.epoch) in ingester.figures.epochs]
-        _write(ingester, missing, form)
-    if missing:
+            missing += [one for one in ledger.missing()
+                        if (one.source, one.epoch) in ingester.figures.epochs]
+    for one in missing:
+        told(f"{one.source}, epoch {one.epoch}: records {one.first_sequence} to "
+             f"{one.first_sequence + one.records - 1} are not booked, though later ones are")
+    if missing and until_empty:
         return 4
     return 1 if ingester.figures.refused else 0
 
@@ -113,19 +123,13 @@ async def _run(
     await ingester.run(until_empty)
 
 
-def _write(ingester: Ingester, missing: list[Missing], form: str) -> None:
-    found = ingester.figures
-    for one in missing:
-        click.echo(
-            f"tollsplit: {one.source}, epoch {one.epoch}: records {one.first_sequence} to "
-            f"{one.first_sequence + one.records - 1} are not booked, though later ones are",
-            err=True)
-    sums = {"batches": found.batches, "records": found.records, "known": found.known,
-            "events": found.events, "refused": found.refused}
+def _write(done: Figures, missing: Sequence[Missing], form: str) -> None:
     if form == "json":
-        click.echo(json.dumps({"schema": "tollsplit.ingest/1", **sums,
-                               "missing": [asdict(one) for one in missing]}))
+        names = ("batches", "records", "known", "events", "refused")
+        click.echo(json.dumps({
+            "schema": "tollsplit.ingest/1", **{name: getattr(done, name) for name in names},
+            "missing": [asdict(one) for one in missing]}))
         return
-    click.echo(f"{found.batches:,} batches booked, {found.records:,} records; {found.known:,} "
-               f"batches were booked before; {found.events:,} events; {found.refused:,} refused; "
+    click.echo(f"{done.batches:,} batches booked, {done.records:,} records; {done.known:,} "
+               f"batches were booked before; {done.events:,} events; {done.refused:,} refused; "
                f"{sum(one.records for one in missing):,} records missing")

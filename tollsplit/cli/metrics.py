@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
     from prometheus_client.registry import CollectorRegistry
 
+    from ..broker.ingest import Figures
+
 LOOPBACK = "127.0.0.1"
 EXPECTED = 'expected HOST:PORT ("127.0.0.1:9464", "[::1]:9464") or a port of this machine alone'
 # The other parts of `seen`: a bucket's name, and what is in it.
@@ -175,7 +177,38 @@ def families(now: Snapshot) -> Iterator[Metric]:
                 now.unbooked_records_octets)
     yield gauge("unflushed_octets", "Octets metered that are not in the journal yet: what a power "
                 "cut would lose.", now.unflushed_octets)
-    yield gauge("booking_failed", "1 where the ledger takes nothing at present, 0 where it does.",
+    yield gauge("booking_failed", "1 where the ledger, or the way there, takes nothing at present.",
                 now.booking_error is not None)
     yield counters("events", "Events raised.", ("kind",),
                    {(kind,): count for kind, count in sorted(now.events.items())})
+
+
+def ingest_registry(figures: Figures) -> CollectorRegistry:
+    """A registry of what an ingester has done, and of its process."""
+    from prometheus_client import CollectorRegistry, ProcessCollector
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.registry import Collector
+
+    class Done(Collector):
+        def collect(self) -> Iterable[Metric]:
+            batches = CounterMetricFamily(
+                "tollsplit_ingest_batches", "Batches by what became of them.", labels=("what",))
+            for what in ("batches", "known", "refused"):
+                batches.add_metric(
+                    ("booked" if what == "batches" else what,), getattr(figures, what))
+            yield batches
+            for name in ("records", "events"):
+                yield CounterMetricFamily(
+                    f"tollsplit_ingest_{name}", f"{name.capitalize()} that are in the ledger.",
+                    value=getattr(figures, name))
+            yield GaugeMetricFamily(
+                "tollsplit_ingest_waiting", "Batches that the broker has not handed out yet.",
+                value=figures.waiting)
+            yield GaugeMetricFamily(
+                "tollsplit_ingest_failing", "1 where broker or ledger is away, 0 where not.",
+                value=figures.trouble is not None)
+
+    found = CollectorRegistry()
+    found.register(Done())
+    ProcessCollector(registry=found)
+    return found

@@ -243,7 +243,7 @@ def _books(now: Snapshot) -> list[Text]:
         return [Text("no ledger: nothing is booked")]
     parts = []
     if now.booking_error is not None:
-        parts.append(Text(f"the ledger takes nothing: {_plain(now.booking_error)}", WARNING))
+        parts.append(Text(f"nothing is booked: {_plain(now.booking_error)}", WARNING))
     parts.append(Text(f"booked {now.booked_records:,} records"))
     unbooked = f"{now.unbooked_batches:,} batches, {size(now.unbooked_records_octets)} on disk"
     parts.append(Text(f"not yet: {unbooked}"))
