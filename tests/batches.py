@@ -51,7 +51,7 @@ def segments(
                 reader = Reader()
                 at_ns = BEGAN_NS + window * WINDOW_NS + flush * 10**9
                 reader.feed(HEADER + b"".join(
-                    packet(at_ns + number, octets + 7 * number, 0x0A000001 + number)
+                    packet(at_ns + number, octets + 7 * (number % 97), 0x0A000001 + number)
                     for number in range(subscribers)), True)
                 meter.run(reader)
                 segment.add(generation, meter)
@@ -66,7 +66,7 @@ def segments(
 
 def octets_of(windows: int, subscribers: int = SUBSCRIBERS, octets: int = 100) -> int:
     """That segments() counts."""
-    return windows * 3 * sum(octets + 7 * number for number in range(subscribers))
+    return windows * 3 * sum(octets + 7 * (number % 97) for number in range(subscribers))
 
 
 @contextmanager
