@@ -90,6 +90,6 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def books(cluster: Cluster) -> PostgresDatabase:
+def books(postgres: Cluster) -> PostgresDatabase:
     """A ledger's place on a server."""
-    return cluster.database()
+    return postgres.database()

@@ -165,10 +165,10 @@ def find_programs() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    cluster = Cluster()
-    yield cluster
-    cluster.stop()
+def postgres() -> Iterator[Cluster]:
+    postgres = Cluster()
+    yield postgres
+    postgres.stop()
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -177,8 +177,8 @@ def databases(
 ) -> Callable[[], Database]:
     """Makes an empty database each time it is called; the one before is not used any more."""
     if request.param == "postgresql":
-        cluster: Cluster = request.getfixturevalue("cluster")
-        return cluster.database
+        postgres: Cluster = request.getfixturevalue("postgres")
+        return postgres.database
     return lambda: SqliteFile(tmp_path_factory.mktemp("books") / "ledger.db")
 
 

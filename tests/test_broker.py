@@ -333,7 +333,7 @@ def test_broker_that_is_full_takes_nothing_and_loses_nothing(
 # A cursor on the server goes with the server; psycopg says so when it is collected.
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*ServerCursor")
 def test_ledger_away_keeps_batches_in_the_broker(
-    tmp_path: Path, rules: RuleSet, broker: Broker, cluster: Cluster, books: PostgresDatabase
+    tmp_path: Path, rules: RuleSet, broker: Broker, postgres: Cluster, books: PostgresDatabase
 ) -> None:
     """The server is restarted, at once, while batches are booked."""
     make_streams(broker)
@@ -345,6 +345,6 @@ def test_ledger_away_keeps_batches_in_the_broker(
             dispatch.add(path)
             if number in (5, 12):
                 wait(lambda: dispatch.records)
-                cluster.restart()
+                postgres.restart()
         wait(lambda: not dispatch.batches)
     expect_booked(books.url, books.rows, octets_of(20))

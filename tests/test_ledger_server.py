@@ -19,8 +19,8 @@ from tollsplit.model import Posting
 
 
 @pytest.fixture
-def database(cluster: Cluster) -> PostgresDatabase:
-    return cluster.database()
+def database(postgres: Cluster) -> PostgresDatabase:
+    return postgres.database()
 
 
 @pytest.fixture

@@ -56,10 +56,10 @@ def disk() -> Iterator[Disk]:
 
 
 @pytest.fixture
-def cluster(disk: Disk) -> Iterator[Cluster]:
-    cluster = Cluster(disk.folder)
-    yield cluster
-    cluster.stop()
+def postgres(disk: Disk) -> Iterator[Cluster]:
+    postgres = Cluster(disk.folder)
+    yield postgres
+    postgres.stop()
 
 
 def book_until_full(book: Callable[[int], None]) -> tuple[int, LedgerError]:
@@ -74,10 +74,10 @@ def book_until_full(book: Callable[[int], None]) -> tuple[int, LedgerError]:
 
 @pytest.mark.parametrize("leaving_octets", [0, 2 * 1024 * 1024, 12 * 1024 * 1024])
 def test_server_on_a_full_disk_books_nothing_by_halves(
-    cluster: Cluster, disk: Disk, leaving_octets: int
+    postgres: Cluster, disk: Disk, leaving_octets: int
 ) -> None:
     """Whether its tables or its log find no room, which makes it give up altogether."""
-    url = cluster.database().url
+    url = postgres.database().url
     with open_ledger(url) as ledger:
         ledger.post(run_of(), [record()], [charge()])
     disk.fill(leaving_octets)
@@ -89,7 +89,7 @@ def test_server_on_a_full_disk_books_nothing_by_halves(
     done, error = book_until_full(book)
     assert "run it again" in str(error), error
     disk.make_room()
-    cluster.restart()
+    postgres.restart()
     with open_ledger(url) as ledger:
         assert ledger.verify().findings == ()
         # What a server that died over the commit had booked or not is told by the same run again.
@@ -99,8 +99,8 @@ def test_server_on_a_full_disk_books_nothing_by_halves(
         assert ledger.verify().findings == ()
 
 
-def test_server_on_a_full_disk_transfers_once(cluster: Cluster, disk: Disk) -> None:
-    url = cluster.database().url
+def test_server_on_a_full_disk_transfers_once(postgres: Cluster, disk: Disk) -> None:
+    url = postgres.database().url
     with open_ledger(url) as ledger:
         open_two(ledger)
     disk.fill(0)
@@ -111,7 +111,7 @@ def test_server_on_a_full_disk_transfers_once(cluster: Cluster, disk: Disk) -> N
 
     done, _ = book_until_full(book)
     disk.make_room()
-    cluster.restart()
+    postgres.restart()
     with open_ledger(url) as ledger:
         assert ledger.verify().findings == ()
         for number in range(done + 1):
