@@ -46,7 +46,8 @@ def initial(
     short = octets - len(front) - 2 - number_octets - TAG_OCTETS
     payload = payload.ljust(max(short, 4), b"\0")
     length = number_octets + len(payload) + TAG_OCTETS
-    header = front + (0x4000 | length).to_bytes(2, "big") + number.to_bytes(number_octets, "big")
+    written = (number % 256**number_octets).to_bytes(number_octets, "big")
+    header = front + (0x4000 | length).to_bytes(2, "big") + written
     pair = CryptoPair()
     pair.setup_initial(to if sealed_for is None else sealed_for, is_client=True, version=version)
     return bytes(pair.encrypt_packet(header, payload, number))

@@ -35,6 +35,7 @@ ANSWERED = initial(b"\x02\0\0\0\0", 2, to=CHOSEN, sealed_for=ID)  # an acknowled
 DECOY = initial(crypto(FREE), 3)  # in place of what was said, to the same number
 PING = initial(b"\x01", to=OTHERS)  # whose hello follows once the server has answered
 HIDDEN = initial(crypto(FREE), 1, to=CHOSEN, sealed_for=OTHERS)
+SHORTENED = initial(crypto(FREE[10:], 10), 256, to=CHOSEN, sealed_for=ID, number_octets=1)
 UNOPENED = initial(crypto(FREE), to=OTHERS, sealed_for=b"another1")
 EARLY = b"\xd0\0\0\0\1\x08" + ID + b"\0" + (0x4000 | 1183).to_bytes(2, "big") + bytes(1183)
 
@@ -75,6 +76,8 @@ TABLES: dict[str, list[Step]] = {
     "all of it again, later": [
         up(FIRST, "shop"), up(SECOND, "shop"), ("wait", b"", ""), down(500, "shop"),
         up(FIRST, "shop"), down(700, "shop"), up(SECOND, "shop"), down(800, "shop")],
+    "an acknowledgment, later": [  # nobody knows any more what opens it
+        *NAMED, ("wait", b"", ""), up(ANSWERED, "own"), down(700, "own")],
     "another name, later": [*NAMED, ("wait", b"", ""), up(ANOTHER, "own"), down(700, "own")],
     "a decoy that never arrives": [*NAMED[:1], up(DECOY, "own"), down(500, "own")],
     "a decoy, and the server's answer awaited": [
@@ -94,7 +97,16 @@ TABLES: dict[str, list[Step]] = {
     "in an unknown version": [*NAMED, up(b"\xc0\xff\0\0\x1d" + ANOTHER[5:], "own"), down(9, "own")],
     "without its fixed bit": [  # as who has met the server before may send it (RFC 9287)
         *NAMED, up(initial(crypto(FREE), to=OTHERS, fixed=0), "own"), down(700, "own")],
-    "what nobody opens": [*NAMED, up(UNOPENED, "shop"), down(700, "shop")],
+    "what nobody opens": [*NAMED, up(UNOPENED, "own"), down(700, "own")],
+    "what nobody opens, its lengths at fault": [
+        *NAMED, up(b"\xc0" + ONE[1:5] + b"\x08" + OTHERS + b"\0\0\x04" + bytes(1200), "shop"),
+        down(700, "shop")],
+    "a number that is shortened": [  # 256 in one octet, as after 255 it may be (RFC 9000 §17.1)
+        *NAMED[:1], up(initial(crypto(WHOLE[:10]), 255, number_octets=1), "shop"),
+        down(60, "shop"), up(SHORTENED, "own"), down(500, "own")],
+    "a number that is shortened, before a hello is complete": [
+        up(FIRST, "own"), up(initial(crypto(WHOLE[:10]), 255, number_octets=1), "own"),
+        up(SHORTENED, "own"), up(SECOND, "own"), down(500, "own")],
     "early data": [*NAMED[:1], *[up(EARLY, "shop")] * 100, down(700, "shop")],
     "too small for a server": [*NAMED, up(ANOTHER[:1199], "shop"), down(700, "shop")],
 }
@@ -173,9 +185,9 @@ def test_quic_flood_of_connections_is_opened_so_often_a_minute(
     true = Seal.open
     monkeypatch.setattr(Seal, "open", lambda self, *what: opened.append(what) or true(self, *what))
     begin = [datagram(60.0 - START_NS / SECOND_NS % 60, ONE)]
-    flood = [datagram(61 - START_NS / SECOND_NS % 60 + n / 1000, UNOPENED)
+    flood = [datagram(61 - START_NS / SECOND_NS % 60 + n / 1000, ONE)
              for n in range(QUIC_AGAIN_MAX + 500)]
-    slower = [datagram(61 - START_NS / SECOND_NS % 60 + n, UNOPENED) for n in range(200)]
+    slower = [datagram(61 - START_NS / SECOND_NS % 60 + n, ONE) for n in range(200)]
     tally = fast([*begin, *flood], RULES)
     assert len(opened) <= 1 + 2 * QUIC_AGAIN_MAX
     sponsored = octets_of([*begin, *flood[:QUIC_AGAIN_MAX]])

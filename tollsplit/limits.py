@@ -128,8 +128,8 @@ HELD_COUNTERS_MAX = 262_144
 # A connection's first octets as far as a name is looked for in them: hellos have 2 KB, unless
 # somebody makes them longer.
 TALK_OCTETS_MAX = 8_192
-# Flows of one worker whose hello is not complete yet, which takes what a burst takes: 36 MiB. Where
-# more begin at a time, the oldest is read no more.
+# Flows of one worker whose hello is not complete yet, or is still compared with what comes again,
+# over QUIC for ten seconds: 36 MiB. Where more begin at a time, the oldest is read no more.
 TALKS_MAX = 4_096
 # Flows of one worker whose HTTP/1 requests are read, as long as they are known: 21 MB. Most flows
 # speak TLS; of those beyond these no host is believed.

@@ -110,10 +110,11 @@ cdef int read_quic(
 
     seal   open(version, connection_id, packet, number_at) → the payload, or None
 
-    A datagram that servers drop for its size is looked over, and so is a packet that cannot be
-    opened once another one was. Where another connection begins, it is read from there on if the
-    one before is complete; else nobody can tell what is whose. Nothing is shown of one that is
-    complete and stays so. The hello points into `quic`.
+    A datagram that servers drop for its size is looked over. Where another connection begins, it is
+    read from there on if the one before is complete; else nobody can tell what is whose. Nor can
+    they of an Initial that cannot be opened: a server that has met others may (its number may be
+    shortened by what came before). Nothing is shown of a connection that is complete and stays so.
+    The hello points into `quic`.
     """
     cdef stretch_s datagram = stretch(octets, count)
     cdef initial_s initial
@@ -131,17 +132,19 @@ cdef int read_quic(
             return HELLO_NONE
         if kind == PACKET_OTHER:
             continue
+        if not initial.sound:  # whoever drops it may take the next one
+            if not quic.opened and not quic.complete:
+                return HELLO_NONE
+            continue
         plain = None
-        if quic.opened and initial.sound:
+        if quic.opened:
             plain = open_packet(&initial, seal, quic.id[:quic.id_octets])
         if plain is None and is_first(quic, &initial):
             plain = open_packet(&initial, seal, initial.id.at[:initial.id.left])
             if plain is not None and not begin_connection(quic, &initial):
                 return HELLO_NONE
-        if plain is not None and not read_frames(
+        if plain is None or not read_frames(
                 quic, stretch(<const uint8_t *>PyBytes_AS_STRING(plain), PyBytes_GET_SIZE(plain))):
-            return HELLO_NONE
-        if not quic.opened and not quic.complete:
             return HELLO_NONE
     if quic.complete:
         return HELLO_FOUND
@@ -162,7 +165,7 @@ cdef bytes open_packet(const initial_s *initial, object seal, bytes connection_i
 
 cdef bint is_first(const quic_s *quic, const initial_s *initial) noexcept nogil:
     """Whether a packet that cannot be opened may be the first of another connection (§7.2)."""
-    return initial.sound and initial.id.left >= FIRST_ID_OCTETS_MIN and not (
+    return initial.id.left >= FIRST_ID_OCTETS_MIN and not (
         quic.opened and initial.id.left == quic.id_octets
         and memcmp(initial.id.at, quic.id, quic.id_octets) == 0)
 

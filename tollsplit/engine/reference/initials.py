@@ -109,7 +109,10 @@ class Initials:
             self.tried += 1
             if self.tried > QUIC_PACKETS_MAX:
                 raise ValueError("too many packets")
-            if packet.kind == "initial":
+            if packet.kind == "initial" and not packet.sound:
+                if self.connection is None and not complete:
+                    raise ValueError("no Initial packet")
+            elif packet.kind == "initial":
                 whole = before[: len(before) - len(left.left)]
                 known = self.connection
                 plain = self.open(packet, whole)
@@ -117,10 +120,9 @@ class Initials:
                     raise ValueError("two connections at once")
                 if self.connection != known:
                     self.met, complete = {}, False
-                if plain is not None:
-                    self.gather(Octets(plain))
-                if self.connection is None and not complete:
-                    raise ValueError("no Initial packet")
+                if plain is None:
+                    raise ValueError("nobody can tell what it is")
+                self.gather(Octets(plain))
         if not self.tried:
             raise ValueError("no packet of a handshake")
 
@@ -129,7 +131,7 @@ class Initials:
         numbers = [] if self.connection is None else [self.connection]
         if len(packet.to) >= 8 and packet.to not in numbers:
             numbers.append(packet.to)
-        for number in numbers if packet.sound else ():
+        for number in numbers:
             plain = self.seal.open(packet.version, number, whole, len(whole) - packet.sealed)
             if plain is not None:
                 self.connection = number
