@@ -72,6 +72,13 @@ def overlapping() -> list[bytes]:
             connection.down(ANSWER)]
 
 
+def asked_again() -> list[bytes]:
+    """A hello, an answer of 100 octets that asks for another one, and that."""
+    connection = Connection(ALICE, SHOP)
+    return [*connection.handshake(), connection.up(SHOPS_HELLO), connection.down(bytes(100)),
+            connection.up(OTHERS_HELLO), connection.down(ANSWER)]
+
+
 TRUTH = 40 + len(SHOPS_HELLO) - SHOPS_HELLO.index(b"shop.example")  # the last part
 
 
@@ -174,6 +181,11 @@ ATTACKS = (
     Attack(
         "hello-decoy-elsewhere", rules=NAMED, packets=sent(*elsewhere_in_the_stream()),
         pays={ALICE: WHOLE + HELLO}),
+    Attack(
+        # The server asks for another hello (RFC 8446 §4.1.4), and takes another name in it.
+        "hello-asked-for-again", rules=NAMED, packets=sent(*asked_again()),
+        pays={"shop": WHOLE + HELLO + 140}, owed={"shop": HANDSHAKE + HELLO + 140,
+                                                  ALICE: HELLO + ALL}),
     Attack(
         # The same ports, and even the same first number, once the shop's connection is over.
         "connection-used-again", rules=NAMED,
