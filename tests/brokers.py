@@ -76,9 +76,10 @@ def broker() -> Iterator[Broker]:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds and hours between gateways and ingesters takes less."""
     from tollsplit.broker import address, dispatch, ingest, streams
+    from tollsplit.gateway import deliverer
 
     monkeypatch.setattr(address, "BROKER_WAIT_S", 2)
-    for module in (dispatch, ingest):
+    for module in (deliverer, ingest):
         monkeypatch.setattr(module, "RETRY_S", 0.02)
         monkeypatch.setattr(module, "RETRY_MAX_S", 0.1)
     monkeypatch.setattr(dispatch, "LOOK_S", 0.02)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from nats.js.errors import NotFoundError
 
 from ..engine.journal import read, set_aside, settle
 from ..errors import BrokerError, JournalError, RulesError, UnbookableError
-from ..gateway.delivery import recovered
+from ..gateway.deliverer import Deliverer, recovered
 from ..limits import BROKER_END_S, BROKER_PIECE_OCTETS, BROKER_RESEND_S
 from ..model import Event
-from ..snapshot import Notice, NoticeKind
+from ..snapshot import Notice
 from .address import Address, connected
 from .message import (
     Key,
@@ -34,13 +33,9 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.js import JetStreamContext
 
-RETRY_S = 1.0
-RETRY_MAX_S = 30.0
 # How soon, and at last how seldom, it is asked whether what was sent is booked.
 LOOK_S = 0.5
 LOOK_MAX_S = 30.0
-END_S = 0.1
-HURRY_S = 1.0
 # What a message has beside its payload.
 ENVELOPE_OCTETS = 4096
 EVENTS_AT_ONCE = 500
@@ -58,7 +53,7 @@ class _Batch:
     left: bool = False  # by an earlier run, which may have sent it
 
 
-class Dispatch(threading.Thread):
+class Dispatch(Deliverer):
     """Sends sealed segments, and takes them off the disk once an ingester says they are booked.
 
     leftovers   segments of earlier runs; they come first
@@ -74,34 +69,20 @@ class Dispatch(threading.Thread):
         self, address: Address, source: str, leftovers: list[Path],
         noticed: Callable[[Event | Notice], None],
     ) -> None:  # fmt: skip
-        super().__init__(name="dispatch", daemon=True)
-        self.error: str | None = None
-        self.failure: BaseException | None = None
-        self.records = 0
+        super().__init__("dispatch", address.hosts, noticed)
         self._address = address
         self._source = source
-        self._noticed = noticed
         self._batches = [_Batch(path, left=True) for path in leftovers]
-        self._events: list[Event] = []
-        self._changed = threading.Condition()
-        self._ending = False
         self._look_s = LOOK_S
         self._patient_s = 0.0  # until when a run that ends waits for answers
 
     @property
     def batches(self) -> int:
-        """Segments that are not booked yet."""
         return len(self._batches)
 
     def add(self, path: Path) -> None:
         with self._changed:
             self._batches.append(_Batch(path))
-            self._changed.notify()
-
-    def tell(self, event: Event) -> None:
-        """Have an event kept in the ledger."""
-        with self._changed:
-            self._events.append(event)
             self._changed.notify()
 
     def end(self) -> None:
@@ -110,42 +91,17 @@ class Dispatch(threading.Thread):
             if not self._ending:
                 self._patient_s = time.monotonic() + BROKER_END_S
                 self._look_s = LOOK_S
-            self._ending = True
-            self._changed.notify()
-
-    def finish(self, hurried: Callable[[], bool]) -> None:
-        """Wait for the end; not for longer than a second from when `hurried` says so."""
-        self.end()
-        while self.is_alive() and not hurried():
-            self.join(END_S)
-        if self.is_alive():
-            self.join(HURRY_S)
-
-    def run(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:
-            self.failure = error
+        super().end()
 
     def _run(self) -> None:
-        pause_s = RETRY_S
         while self._wait():
             try:
                 asyncio.run(self._turn())
             except (BrokerError, JournalError, OSError) as error:
-                if self.error is None:
-                    self._notice(f"{error}; the journal keeps what is not booked")
-                self.error = str(error)
-                with self._changed:
-                    if self._ending:
-                        return
-                    self._changed.wait_for(lambda: self._ending, pause_s)
-                pause_s = min(2 * pause_s, RETRY_MAX_S)
-                continue
-            if self.error is not None:
-                self._notice(f"{self._address.hosts}: takes batches again")
-                self.error = None
-            pause_s = RETRY_S
+                if not self._fails(error):
+                    return
+            else:
+                self._succeeds()
 
     def _wait(self) -> bool:
         """Until there is something to send or to ask; False: nothing more comes."""
@@ -257,6 +213,3 @@ class Dispatch(threading.Thread):
     def _forget(self, batch: _Batch) -> None:
         with self._changed:
             self._batches.remove(batch)
-
-    def _notice(self, text: str, kind: NoticeKind = "booking") -> None:
-        self._noticed(Notice(kind, time.time_ns(), text))

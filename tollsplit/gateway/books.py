@@ -16,7 +16,8 @@ from ..engine.usage import Usage
 from ..errors import JournalError
 from ..limits import JOURNAL_OCTETS_MAX
 from ..snapshot import Notice
-from .delivery import Deliverer, Delivery
+from .deliverer import Deliverer
+from .delivery import Delivery
 
 # Who takes segments on, given those that earlier runs have left.
 Deliver = Callable[[list[Path]], Deliverer]

@@ -7,49 +7,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
 
 from ..carryover import carryover
 from ..engine.cells import Cells
-from ..engine.journal import Contents, Head, read, set_aside
+from ..engine.journal import Head, read, set_aside
 from ..engine.usage import Prior, Spent, Usage
 from ..errors import JournalError, LedgerError, RulesError, StaleError, UnbookableError
 from ..ledger import open_ledger
 from ..model import Event
 from ..rules import RuleSet
 from ..rules.rule import At
-from ..snapshot import Notice, NoticeKind
+from ..snapshot import Notice
 from .booking import book
+from .deliverer import Deliverer, recovered
 from .reserves import Reserves
 
-RETRY_S = 1.0
-RETRY_MAX_S = 30.0
-LOOK_S = 0.1
-HURRY_S = 1.0
 
-
-class Deliverer(Protocol):
-    """A thread that takes sealed segments to the books, and off the disk once they are there.
-
-    error     why it cannot, for now; failure: what ended it before its time
-    records   booked
-    batches   segments that are not booked yet
-    """
-
-    error: str | None
-    failure: BaseException | None
-    records: int
-
-    @property
-    def batches(self) -> int: ...
-    def start(self) -> None: ...
-    def add(self, path: Path) -> None: ...
-    def tell(self, event: Event) -> None: ...
-    def end(self) -> None: ...
-    def finish(self, hurried: Callable[[], bool]) -> None: ...
-
-
-class Delivery(threading.Thread):
+class Delivery(Deliverer):
     """Books sealed segments in their order and takes them off the disk; tries again for ever.
 
     url          the ledger's
@@ -75,36 +49,22 @@ class Delivery(threading.Thread):
         reserves: Reserves,
         final: Callable[[Usage, At], None],
     ) -> None:
-        super().__init__(name="delivery", daemon=True)
-        self.error: str | None = None
-        self.records = 0  # booked
-        self.failure: BaseException | None = None  # what ended it before its time
+        super().__init__("delivery", url, noticed)
         self._url = url
         self._rules = rules
         self._known = known
-        self._noticed = noticed
         self.reserves = reserves
         self._final = final
         self._leftovers = len(leftovers)
         self._waiting = deque(leftovers)
-        self._events: list[Event] = []
-        self._changed = threading.Condition()
-        self._ending = False
 
     @property
     def batches(self) -> int:
-        """Segments that are not booked yet."""
         return len(self._waiting)
 
     def add(self, path: Path) -> None:
         with self._changed:
             self._waiting.append(path)
-            self._changed.notify()
-
-    def tell(self, event: Event) -> None:
-        """Have an event kept in the ledger."""
-        with self._changed:
-            self._events.append(event)
             self._changed.notify()
 
     def offer(self, head: Head, usage: Usage) -> None:
@@ -113,32 +73,8 @@ class Delivery(threading.Thread):
             self.reserves.offer(head, usage)
             self._changed.notify()
 
-    def end(self) -> None:
-        """Have it end once it has booked what is there, or the ledger fails."""
-        with self._changed:
-            self._ending = True
-            self._changed.notify()
-
-    def finish(self, hurried: Callable[[], bool]) -> None:
-        """Wait for the end.
-
-        hurried   whether not to wait for longer than a second; asked again and again
-        """
-        self.end()
-        while self.is_alive() and not hurried():
-            self.join(LOOK_S)
-        if self.is_alive():
-            self.join(HURRY_S)
-
-    def run(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:
-            self.failure = error
-
     def _run(self) -> None:
         asked = False
-        pause_s = RETRY_S
         while True:
             if not asked and not self._leftovers:
                 self._ask()
@@ -165,22 +101,13 @@ class Delivery(threading.Thread):
             except StaleError:  # it is worked out anew, from what was booked meanwhile
                 continue
             except (LedgerError, OSError) as error:  # or what is booked cannot be taken away
-                if self.error is None:
-                    self._notice("booking", f"{error}; the journal keeps what is not booked")
-                self.error = str(error)
                 if not asked:  # an answer that is late helps nobody: counting goes on meanwhile
                     self._known({}, {})
                     asked = True
-                with self._changed:
-                    if self._ending:
-                        return
-                    self._changed.wait_for(lambda: self._ending, pause_s)
-                pause_s = min(2 * pause_s, RETRY_MAX_S)
+                if not self._fails(error):
+                    return
                 continue
-            if self.error is not None:
-                self._notice("booking", f"{self._url}: takes bookings again")
-                self.error = None
-            pause_s = RETRY_S
+            self._succeeds()
             if path is None:
                 continue
             with self._changed:
@@ -195,7 +122,7 @@ class Delivery(threading.Thread):
             with open_ledger(self._url) as ledger:
                 self._known(*carryover(ledger, None, self._rules)(cells))
         except LedgerError as error:
-            self._notice("booking", f"{error}; what earlier runs used up of quotas is not shown")
+            self._notice(f"{error}; what earlier runs used up of quotas is not shown")
             self._known({}, {})
 
     def _deliver(self, path: Path) -> None:
@@ -204,7 +131,7 @@ class Delivery(threading.Thread):
         except (JournalError, RulesError, UnbookableError) as error:
             # What no trying makes better must not stop what comes behind it.
             aside = set_aside(path)
-            self._notice("booking", f"{error}; it is kept as {aside}, and not booked")
+            self._notice(f"{error}; it is kept as {aside}, and not booked")
 
     def _book(self, path: Path) -> None:
         try:
@@ -227,16 +154,3 @@ class Delivery(threading.Thread):
     def _raise(self, events: Iterable[Event]) -> None:
         for event in events:
             self._noticed(event)
-
-    def _notice(self, kind: NoticeKind, text: str) -> None:
-        self._noticed(Notice(kind, time.time_ns(), text))
-
-
-def recovered(path: Path, contents: Contents) -> Notice:
-    """What is told of a segment whose run died."""
-    last = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(contents.last_ns // 10**9))
-    torn = f" ({contents.torn_octets:,} torn octets)" if contents.torn_octets else ""
-    return Notice(
-        "recovered", time.time_ns(),
-        f"{path.name}: the run that wrote it died; what it had counted until {last} UTC is "
-        f"booked, what it counted since its last flush is lost{torn}")

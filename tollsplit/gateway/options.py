@@ -12,7 +12,7 @@ from ..model import Event
 from ..snapshot import Notice
 
 if TYPE_CHECKING:
-    from .delivery import Deliverer
+    from .deliverer import Deliverer
 
 # Begins with what earlier runs have left, and tells what happens.
 Publish = Callable[[list[Path], Callable[[Event | Notice], None]], "Deliverer"]

@@ -36,7 +36,8 @@ from ..tokens.gate import Gate
 from ..tokens.keys import keys_of
 from .books import Books
 from .control import Control
-from .delivery import Deliverer, Delivery
+from .deliverer import Deliverer
+from .delivery import Delivery
 from .figures import Figures
 from .options import Options
 from .picture import heaviest
