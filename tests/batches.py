@@ -12,6 +12,7 @@ from typing import Any
 
 from brokers import Broker
 from gateways import HEADER, packet
+from gateways import wait as wait_for
 
 from tollsplit.broker.address import connected, parse_url
 from tollsplit.broker.dispatch import Dispatch
@@ -62,6 +63,11 @@ def segments(
             paths.append(segment.path)
             first += subscribers
     return paths
+
+
+def wait(condition: Callable[[], object]) -> None:
+    """A broker or a database that starts anew takes its time on a busy machine."""
+    wait_for(condition, 40)
 
 
 def octets_of(windows: int, subscribers: int = SUBSCRIBERS, octets: int = 100) -> int:

@@ -25,10 +25,11 @@ from batches import (
     octets_of,
     segments,
     send,
+    wait,
 )
 from brokers import Broker
 from databases import Cluster, Database, PostgresDatabase
-from gateways import packet, running, wait, write_rules
+from gateways import packet, running, write_rules
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
@@ -348,3 +349,42 @@ def test_ledger_away_keeps_batches_in_the_broker(
                 postgres.restart()
         wait(lambda: not dispatch.batches)
     expect_booked(books.url, books.rows, octets_of(20))
+
+
+def test_dispatch_outlives_whatever_its_client_does(
+    tmp_path: Path, rules: RuleSet, broker: Broker, books: PostgresDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Metering ends with the thread that delivers: an answer that makes no sense must not end it,
+    nor a credentials file that has gone.
+    """
+    make_streams(broker)
+    credentials = tmp_path / "credentials"
+    credentials.write_text("gw1:secret")
+
+    async def fail(*arguments: Any, **named: Any) -> None:
+        raise KeyError("stream")
+
+    with dispatching(broker, segments(tmp_path / "journal", rules, 1),
+                     options=f"?credentials={credentials}") as dispatch:
+        credentials.unlink()
+        wait(lambda: "cannot be read" in str(dispatch.error))
+        with monkeypatch.context() as broken:
+            broken.setattr(JetStreamContext, "publish", fail)
+            credentials.write_text("gw1:secret")
+            wait(lambda: "stream" in str(dispatch.error))
+        wait(lambda: ingest(broker, books.url) and not dispatch.batches)
+    expect_booked(books.url, books.rows, octets_of(1))
+
+
+def test_dispatch_of_two_runs_that_share_a_journal_books_once(
+    tmp_path: Path, rules: RuleSet, broker: Broker, books: PostgresDatabase
+) -> None:
+    """The second takes what the first has sealed for its leftovers; one lets go of it first."""
+    make_streams(broker)
+    paths = segments(tmp_path / "journal", rules, 12)
+    with dispatching(broker, paths) as one, dispatching(broker, paths) as other, \
+            ingesting(broker, books.url):
+        wait(lambda: not one.batches and not other.batches)
+    assert not list((tmp_path / "journal").glob("*.segment*"))
+    expect_booked(books.url, books.rows, octets_of(12))

@@ -20,10 +20,11 @@ from batches import (
     octets_of,
     segments,
     send,
+    wait,
 )
 from brokers import Broker
 from databases import Database, PostgresDatabase
-from gateways import wait, write_rules
+from gateways import write_rules
 
 from tollsplit.broker import dispatch as dispatches
 from tollsplit.broker import message, streams

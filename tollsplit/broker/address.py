@@ -88,10 +88,11 @@ async def connected(address: Address, name: str) -> AsyncIterator[tuple[Client, 
     """A connection, until it breaks or is left. Whatever the broker refuses is a BrokerError.
 
     name   what the broker's own tools call us
-
-    Raises UsageError for files that cannot be read.
     """
-    options = _identity(address)
+    try:
+        options = identity(address)
+    except UsageError as error:  # they could be read when it began
+        raise BrokerError(str(error)) from error
     client = Client()
     said: list[Exception] = []
 
@@ -128,8 +129,8 @@ def _described(error: Exception) -> str:
     return str(found).removeprefix("nats: ").strip("'")
 
 
-def _identity(address: Address) -> dict[str, Any]:
-    """What tells the broker who we are, and us who it is."""
+def identity(address: Address) -> dict[str, Any]:
+    """What tells the broker who we are, and us who it is. Raises UsageError."""
     options: dict[str, Any] = {}
     if address.credentials is not None:
         text = _read(address.credentials)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nats.js.errors import NotFoundError
 
 from ..engine.journal import read, set_aside, settle
-from ..errors import BrokerError, JournalError, RulesError, UnbookableError
+from ..errors import JournalError, RulesError, UnbookableError
 from ..gateway.deliverer import Deliverer, recovered
 from ..limits import BROKER_END_S, BROKER_PIECE_OCTETS, BROKER_RESEND_S
 from ..model import Event
@@ -39,6 +39,7 @@ LOOK_MAX_S = 30.0
 # What a message has beside its payload.
 ENVELOPE_OCTETS = 4096
 EVENTS_AT_ONCE = 500
+DOUBLINGS_MAX = 5
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class _Batch:
     records: int = 0
     digest: str = ""
     sent_s: float | None = None  # when the broker took it, by the monotonic clock
+    sent: int = 0  # how often
     left: bool = False  # by an earlier run, which may have sent it
 
 
@@ -61,8 +63,8 @@ class Dispatch(Deliverer):
     source      whose events it sends
 
     The broker need not be trusted with anything: what it has taken and lost is sent again after
-    BROKER_RESEND_S, and what is sent twice is booked once. It has a connection only while there is
-    something to say or to ask, so there is none that could go stale.
+    BROKER_RESEND_S, then after twice as long, and so on; what is sent twice is booked once. It has
+    a connection only while there is something to say or to ask, so there is none to go stale.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Dispatch(Deliverer):
         while self._wait():
             try:
                 asyncio.run(self._turn())
-            except (BrokerError, JournalError, OSError) as error:
+            except Exception as error:  # whatever a broker does must not end the metering
                 if not self._fails(error):
                     return
             else:
@@ -134,7 +136,11 @@ class Dispatch(Deliverer):
         self._look_s = LOOK_S if booked else min(2 * self._look_s, LOOK_MAX_S)
 
     def _is_due(self, batch: _Batch) -> bool:
-        return batch.sent_s is None or time.monotonic() - batch.sent_s >= BROKER_RESEND_S
+        if batch.sent_s is None:
+            return True
+        # Ever more seldom: a long queue must not be made longer, and what is in it not moved on.
+        pause_s = BROKER_RESEND_S * (1 << min(batch.sent - 1, DOUBLINGS_MAX))
+        return time.monotonic() - batch.sent_s >= pause_s
 
     async def _publish(self, client: Client, broker: JetStreamContext, batch: _Batch) -> None:
         """Hand a batch to the broker; raises BrokerError where it does not say that it has it."""
@@ -143,7 +149,11 @@ class Dispatch(Deliverer):
             return
         assert batch.key is not None
         piece = min(BROKER_PIECE_OCTETS, client.max_payload - ENVELOPE_OCTETS)
-        octets = batch.path.read_bytes()
+        try:
+            octets = batch.path.read_bytes()
+        except FileNotFoundError:  # another run has seen to it
+            self._forget(batch)
+            return
         try:
             messages = batch_messages(self._address.stream, batch.key, octets, piece)
         except UnbookableError as error:
@@ -153,6 +163,7 @@ class Dispatch(Deliverer):
         for message in messages:
             await self._send(broker, message)
         batch.sent_s = time.monotonic()
+        batch.sent += 1
 
     async def _send(self, broker: JetStreamContext, message: Message) -> None:
         await broker.publish(message.subject, message.payload, stream=self._address.stream,
@@ -174,19 +185,24 @@ class Dispatch(Deliverer):
             return False
         if contents.records is None and contents.last_ns:
             self._noticed(recovered(path, contents))
-        settle(path, contents)
+        try:
+            settle(path, contents)
+            batch.digest = digest_of(path.read_bytes())
+        except (JournalError, FileNotFoundError):
+            if not path.exists():
+                return False
+            raise
         batch.records = contents.records or 0
         if not batch.records:
             path.unlink(missing_ok=True)
             return False
-        batch.digest = digest_of(path.read_bytes())
         head = contents.head
         batch.key = Key(head.source, head.epoch, head.first_sequence)
         return True
 
     async def _is_over(self, broker: JetStreamContext, batch: _Batch) -> bool:
         """Whether an ingester has said what became of it; it is then no longer ours."""
-        if not self._know(batch):
+        if not batch.path.exists() or not self._know(batch):  # or another run has seen to it
             self._forget(batch)
             return True
         assert batch.key is not None
@@ -197,7 +213,10 @@ class Dispatch(Deliverer):
         except NotFoundError:
             return False
         said = read_answer(answer.data or b"")
-        if said.digest != batch.digest:  # of something else under the same key: ours is to be sent
+        if said.digest != batch.digest:
+            # Another run may have settled it, too; else it is of something else under the same key.
+            batch.digest = digest_of(batch.path.read_bytes())
+        if said.digest != batch.digest:
             return False
         if said.refused is not None:
             self._set_aside(batch, f"{batch.path.name}: refused: {said.refused}")

@@ -17,10 +17,12 @@ def address_of(url: str) -> Address:
     # It warns of how the client ends encrypted connections, each time.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
-        from ..broker.address import parse_url
+        from ..broker.address import identity, parse_url
     except ImportError as error:
         raise UsageError(f"broker: {error}; pip install 'tollsplit[nats]'") from error
-    return parse_url(url)
+    address = parse_url(url)
+    identity(address)
+    return address
 
 
 def publisher(url: str, source: str) -> Publish:
