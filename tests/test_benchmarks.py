@@ -316,6 +316,19 @@ def test_bench_scale_books_a_gateways_hours_at_smoke_size(
     assert f"records a day of a thousand{row['records_an_hour'] * 24_000:>33,}" in printed
 
 
+def test_bench_broker_books_each_octet_once_at_smoke_size(
+    tmp_path: Path, databases: Callable[[], Database]
+) -> None:
+    if shutil.which("nats-server") is None:
+        pytest.skip("no nats-server (Debian's package of that name)")
+    database = databases()
+    printed, [line] = bench(tmp_path / "results.jsonl", "bench_broker", "--url", database.url)
+    assert line["store"] == database.kind
+    for name in ("direct", "publish", "ingest", "together"):
+        assert line["results"][name]["per_second"] > 0
+        assert f"\n{name} " in printed
+
+
 def test_bench_peers_names_everybody_and_what_they_count(tmp_path: Path) -> None:
     printed, [line] = bench(tmp_path / "results.jsonl", "bench_peers")
     for peer in PEERS:

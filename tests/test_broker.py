@@ -175,8 +175,7 @@ def test_ingester_killed_at_each_step_books_all_once(
     make_streams(broker)
     paths = segments(tmp_path / "journal", rules, 9)
     with dispatching(broker, paths) as dispatch:
-        wait(lambda: dispatch.batches == 9 and all(
-            batch.sent_s is not None for batch in dispatch._batches))
+        wait(lambda: dispatch.is_through)
         assert ask(broker, lambda js: js.stream_info("tollsplit")).state.messages >= 27
         for step in range(1, 11):
             assert ingest_until(broker, books.url, step) == -signal.SIGKILL
@@ -297,7 +296,7 @@ def test_broker_that_lost_its_disk_is_sent_it_again(
     monkeypatch.setattr(dispatches, "BROKER_RESEND_S", 0.5)
     make_streams(broker)
     with dispatching(broker, segments(tmp_path / "journal", rules, 4)) as dispatch:
-        wait(lambda: all(batch.sent_s is not None for batch in dispatch._batches))
+        wait(lambda: dispatch.is_through)
         broker.lose_everything()
         make_streams(broker)
         wait(lambda: ingest(broker, books.url) and not dispatch.batches)

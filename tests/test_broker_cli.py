@@ -60,7 +60,7 @@ def test_ingest_command_says_what_it_did_and_what_is_missing(
                "--format", "json")
     assert tollsplit(*command).returncode == 0
     with dispatching(broker, [paths[0], paths[2]]) as dispatch:
-        wait(lambda: all(batch.sent_s is not None for batch in dispatch._batches))
+        wait(lambda: dispatch.is_through)
         found = tollsplit(*command)
         assert found.returncode == 4, found.stderr
         assert json.loads(found.stdout) == {
@@ -70,7 +70,7 @@ def test_ingest_command_says_what_it_did_and_what_is_missing(
         assert "records 5 to 9 are not booked, though later ones are" in found.stderr
         dispatch.add(paths[1])
         dispatch.add(paths[3])
-        wait(lambda: all(batch.sent_s is not None for batch in dispatch._batches))
+        wait(lambda: dispatch.is_through)
         found = tollsplit(*command[:-2])
         assert found.returncode == 0, found.stderr
         assert found.stdout == ("2 batches booked, 10 records; 0 batches were booked before; "

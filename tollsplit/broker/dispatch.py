@@ -82,6 +82,12 @@ class Dispatch(Deliverer):
     def batches(self) -> int:
         return len(self._batches)
 
+    @property
+    def is_through(self) -> bool:
+        """Whether the broker has taken all that is there."""
+        with self._changed:
+            return all(batch.sent_s is not None for batch in self._batches)
+
     def add(self, path: Path) -> None:
         with self._changed:
             self._batches.append(_Batch(path))
@@ -108,7 +114,7 @@ class Dispatch(Deliverer):
     def _wait(self) -> bool:
         """Until there is something to send or to ask; False: nothing more comes."""
         with self._changed:
-            while not self._events and all(batch.sent_s is not None for batch in self._batches):
+            while not self._events and self.is_through:
                 if self._ending and (not self._batches or time.monotonic() >= self._patient_s):
                     return False
                 if not self._batches:

@@ -56,6 +56,7 @@ RETRY_S = 1.0
 RETRY_MAX_S = 30.0
 # How long a broker with nothing to hand out is waited for, before it is asked again.
 FETCH_S = 1.0
+DRAIN_S = 0.1  # the same where it ends once there is nothing
 REASON_MAX = 1000  # characters of a header
 # What octets that anybody can send may raise where they are read.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
@@ -137,7 +138,8 @@ class Ingester:
             if until_empty and not (found.num_pending or found.num_ack_pending):
                 return
             try:
-                [message] = await waiting.fetch(1, timeout=FETCH_S)
+                [message] = await waiting.fetch(
+                    1, timeout=min(FETCH_S, DRAIN_S) if until_empty else FETCH_S)
             except nats.errors.TimeoutError:
                 continue
             async with _spoken_up(message):
