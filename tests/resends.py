@@ -15,6 +15,7 @@ START_NS = 1_793_505_600 * SECOND_NS
 CLIENT, SERVER, FRIEND = "10.0.0.7", "203.0.113.5", "10.0.0.8"
 UP, DOWN = (CLIENT, SERVER), (SERVER, CLIENT)
 FIN, SYN, RST, ACK = 1, 2, 4, 16
+UNIT = 12  # octets: fifty of them are as many as a retransmission has to have to be free
 TIMESTAMPS = b"\x01\x01\x08\x0a" + bytes(8)
 
 
@@ -54,8 +55,9 @@ def at(packet: bytes, ms: float = 0, captured: int | None = None, *, vlan: int =
 @st.composite
 def streams(draw: st.DrawFn) -> list[Frame]:
     """A few streams whose segments come again, overlap, lie in each other or differ."""
-    base = draw(st.sampled_from([0, 1_000, 2**32 - 20, 2**31 - 10]))
-    cuts = [0, *draw(st.lists(st.integers(1, 90), min_size=1, max_size=6, unique=True))]
+    base = draw(st.sampled_from([0, 1_000, 2**32 - 20 * UNIT, 2**31 - 10 * UNIT]))
+    cuts = [0, *(UNIT * place for place in draw(
+        st.lists(st.integers(1, 90), min_size=1, max_size=6, unique=True)))]
     cuts.sort()
     ends = draw(st.lists(st.sampled_from(ENDS[:6]), min_size=1, max_size=2))
     found: list[Frame] = []
@@ -64,7 +66,7 @@ def streams(draw: st.DrawFn) -> list[Frame]:
     for _ in range(draw(st.integers(1, 18))):
         ms += draw(st.sampled_from([0, 0.5, 1, 3, 200, 301_000]))
         first = draw(st.sampled_from(cuts))
-        last = draw(st.sampled_from([*cuts, first + 1, 95]))
+        last = draw(st.sampled_from([*cuts, first + 1, 95 * UNIT]))
         whose = draw(st.sampled_from(ends))
         if sent and draw(st.booleans()):  # again, or some of it, or more
             first, last, whose = draw(st.sampled_from(sent))
@@ -84,7 +86,7 @@ def streams(draw: st.DrawFn) -> list[Frame]:
         found.append(at(packet, ms, cut, vlan=draw(st.sampled_from([0, 0, 0, 7]))))
         if draw(st.integers(0, 5)) == 0:
             found[-1] = found[-1]._replace(
-                segment_octets=draw(st.sampled_from([10, 40, 2**32 - 1])))
+                segment_octets=draw(st.sampled_from([10 * UNIT, 45 * UNIT, 2**32 - 1])))
         if draw(st.integers(0, 5)) == 0:  # another protocol, or a part of a datagram
             build = ipv4 if "." in ends[0][0] else ipv6
             found.append(at(build(*draw(st.sampled_from([

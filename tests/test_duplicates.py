@@ -91,8 +91,8 @@ def test_retransmission_without_an_identification_has_another_timestamp() -> Non
 def test_duplicate_is_no_retransmission() -> None:
     both = replace(RULES, meter=Meter(
         retransmissions="exempt_if_identical", duplicates_ns=2_000_000))
-    again = segment(1, content(0, 60), number=2)
-    tally = resent([at(PACKET), at(PACKET, 1), at(again, 300), at(again, 301)], both)
+    first, again = (segment(1, content(0, 600), number=number) for number in (1, 2))
+    tally = resent([at(first), at(first, 1), at(again, 300), at(again, 301)], both)
     assert (tally.duplicate.packets, tally.retransmitted.packets, tally.metered.packets) == (
         2, 1, 1)
 

@@ -20,6 +20,7 @@ from resends import (
     RST,
     SYN,
     TIMESTAMPS,
+    UNIT,
     UP,
     at,
     content,
@@ -36,6 +37,7 @@ from tollsplit.engine import Tally, meter
 from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.live import Generation
 from tollsplit.engine.usage import Provenance
+from tollsplit.limits import EXEMPT_PAYLOAD_MIN
 from tollsplit.rules.rule import Match, Meter, Rule, RuleSet, Split, Sponsor
 from tollsplit.run import explain
 
@@ -56,10 +58,19 @@ def resent(frames: Sequence[Frame], rules: RuleSet = RULES, **bounds: int) -> Ta
     return tally
 
 
+def in_units(place: Segment) -> Segment:
+    """Where a segment lies in octets; one of a single unit has a single octet."""
+    first, last, *kind = place
+    if last - first == 1:  # at the end of what was sent, or behind it
+        first = UNIT * last - 1 if last % 100 == 0 else UNIT * first
+        return (first, first + 1, *kind)
+    return (UNIT * first, UNIT * last, *kind)
+
+
 def buckets(segments: Sequence[Segment], base: int = 1, **options: int) -> str:
     """A letter for each segment: is it (m)etered as usual, e(x)empt, or (s)uspicious?"""
     frames = [at(segment(base + first, content(first, last - first, *kind)), 300 * n)
-              for n, (first, last, *kind) in enumerate(segments)]
+              for n, (first, last, *kind) in enumerate(map(in_units, segments))]
     figures = [resent(frames[:n], **options) for n in range(len(frames) + 1)]
     letters = ""
     for before, after in pairwise(figures):
@@ -75,7 +86,8 @@ def buckets(segments: Sequence[Segment], base: int = 1, **options: int) -> str:
 A, B, C = (0, 100), (100, 200), (200, 300)
 
 
-@pytest.mark.parametrize("base", [1, 2**32 - 150, 2**31 - 150], ids=["low", "wraps", "signed"])
+@pytest.mark.parametrize("base", [1, 2**32 - 150 * UNIT, 2**31 - 150 * UNIT],
+                         ids=["low", "wraps", "signed"])
 @pytest.mark.parametrize(("segments", "expected"), [
     ([A, B, A, B], "mmxx"),
     ([A, B, (0, 200)], "mmx"),  # both in one packet
@@ -103,58 +115,58 @@ def test_retransmission_by_segments(base: int, segments: list[Segment], expected
 
 
 def test_retransmission_is_on_nobodys_bill() -> None:
-    frames = [at(segment(1, content(0, 100))), at(segment(1, content(0, 100)), 300)]
+    frames = [at(segment(1, content(0, 600))), at(segment(1, content(0, 600)), 300)]
     tally = resent(frames)
-    assert (tally.retransmitted.packets, tally.retransmitted.octets) == (1, 100 + HEADERS)
-    assert tally.sponsor_octets == {"shop": 100 + HEADERS}
+    assert (tally.retransmitted.packets, tally.retransmitted.octets) == (1, 600 + HEADERS)
+    assert tally.sponsor_octets == {"shop": 600 + HEADERS}
     for other in (VERIFYING, replace(RULES, meter=Meter())):
         tally = resent(frames, other)
         assert tally.retransmitted.packets == 0
-        assert tally.sponsor_octets == {"shop": 2 * (100 + HEADERS)}
+        assert tally.sponsor_octets == {"shop": 2 * (600 + HEADERS)}
 
 
 @pytest.mark.parametrize("rules", [RULES, VERIFYING], ids=["exempt", "charge"])
 def test_other_content_is_the_subscribers(rules: RuleSet) -> None:
-    tally = resent([at(segment(1, content(0, 100))), at(segment(1, content(0, 100, 1)), 300)],
+    tally = resent([at(segment(1, content(0, 600))), at(segment(1, content(0, 600, 1)), 300)],
                    rules)
-    assert (tally.suspicious.packets, tally.suspicious.octets) == (1, 100 + HEADERS)
+    assert (tally.suspicious.packets, tally.suspicious.octets) == (1, 600 + HEADERS)
     assert (tally.sponsor_octets, tally.subscriber_octets) == (
-        {"shop": 100 + HEADERS}, 100 + HEADERS)
+        {"shop": 600 + HEADERS}, 600 + HEADERS)
 
 
 def test_charging_everything_looks_at_nothing() -> None:
-    tally = resent([at(segment(1, content(0, 100))), at(segment(1, content(0, 100, 1)), 300)],
+    tally = resent([at(segment(1, content(0, 600))), at(segment(1, content(0, 600, 1)), 300)],
                    replace(RULES, meter=Meter()))
-    assert (tally.suspicious.packets, tally.sponsor_octets["shop"]) == (0, 280)
+    assert (tally.suspicious.packets, tally.sponsor_octets["shop"]) == (0, 1280)
 
 
 @pytest.mark.parametrize(("packets", "exempt"), [
     # each direction is a stream of its own, and each five-tuple has two
-    ([segment(1, content(0, 50)), segment(1, content(0, 50), ends=DOWN)], 0),
-    ([segment(1, content(0, 50), ends=DOWN), segment(1, content(0, 50), ends=DOWN)], 1),
-    ([segment(1, content(0, 50)), segment(1, content(0, 50), client=1001)], 0),
-    ([segment(1, content(0, 50)), segment(1, content(0, 50), port=80)], 0),
-    ([segment(1, content(0, 50)), segment(1, content(0, 50), flags=ACK | FIN)], 1),
+    ([segment(1, content(0, 600)), segment(1, content(0, 600), ends=DOWN)], 0),
+    ([segment(1, content(0, 600), ends=DOWN), segment(1, content(0, 600), ends=DOWN)], 1),
+    ([segment(1, content(0, 600)), segment(1, content(0, 600), client=1001)], 0),
+    ([segment(1, content(0, 600)), segment(1, content(0, 600), port=80)], 0),
+    ([segment(1, content(0, 600)), segment(1, content(0, 600), flags=ACK | FIN)], 1),
     # what has no payload is charged: SYN, FIN, acknowledgements
     ([segment(1, flags=SYN), segment(1, flags=SYN), segment(2, flags=FIN),
       segment(2, flags=FIN), segment(3), segment(3)], 0),
     # a connection ends and another one begins
-    ([segment(1, content(0, 50)), segment(51, flags=RST), segment(1, content(0, 50))], 0),
-    ([segment(1, content(0, 50)), segment(7000, flags=SYN), segment(1, content(0, 50))], 0),
-    ([segment(1, content(0, 50)), segment(51, content(0, 50, 1), flags=RST),
-      segment(51, content(0, 50), flags=RST)], 0),  # a diagnosis is no part of a stream
+    ([segment(1, content(0, 600)), segment(601, flags=RST), segment(1, content(0, 600))], 0),
+    ([segment(1, content(0, 600)), segment(7000, flags=SYN), segment(1, content(0, 600))], 0),
+    ([segment(1, content(0, 600)), segment(601, content(0, 600, 1), flags=RST),
+      segment(601, content(0, 600), flags=RST)], 0),  # a diagnosis is no part of a stream
     # what comes with a SYN begins behind it (RFC 7413)
-    ([segment(1, content(0, 50), flags=SYN), segment(2, content(0, 50))], 1),
+    ([segment(1, content(0, 600), flags=SYN), segment(2, content(0, 600))], 1),
     # headers that have room for more than timestamps cost something
-    ([segment(1, content(0, 50)), segment(1, content(0, 50), options=TIMESTAMPS)], 1),
-    ([segment(1, content(0, 50)),
-      segment(1, content(0, 50), options=TIMESTAMPS + bytes(4))], 0),
+    ([segment(1, content(0, 600)), segment(1, content(0, 600), options=TIMESTAMPS)], 1),
+    ([segment(1, content(0, 600)),
+      segment(1, content(0, 600), options=TIMESTAMPS + bytes(4))], 0),
     # IPv6
-    ([segment(1, content(0, 50), ends=("2001:db8::7", "2001:db8:ffff::5"), options=TIMESTAMPS)]
+    ([segment(1, content(0, 600), ends=("2001:db8::7", "2001:db8:ffff::5"), options=TIMESTAMPS)]
      * 2, 1),
     # a sequence that is far from all before
-    ([segment(1, content(0, 50)), segment(1 + 2**30, content(0, 50, 1)),
-      segment(1 + 2**30, content(0, 50, 1)), segment(1, content(0, 50))], 1),
+    ([segment(1, content(0, 600)), segment(1 + 2**30, content(0, 600, 1)),
+      segment(1 + 2**30, content(0, 600, 1)), segment(1, content(0, 600))], 1),
 ])
 def test_retransmission_of_a_stream(packets: list[bytes], exempt: int) -> None:
     tally = resent([at(packet, 300 * n) for n, packet in enumerate(packets)])
@@ -162,13 +174,13 @@ def test_retransmission_of_a_stream(packets: list[bytes], exempt: int) -> None:
 
 
 def test_what_was_not_captured_is_not_exempt() -> None:
-    whole, cut = segment(1, content(0, 100)), segment(1, content(0, 100, 1))
+    whole, cut = segment(1, content(0, 600)), segment(1, content(0, 600, 1))
     for frames in ([at(whole), at(cut, 300, 80)], [at(whole, 0, 80), at(whole, 300)]):
         tally = resent(frames)
         assert (tally.retransmitted.packets, tally.suspicious.packets) == (0, 0)
     # the first of two segments was captured, and differs
     frames = [at(segment(1, content(0, 10))), at(segment(11, content(10, 90)), 1),
-              at(segment(1, content(0, 100, 1)), 300, 14 + HEADERS + 20)]
+              at(segment(1, content(0, 600, 1)), 300, 14 + HEADERS + 20)]
     assert resent(frames).suspicious.packets == 1
 
 
@@ -185,9 +197,9 @@ def test_any_octet_that_differs_is_found(octets: int) -> None:
 
 
 def test_segments_of_a_coalesced_packet_are_known_apart() -> None:
-    joined = at(segment(1, content(0, 250)))._replace(segment_octets=100)
+    joined = at(segment(1, content(0, 3000)))._replace(segment_octets=1200)
     again = [at(segment(1 + first, content(first, last - first)), 300 + first)
-             for first, last in [(0, 100), (100, 200), (200, 250), (0, 250)]]
+             for first, last in [(0, 1200), (1200, 2400), (2400, 3000), (0, 3000)]]
     assert resent([joined, *again]).retransmitted.packets == 4
     unknown = joined._replace(segment_octets=2**32 - 1)
     assert resent([unknown, *again]).retransmitted.packets == 1
@@ -195,7 +207,7 @@ def test_segments_of_a_coalesced_packet_are_known_apart() -> None:
 
 def test_packet_between_two_subscribers_is_exempt_once() -> None:
     ends = (UP[0], FRIEND)
-    frames = [at(segment(1, content(0, 60, kind), ends=ends), 300 * n)
+    frames = [at(segment(1, content(0, 600, kind), ends=ends), 300 * n)
               for n, kind in enumerate([0, 0, 1])]
     tally = resent(frames)
     assert tally.retransmitted.packets == 1
@@ -203,7 +215,7 @@ def test_packet_between_two_subscribers_is_exempt_once() -> None:
 
 
 def test_stream_that_was_idle_is_another() -> None:
-    frames = [at(segment(1, content(0, 100, kind)), seconds * 1000)
+    frames = [at(segment(1, content(0, 600, kind)), seconds * 1000)
               for seconds, kind in [(0, 0), (300, 0), (601, 1), (602, 1)]]
     tally = resent(frames)
     assert (tally.retransmitted.packets, tally.suspicious.packets) == (2, 0)
@@ -227,14 +239,22 @@ def test_tunnel_in_fake_retransmissions_is_paid_for() -> None:
     assert tally.metered.octets == 1040 + 100 * 940
 
 
-def test_tunnel_in_headers_of_true_retransmissions_costs_more_than_it_carries() -> None:
-    """Of an octet that is sent again and again four packets are free, with 12 octets of options."""
-    frames = [at(segment(first + 1, content(first, 2), options=TIMESTAMPS), first + n / 10)
-              for first in range(0, 100, 2) for n in range(5)]
+@pytest.mark.parametrize("octets", [2, 100, EXEMPT_PAYLOAD_MIN - 1])
+def test_short_segments_are_free_at_no_time(octets: int) -> None:
+    """Else their headers would carry more than is paid for."""
+    assert resent([at(segment(1, content(0, octets)), 300 * n) for n in range(3)]
+                  ).retransmitted.packets == 0
+
+
+def test_tunnel_in_headers_of_true_retransmissions_carries_a_sixth_at_most() -> None:
+    """Of what is sent again and again four packets are free, with 12 octets of options."""
+    step = EXEMPT_PAYLOAD_MIN
+    frames = [at(segment(1 + step * turn, content(step * turn, step), options=TIMESTAMPS),
+                 turn + n / 10) for turn in range(50) for n in range(5)]
     tally = resent(frames)
     assert tally.retransmitted.packets == 4 * 50
-    carried = 4 * 50 * len(TIMESTAMPS)
-    assert tally.metered.octets > carried
+    carried = 4 * 50 * 2 * len(TIMESTAMPS)
+    assert carried * 5 < tally.metered.octets
 
 
 def test_bill_is_not_inflated_by_retransmissions() -> None:
@@ -254,14 +274,14 @@ def test_bill_is_not_inflated_by_retransmissions() -> None:
 
 
 def test_streams_for_which_there_is_no_room_are_charged() -> None:
-    frames = [at(segment(1, content(0, 100), client=1000 + n % 2), 300 * n) for n in range(4)]
+    frames = [at(segment(1, content(0, 600), client=1000 + n % 2), 300 * n) for n in range(4)]
     tally = resent(frames, streams=1)
     assert (tally.retransmitted.packets, tally.untracked.packets) == (1, 2)
 
 
 def test_oldest_segments_are_forgotten() -> None:
-    frames = [at(segment(1 + 10 * n, content(10 * n, 10)), n) for n in range(6)]
-    again = [at(segment(1 + 10 * n, content(10 * n, 10)), 300 + n) for n in range(6)]
+    frames = [at(segment(1 + 600 * n, content(600 * n, 600)), n) for n in range(6)]
+    again = [at(segment(1 + 600 * n, content(600 * n, 600)), 300 + n) for n in range(6)]
     assert resent(frames + again, sent=4).retransmitted.packets == 4
     assert resent(frames + again).retransmitted.packets == 6
     tally = resent(frames + again, sent=3)
@@ -269,8 +289,8 @@ def test_oldest_segments_are_forgotten() -> None:
 
 
 def test_segments_of_one_stream_are_bounded() -> None:
-    frames = [at(segment(1 + 2 * n, content(2 * n, 2)), n / 100) for n in range(1100)]
-    again = [at(segment(1 + 2 * n, content(2 * n, 2)), 300 + n / 100) for n in range(1100)]
+    frames = [at(segment(1 + 512 * n, bytes(512)), n / 100) for n in range(1100)]
+    again = [at(segment(1 + 512 * n, bytes(512)), 300 + n / 100) for n in range(1100)]
     assert 768 <= resent(frames + again).retransmitted.packets <= 1024
 
 
@@ -280,9 +300,9 @@ def test_segments_of_one_stream_are_bounded() -> None:
 def test_streams_go_on_when_a_meter_hands_over() -> None:
     generation = Generation(RULES)
     first, second = generation.worker(), generation.meter()
-    first.run(reader_of([at(segment(1, content(0, 100)))]))
+    first.run(reader_of([at(segment(1, content(0, 600)))]))
     first.hand_over(second)
-    second.run(reader_of([at(segment(1, content(0, 100)), 300)]))
+    second.run(reader_of([at(segment(1, content(0, 600)), 300)]))
     second.finish()
     tally = generation.tally(second, {}, {}, Provenance("", "", "ip"))
     assert (tally.retransmitted.packets, tally.metered.packets) == (1, 0)
@@ -290,7 +310,7 @@ def test_streams_go_on_when_a_meter_hands_over() -> None:
 
 def test_explain_says_what_became_of_a_retransmission(tmp_path: Path) -> None:
     path = tmp_path / "resent.pcap"
-    path.write_bytes(capture([at(segment(1, content(0, 100, kind)), 300 * n)
+    path.write_bytes(capture([at(segment(1, content(0, 600, kind)), 300 * n)
                               for n, kind in enumerate([0, 0, 1])]))
     found = [explain(path, RULES, number) for number in (1, 2, 3)]
     assert [each.bucket for each in found] == ["metered", "retransmitted", "metered"]

@@ -11,6 +11,7 @@ import pytest
 from tollsplit.capture import open_capture
 from tollsplit.cext.layout import BUCKET_NAMES, SUSPICIOUS
 from tollsplit.engine.live import Generation
+from tollsplit.limits import EXEMPT_PAYLOAD_MIN
 from tollsplit.rules.rule import Meter, Pool, Prefix, RuleSet
 
 RETRANSMISSION = "tcp.analysis.retransmission or tcp.analysis.spurious_retransmission"
@@ -28,7 +29,7 @@ TWO_TUNNELS = "suspicious", "two tunnels with the same addresses: pools by gtp_t
 EXPLAINED: dict[str, dict[int, tuple[str, str]]] = {
     "21": dict.fromkeys([2507, 2599, 3012], NEW) | dict.fromkeys([4691, 4698], ALIVE),
     "29": dict.fromkeys([20, 25, 35, 39, 48, 52, 55, 65, 66, 73, 82, 83, 84, 85, 86], PADDED)
-    | dict.fromkeys([47, 57, 58], PADDING) | dict.fromkeys([32, 70], MORE),
+    | dict.fromkeys([57], PADDING) | dict.fromkeys([32, 70], MORE),
     "34": {8: NEW},
     "48": dict.fromkeys([905, 906, 914, 915, 926, 1411, 1413, 1418], NEW) | {1238: TWO_TUNNELS},
 }
@@ -51,9 +52,10 @@ def verdicts(path: Path) -> dict[int, str]:
 
 
 def of_tshark(path: Path) -> dict[int, str]:
-    """The frames with payload that tshark takes for retransmissions."""
+    """The frames that tshark takes for retransmissions, but for those that are too short."""
+    wanted = f"tcp.len >= {EXEMPT_PAYLOAD_MIN} and ({RETRANSMISSION})"
     run = subprocess.run(
-        ["tshark", "-n", "-r", path, "-Y", f"tcp.len > 0 and ({RETRANSMISSION})", "-T", "fields",
+        ["tshark", "-n", "-r", path, "-Y", wanted, "-T", "fields",
          "-e", "frame.number"], capture_output=True, check=True, text=True, timeout=60)
     return {int(line): "exempt" for line in run.stdout.split()}
 

@@ -153,6 +153,9 @@ SENT_OF_ONE_MAX = 1_024
 # How often a segment is sent again for nothing. Whose first four retransmissions were lost has
 # waited for seconds. Each may hide some 24 octets in its headers, half of them by the next bound.
 EXEMPT_TIMES_MAX = 4
+# Octets of payload without which none is: so that what headers hide is a sixth at most of what is
+# paid for. Almost all octets that are sent again are those of longer ones.
+EXEMPT_PAYLOAD_MIN = 512
 # Octets of options in a packet that costs nothing: TCP's timestamps.
 EXEMPT_OPTIONS_MAX = 12
 # Flows of one worker in which a subscriber has said something: 104 MiB.

@@ -13,14 +13,14 @@ CHECKED = f'retransmissions = "charge_if_identical"\n{OWN_TUNNELS}'
 MIRRORED = f'duplicates = "2ms"\n{OWN_TUNNELS}'
 NOTED = f"unsolicited = true\n{OWN_TUNNELS}"
 DOWN = (443, 1000)  # ports of what a server sends
-LETTER = b"a letter to a friend".ljust(100, b".")
-ANOTHER = b"and what she answers".ljust(100, b".")
-LAST = 2**32 - 50  # a sequence from which a letter runs over the end of its numbers
+LETTER = b"a letter to a friend".ljust(600, b".")
+ANOTHER = b"and what she answers".ljust(600, b".")
+LAST = 2**32 - 300  # a sequence from which a letter runs over the end of its numbers
 
 
-def hidden(n: int) -> bytes:
-    """A segment of two octets, with 24 more in what nobody compares: 54 in all."""
-    packet = bytearray(segment(ALICE, ELSEWHERE, b"ab", acknowledgment=n * 99_991, window=n * 991,
+def hidden(n: int, payload: bytes = b"ab") -> bytes:
+    """A segment with 24 octets in what nobody compares: 52 in all, and its payload."""
+    packet = bytearray(segment(ALICE, ELSEWHERE, payload, acknowledgment=n * 99_991, window=n * 991,
                                options=b"\x01\x01\x08\x0a" + n.to_bytes(8, "big")))
     packet[4:6] = n.to_bytes(2, "big")
     return bytes(packet)
@@ -37,51 +37,54 @@ ATTACKS = (
         "retransmission-tunnel", rules=WHOLE,  # the same place in the stream, other content
         packets=sent(*[segment(ALICE, ELSEWHERE, text, sequence=1) for text in (
             LETTER, ANOTHER, LETTER[::-1], ANOTHER[::-1])]),
-        pays={ALICE: 4 * 140}),
+        pays={ALICE: 4 * 640}),
     Attack(
         "retransmission-tunnel-exempt", rules=WHOLE, meter=EXEMPT,
         packets=sent(*[segment(ALICE, ELSEWHERE, text, sequence=1) for text in (
             LETTER, ANOTHER, LETTER[::-1], ANOTHER[::-1])]),
-        pays={ALICE: 4 * 140}, counted={"suspicious": 3 * 140}),
+        pays={ALICE: 4 * 640}, counted={"suspicious": 3 * 640}),
     Attack(
         "retransmission-tunnel-sponsored", rules=WHOLE, meter=CHECKED,  # through the shop's server
         packets=sent(segment(ALICE, SHOP, LETTER), segment(ALICE, SHOP, ANOTHER),
                      segment(ALICE, SHOP, LETTER)),
-        pays={"shop": 2 * 140, ALICE: 140}, counted={"suspicious": 140}),
+        pays={"shop": 2 * 640, ALICE: 640}, counted={"suspicious": 640}),
     Attack(
         "retransmission-tunnel-wrapped", rules=WHOLE, meter=EXEMPT,
         packets=sent(segment(ALICE, ELSEWHERE, LETTER, sequence=LAST),
                      segment(ALICE, ELSEWHERE, ANOTHER, sequence=LAST),
                      segment(ALICE, ELSEWHERE, LETTER, sequence=LAST)),
-        pays={ALICE: 2 * 140}, counted={"suspicious": 140, "retransmitted": 140}),
+        pays={ALICE: 2 * 640}, counted={"suspicious": 640, "retransmitted": 640}),
     Attack(
         "retransmission-tunnel-in-part", rules=WHOLE, meter=EXEMPT,  # half old, half new
         packets=sent(segment(ALICE, ELSEWHERE, LETTER, sequence=1),
-                     segment(ALICE, ELSEWHERE, LETTER[50:] + ANOTHER[:50], sequence=51),
-                     segment(ALICE, ELSEWHERE, ANOTHER[50:], sequence=51)),
-        pays={ALICE: 140 + 140 + 90}),
+                     segment(ALICE, ELSEWHERE, LETTER[300:] + ANOTHER[:300], sequence=301),
+                     segment(ALICE, ELSEWHERE, ANOTHER[300:], sequence=301)),
+        pays={ALICE: 640 + 640 + 340}),
     Attack(
         "retransmission-hidden-in-headers", rules=WHOLE, meter=EXEMPT,
-        packets=sent(*[hidden(n) for n in range(6)]),
-        pays={ALICE: 2 * 54}, counted={"retransmitted": 4 * 54}, owed={ALICE: 6 * 54}),
+        packets=sent(*[hidden(n) for n in range(6)]), pays={ALICE: 6 * 54}),
+    Attack(
+        "retransmission-hidden-in-headers-of-long-ones", rules=WHOLE, meter=EXEMPT,
+        packets=sent(*[hidden(n, bytes(512)) for n in range(6)]),
+        pays={ALICE: 2 * 564}, counted={"retransmitted": 4 * 564}, owed={ALICE: 6 * 564}),
     Attack(
         "retransmission-inflation-exempt", rules=WHOLE, meter=EXEMPT,  # four times are enough
         packets=sent(*[segment(ELSEWHERE, ALICE, LETTER, ports=DOWN)] * 7),
-        pays={ALICE: 3 * 140}, counted={"retransmitted": 4 * 140}, owed={ALICE: 140}),
+        pays={ALICE: 3 * 640}, counted={"retransmitted": 4 * 640}, owed={ALICE: 640}),
     Attack(
         "retransmission-poisoned", rules=WHOLE, meter=EXEMPT,  # somebody is faster than the shop
         packets=sent(segment(SHOP, ALICE, ANOTHER, ports=DOWN),
                      segment(SHOP, ALICE, LETTER, ports=DOWN)),
-        pays={"shop": 140, ALICE: 140}, counted={"suspicious": 140}, owed={"shop": 280}),
+        pays={"shop": 640, ALICE: 640}, counted={"suspicious": 640}, owed={"shop": 1280}),
     Attack(
         "retransmission-inflation", rules=WHOLE,  # sent five times, for nothing
         packets=sent(*[segment(ELSEWHERE, ALICE, LETTER, ports=DOWN)] * 5),
-        pays={ALICE: 5 * 140}, owed={ALICE: 140}),
+        pays={ALICE: 5 * 640}, owed={ALICE: 640}),
     Attack(
         "keep-alive-with-data", rules=WHOLE,  # a keep-alive's octet may be any (RFC 1122)
         packets=sent(segment(ALICE, ELSEWHERE, LETTER, sequence=1),
-                     *[segment(ALICE, ELSEWHERE, bytes([n]), sequence=100) for n in range(10)]),
-        pays={ALICE: 140 + 10 * 41}),
+                     *[segment(ALICE, ELSEWHERE, bytes([n]), sequence=600) for n in range(10)]),
+        pays={ALICE: 640 + 10 * 41}),
     Attack(
         "zero-window-with-data", rules=WHOLE,  # probes of a window that never opens
         packets=sent(segment(ELSEWHERE, ALICE, ports=DOWN, window=0),

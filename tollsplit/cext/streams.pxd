@@ -15,11 +15,13 @@ cdef extern from *:
     #define TOLLSPLIT_SENT_OF_ONE_MAX 1024
     #define TOLLSPLIT_EXEMPT_TIMES_MAX 4
     #define TOLLSPLIT_EXEMPT_OPTIONS_MAX 12
+    #define TOLLSPLIT_EXEMPT_PAYLOAD_MIN 512
     """
     # tollsplit.limits gives the reasons; tests/test_layout.py holds them equal.
     uint32_t SENT_OF_ONE_MAX "TOLLSPLIT_SENT_OF_ONE_MAX"
     uint8_t EXEMPT_TIMES_MAX "TOLLSPLIT_EXEMPT_TIMES_MAX"
     uint32_t EXEMPT_OPTIONS_MAX "TOLLSPLIT_EXEMPT_OPTIONS_MAX"
+    uint32_t EXEMPT_PAYLOAD_MIN "TOLLSPLIT_EXEMPT_PAYLOAD_MIN"
 
 # A stretch of a stream that one segment brought. 16 octets.
 cdef struct sent_s:

@@ -18,7 +18,7 @@ from tollsplit.cext.totals cimport Totals
 
 BOUNDS = {
     "SENT_OF_ONE_MAX": SENT_OF_ONE_MAX, "EXEMPT_TIMES_MAX": EXEMPT_TIMES_MAX,
-    "EXEMPT_OPTIONS_MAX": EXEMPT_OPTIONS_MAX,
+    "EXEMPT_OPTIONS_MAX": EXEMPT_OPTIONS_MAX, "EXEMPT_PAYLOAD_MIN": EXEMPT_PAYLOAD_MIN,
 }
 
 cdef enum:
@@ -102,7 +102,8 @@ cdef class Streams(Lapsing):
         cdef stream_s *stream
         cdef uint32_t number
         cdef uint32_t headers = inside.packet_octets - inside.payload_octets
-        cdef bint lean = headers <= (40 if row.version == 4 else 60) + EXEMPT_OPTIONS_MAX
+        cdef bint lean = inside.payload_octets >= EXEMPT_PAYLOAD_MIN and (
+            headers <= (40 if row.version == 4 else 60) + EXEMPT_OPTIONS_MAX)
         self.expire(now_ns)
         number = self.known(key, now_ns)
         if number and row.tcp_flags & (TCP_SYN | TCP_RST):

@@ -15,6 +15,7 @@ from tollsplit.engine.reference.walk import Walk
 from tollsplit.limits import (
     COPIES_MAX,
     EXEMPT_OPTIONS_MAX,
+    EXEMPT_PAYLOAD_MIN,
     EXEMPT_TIMES_MAX,
     SENT_OF_ONE_MAX,
 )
@@ -166,7 +167,8 @@ class Streams:
         if not kept:
             return "untracked"
         headers = found.packet_octets - found.payload_octets
-        lean = headers - (40 if row["version"] == 4 else 60) <= EXEMPT_OPTIONS_MAX
+        lean = found.payload_octets >= EXEMPT_PAYLOAD_MIN and (
+            headers - (40 if row["version"] == 4 else 60) <= EXEMPT_OPTIONS_MAX)
         if not same or not lean or any(s.exempted == EXEMPT_TIMES_MAX for s in whole):
             return "new"
         for each in whole:
