@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from databases import PostgresDatabase
 from gateways import write_rules
 
-from tollsplit.broker.address import parse_url
+from tollsplit.broker.address import identity, parse_url
 from tollsplit.broker.ingest import Figures
 from tollsplit.cli.metrics import ingest_registry
 from tollsplit.errors import BrokerError, UsageError
@@ -236,3 +237,40 @@ def test_broker_holds_each_to_its_own(
     with pytest.raises(BrokerError, match="certificate"):
         make_streams(guarded)
     expect_booked(books.url, books.rows, octets_of(2))
+
+
+@pytest.mark.parametrize("form", ["seed", "credentials"])
+def test_broker_knows_whom_a_key_belongs_to(tmp_path: Path, form: str) -> None:
+    """An nkey's seed; a credentials file is told from it by its first line."""
+    import nkeys
+
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    pair = nkeys.from_seed(bytearray(seed))
+    path = tmp_path / "gw1.key"
+    path.write_bytes(seed + b"\n")
+    if form == "credentials":
+        path.write_text("-----BEGIN NATS USER JWT-----\nx\n")
+        assert identity(parse_url(f"nats://a?credentials={path}")) == {
+            "user_credentials": str(path)}
+        return
+    broker = Broker(f"authorization {{ users = [{{ nkey: {pair.public_key.decode()} }}] }}\n")
+    try:
+        with pytest.raises(BrokerError, match="Authorization Violation"):
+            make_streams(broker)
+        broker.url += f"?credentials={path}"
+        make_streams(broker)
+    finally:
+        broker.close()
+
+
+def test_broker_credentials_that_are_none_are_refused_without_repeating_them(
+    tmp_path: Path
+) -> None:
+    path = tmp_path / "gw1"
+    path.write_text("hunter2")
+    for text in ("hunter2", None):
+        if text is None:
+            path.unlink()
+        with pytest.raises(UsageError) as refused:
+            identity(parse_url(f"nats://a?credentials={path}"))
+        assert str(path) in str(refused.value) and "hunter2" not in str(refused.value)

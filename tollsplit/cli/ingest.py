@@ -82,7 +82,8 @@ def ingest(
     def told(text: str) -> None:
         click.echo(f"tollsplit: {text}", err=True)
 
-    open_ledger(ledger_url).close()  # what is wrong with it is said before anything is taken
+    with open_ledger(ledger_url) as ledger:  # what is wrong with it is said first
+        shown = ledger.url
     ingester = Ingester(address, ledger_url, told)
     missing: list[Missing] = []
     with ExitStack() as stack:
@@ -90,6 +91,7 @@ def ingest(
             stack.enter_context(serve_registry(
                 metrics, lambda: ingest_registry(ingester.figures)))
         stack.callback(lambda: _write(ingester.figures, missing, form))
+        told(f"from {address.hosts}, stream {address.stream}, into {shown}, from now on")
         asyncio.run(_run(ingester, address, create, room, int(replicas), again, until_empty))
         with open_ledger(ledger_url) as ledger:
             missing += [one for one in ledger.missing()
