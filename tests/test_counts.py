@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from typing import Any
 
@@ -20,6 +21,7 @@ from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.counts import Counts, add, counts_of, expect_no_fault_of_room, gathered
 from tollsplit.engine.pipeline import NoRoom, count_share, dissection, tally
 from tollsplit.engine.usage import Provenance
+from tollsplit.errors import ClusterError
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import RuleSet
 
@@ -88,12 +90,22 @@ def test_counts_are_refused_where_a_clock_was_set_back() -> None:
         added(several, STICKY)
 
 
+def test_counts_of_machines_whose_time_zones_differ_are_refused() -> None:
+    """A cell would hold what lies in another one by the zone's rules here."""
+    berlin, utc = (
+        dataclasses.replace(STICKY, rules=(), meter=dataclasses.replace(
+            STICKY.meter, window_s=86_400, zone=zone)) for zone in ("Europe/Berlin", "UTC"))
+    frames = [packet(UP, second) for second in range(3)]
+    found = counts([Pieces(frames, [], berlin)], berlin)
+    assert added([found, found], berlin).cells == found.cells
+    with pytest.raises(ClusterError, match="install the same tzdata"):
+        added([found, found], utc)
+
+
 def test_counts_are_refused_beyond_the_time_cells_of_one_place(
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which frames find none depends on all before them."""
-    import dataclasses
-
     rules = dataclasses.replace(
         STICKY, rules=(), meter=dataclasses.replace(STICKY.meter, window_s=1))
     frames = [packet(UP, second) for second in range(6)]

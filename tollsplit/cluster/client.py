@@ -139,12 +139,16 @@ class Cluster:
     def _expect_program(self) -> None:
         """Raise ClusterError unless all workers, at least one, count as this program does."""
         here = program()
-        others = {address: found for address, found in self._ask(program).items()
-                  if found != here}
+        answers = {f"worker {address}": found for address, found in self._ask(program).items()}
+        try:  # tasks pass through it
+            answers["scheduler"] = self._client.run_on_scheduler(program)
+        except Exception as error:
+            raise _unfit("scheduler", error) from error
+        others = {who: found for who, found in answers.items() if found != here}
         if others:
             raise ClusterError("\n".join(
-                f"worker {address}: this is {here}, there it is {found}; install the same there"
-                for address, found in sorted(others.items())))
+                f"{who}: this is {here}, there it is {found}; install the same there"
+                for who, found in sorted(others.items())))
 
     def _ask(self, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         """What each worker answers."""
@@ -154,9 +158,7 @@ class Cluster:
         answers = self._client.run(question, *arguments, on_error="return")
         for address, answer in sorted(answers.items()):
             if isinstance(answer, BaseException) and not isinstance(answer, TollsplitError):
-                raise ClusterError(
-                    f"worker {address}: {type(answer).__name__}: {answer}; it has to have "
-                    "tollsplit[cluster] installed, in the same version") from answer
+                raise _unfit(f"worker {address}", answer) from answer
         return dict(answers)
 
     def _threads(self) -> int:
@@ -332,6 +334,11 @@ class Cluster:
             return ClusterError(f"{self.url}: workers died over and over at the same work, as "
                                 f"they do where memory runs out: {error}")
         return ClusterError(f"{self.url}: a worker failed: {type(error).__name__}: {error}")
+
+
+def _unfit(who: str, error: BaseException) -> ClusterError:
+    return ClusterError(f"{who}: {type(error).__name__}: {error}; it has to have "
+                        "tollsplit[cluster] installed, in the same version")
 
 
 def _put(ended: SimpleQueue[Watched], task: Watched, _: Future) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from tollsplit.cext.dissect import Dissection
 from tollsplit.cext.meter import Meter
 from tollsplit.cext.state import State
-from tollsplit.engine.cells import Cells
+from tollsplit.engine.cells import Cell, Cells, moment
 from tollsplit.engine.pipeline import NoRoom, expect_room_for_one
+from tollsplit.errors import ClusterError
 from tollsplit.rules.compile import Compiled
 from tollsplit.rules.rule import RuleSet
 
@@ -23,14 +24,14 @@ FULL = ("fault:cells_full", "fault:table_full")
 class Counts:
     """Counters under one version of the rules; they add up, in any order, to the same sums.
 
-    cells      when each time cell starts, in ns, by the number that counters name it by
+    cells      the time cells, by the number that counters name them by
     counters, subscribers, totals
                as Meter.export() gives them
     room       how full memories were, as State.room says; of several, added up
     set_back   whether a clock was
     """
 
-    cells: tuple[int, ...]
+    cells: tuple[Cell, ...]
     counters: np.ndarray
     subscribers: np.ndarray
     totals: np.ndarray
@@ -41,7 +42,7 @@ class Counts:
 def counts_of(cells: Cells, counted: Meter, remembered: State | None) -> Counts:
     """What a meter has counted, and how full the memory was that it had beside it."""
     room = tuple(remembered.room) if remembered else ()
-    return Counts(tuple(cell.start_ns for cell in cells.known), *counted.export(), room,
+    return Counts(tuple(cells.known), *counted.export(), room,
                   remembered is not None and remembered.set_back)
 
 
@@ -50,12 +51,12 @@ def gathered(
 ) -> tuple[Cells, Meter]:
     """A meter that has counted what several have, and its cells.
 
-    Raises NoRoom where that is more than one can count.
+    Raises NoRoom where that is more than one can count, ClusterError where time zones differ.
     """
     cells = Cells(rules)
     counted = Meter(dissect, compiled.classifier, cells.at)
     for each in several:
-        numbers = np.array([_number(cells, start_ns) for start_ns in each.cells], np.uint32)
+        numbers = np.array([_number(cells, cell) for cell in each.cells], np.uint32)
         counters = each.counters.copy()
         if len(counters):
             counters["cell"] = numbers[counters["cell"]]
@@ -71,13 +72,13 @@ def add(
 ) -> Counts:
     """What several have counted that were shown parts of the same input.
 
-    Raises NoRoom where one would have counted otherwise, for want of room.
+    Raises NoRoom where one would have counted otherwise, for want of room; and as gathered() does.
     """
     cells, counted = gathered(several, rules, compiled, dissect)
     expect_no_fault_of_room(counted)
     room = tuple((sum(made for made, _ in parts), parts[0][1])
                  for parts in zip(*(each.room for each in several), strict=True))
-    found = Counts(tuple(cell.start_ns for cell in cells.known), *counted.export(), room,
+    found = Counts(tuple(cells.known), *counted.export(), room,
                    any(each.set_back for each in several))
     expect_room_for_one([found])
     return found
@@ -90,8 +91,13 @@ def expect_no_fault_of_room(counted: Meter) -> None:
         raise NoRoom
 
 
-def _number(cells: Cells, start_ns: int) -> int:
-    found = cells.at(start_ns)
+def _number(cells: Cells, cell: Cell) -> int:
+    """A cell's number here, where it has to be the same stretch of time."""
+    found = cells.at(cell.start_ns)
     if found is None:
         raise NoRoom
+    if cells.known[found[2]] != cell:
+        raise ClusterError(
+            f"{cells.zone.key}: on one machine {moment(cell.start_ns)} begins what ends "
+            f"{moment(cell.end_ns)}, on another it does not: install the same tzdata on both")
     return found[2]
