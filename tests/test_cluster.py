@@ -7,15 +7,17 @@ import os
 import re
 import struct
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clusters import Cluster
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from judges import Frame
 from strategies import capture, examples, rule_sets, traffic
+from test_counts import dealt
 from test_flows import conversations, sticky_rules
 from test_shares_of_flows import busy
 from test_workers import MIB, RULES, nested, ordinary
@@ -28,13 +30,30 @@ from tollsplit.errors import CaptureError
 
 # What a document says of clocks: how long it took, and how fast that was.
 CLOCKS = re.compile(rb'"(elapsed_s|packets_per_s)": [0-9.]+|[0-9.]+ (m?s\b|[a-z]*packets/s)')
-law = settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
+# A run takes a tenth of a second: nothing is shrunk.
+law = settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck),
+               phases=[Phase.explicit, Phase.generate])
 
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "CLUSTER_PART_OCTETS_MIN", MIB)
     monkeypatch.setattr(plan, "CLUSTER_PART_OCTETS_MAX", MIB)
+
+
+@pytest.fixture(autouse=True)
+def _spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task on another worker than the one before; short ones would all be one worker's."""
+    distributed = pytest.importorskip("distributed")
+    turn = count()
+    submit = distributed.Client.submit
+
+    def spread(self: Any, *arguments: Any, **options: Any) -> Any:
+        workers = sorted(self.nthreads())
+        return submit(self, *arguments, **options, workers=[workers[next(turn) % len(workers)]],
+                      allow_other_workers=True)
+
+    monkeypatch.setattr(distributed.Client, "submit", spread)
 
 
 @pytest.fixture
@@ -73,13 +92,14 @@ def write(folder: Path, name: str, octets: bytes) -> str:
 # --- the law -------------------------------------------------------------------------------------
 
 
-def dealt(data: st.DataObject, frames: list[Frame], folder: Path) -> list[str]:
+def written(data: st.DataObject, frames: list[Frame], folder: Path) -> list[str]:
     """The frames as one to four files, some of them compressed."""
     files = data.draw(st.integers(1, 4))
     packed = data.draw(st.lists(st.booleans(), min_size=files, max_size=files))
+    parts = dealt(frames, files, data.draw(st.booleans()))
     names = []
-    for number, pack in enumerate(packed):
-        octets = capture(frames[number::files])
+    for number, (part, pack) in enumerate(zip(parts, packed, strict=True)):
+        octets = capture(part)
         names.append(write(
             folder, f"{number}.pcap", gzip.compress(octets, 1) if pack else octets))
     return names
@@ -94,7 +114,7 @@ def test_cluster_gives_one_machines_document(
     if any(rule.match.token for rule in rules.rules):
         return
     folder = tmp_path_factory.mktemp("law")
-    files = dealt(data, data.draw(traffic(start_s)), folder)
+    files = written(data, data.draw(traffic(start_s)), folder)
     paths = [folder / name for name in files]
     assert document(paths, rules, cluster=cluster.url) == document(paths, rules)
 
@@ -106,7 +126,7 @@ def test_cluster_gives_one_machines_document_of_flows(
 ) -> None:
     rules, frames = data.draw(sticky_rules()), data.draw(conversations())
     folder = tmp_path_factory.mktemp("flows")
-    paths = [folder / name for name in dealt(data, frames, folder)]
+    paths = [folder / name for name in written(data, frames, folder)]
     assert document(paths, rules, cluster=cluster.url) == document(paths, rules)
 
 
@@ -115,13 +135,13 @@ def test_cluster_writes_what_one_machine_writes(
     example: Path, cluster: Cluster, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(example, "copy.pcap.gz", gzip.compress(Path("capture.pcap").read_bytes(), 1))
-    written = []
+    found = []
     for options in ([], ["--cluster", cluster.url]):
         assert main(["account", "c*.pcap" if options else "capture.pcap", "copy.pcap.gz", "--rules",
                      "rules.toml", "--format", form, "--output", "out", *options]) == 0
         assert capsys.readouterr().err == ""
-        written.append(Path("out").read_bytes())
-    assert readable(written[0], form) == readable(written[1], form)
+        found.append(Path("out").read_bytes())
+    assert readable(found[0], form) == readable(found[1], form)
 
 
 def readable(octets: bytes, form: str) -> object:

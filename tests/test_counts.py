@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judges import Frame
 from strategies import rule_sets, traffic
 from test_flows import RULES as STICKY
 from test_flows import UP, packet
@@ -46,6 +48,15 @@ def bill(counted: Counts, rules: RuleSet) -> dict[str, Any]:
     return document(tally(rules, compiled, *found, None, Provenance("", "", "ip")))
 
 
+def dealt(frames: list[Frame], places: int, in_turn: bool) -> list[list[Frame]]:
+    """One frame for each place after the other, or one stretch of time for each."""
+    if in_turn:
+        return [frames[place::places] for place in range(places)]
+    ordered = sorted(frames, key=lambda frame: frame.timestamp_ns)
+    ends = [len(ordered) * place // places for place in range(places + 1)]
+    return [ordered[start:end] for start, end in pairwise(ends)]
+
+
 @law
 @given(data=st.data())
 def test_counts_add_up_to_one_places_bill(data: st.DataObject) -> None:
@@ -55,8 +66,8 @@ def test_counts_add_up_to_one_places_bill(data: st.DataObject) -> None:
         return
     once = document(meter([Pieces(frames, [], rules)], rules))
     places = data.draw(st.integers(1, 4))
-    several = [pickle.loads(pickle.dumps(counts([Pieces(frames[n::places], [], rules)], rules)))
-               for n in range(places)]
+    several = [pickle.loads(pickle.dumps(counts([Pieces(part, [], rules)], rules)))
+               for part in dealt(frames, places, data.draw(st.booleans()))]
     several = data.draw(st.permutations(several))
     while len(several) > 1:
         several = [added(several[:2], rules), *several[2:]]
@@ -111,6 +122,7 @@ def test_counts_are_refused_beyond_the_time_cells_of_one_place(
     frames = [packet(UP, second) for second in range(6)]
     halves = [counts([Pieces(part, [], rules)], rules) for part in (frames[:3], frames[3:])]
     assert [len(half.cells) for half in halves] == [3, 3]
+    assert bill(added(halves, rules), rules) == document(meter([Pieces(frames, [], rules)], rules))
     assert len(added(halves, rules).cells) == 6
     monkeypatch.setattr(cells, "CELLS_MAX", 5)
     with pytest.raises(NoRoom):
