@@ -181,6 +181,7 @@ bench: $(VENV)/.benchable build
 	$(BIN)/python -m benchmarks.bench_ledger
 	$(BIN)/python -m benchmarks.bench_scale
 	$(BIN)/python -m benchmarks.bench_broker
+	$(BIN)/python -m benchmarks.bench_cluster
 	$(BIN)/python -m benchmarks.plot
 	$(BIN)/python -m benchmarks.tables
 

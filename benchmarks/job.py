@@ -1,6 +1,6 @@
 """tollsplit's own job, from before the capture is opened until its usage records stand.
 
-    python -m benchmarks.job CAPTURE RULES --workers N
+    python -m benchmarks.job CAPTURE... RULES --workers N | --cluster URL
 
 Runs it in this process as the command line does, and prints one JSON object.
 """
@@ -59,8 +59,13 @@ def peak_octets() -> int:
     raise OSError("/proc/self/status has no VmHWM")
 
 
-def measure(capture: str, rules: str, workers: int) -> dict[str, Any]:
-    """Account a capture in this process; where the time went, and what came out."""
+def measure(
+    captures: list[str], rules: str, workers: int, cluster: str | None = None
+) -> dict[str, Any]:
+    """Account captures in this process; where the time went, and what came out.
+
+    Of what a cluster does only the wall's clock says something.
+    """
     from tollsplit import run
     from tollsplit.engine import pipeline
 
@@ -71,7 +76,7 @@ def measure(capture: str, rules: str, workers: int) -> dict[str, Any]:
     watch.watch(pipeline, "tally")
     watch.watch(pipeline, "_run_in_order")
     cpu, wall = time.process_time_ns(), time.monotonic_ns()
-    report = run.account([capture], rules, workers=workers)
+    report = run.account(captures, rules, workers=workers, cluster=cluster)
     columns = report.usage.columns()
     cpu, wall = time.process_time_ns() - cpu, time.monotonic_ns() - wall
     resident_octets = peak_octets()
@@ -112,12 +117,14 @@ def by_rule(columns: dict[str, Any]) -> dict[str, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("capture")
+    parser.add_argument("captures", nargs="+")
     parser.add_argument("rules")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cluster")
     arguments = parser.parse_args()
     settle_environment()
-    print(json.dumps(measure(arguments.capture, arguments.rules, arguments.workers)))
+    print(json.dumps(measure(
+        arguments.captures, arguments.rules, arguments.workers, arguments.cluster)))
 
 
 if __name__ == "__main__":

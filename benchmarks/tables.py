@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and scale.md, out of results.jsonl and instructions.json.
+"""The tables of performance.md, scale.md and cluster.md, out of results and instructions.
 
     python -m benchmarks.tables
 
@@ -20,7 +20,7 @@ from benchmarks.bench_scale import scaled
 from benchmarks.traffic import TRAFFIC, Traffic
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "docs" / "performance.md", ROOT / "docs" / "scale.md")
+DOCUMENTS = tuple(ROOT / "docs" / f"{name}.md" for name in ("performance", "scale", "cluster"))
 INSTRUCTIONS = ROOT / "benchmarks" / "instructions.json"
 SERIES_PACKETS = 10_000_000
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -287,6 +287,16 @@ def scale_table(lines: list[Line]) -> str:
         provenance(line) for line in stores.values())  # fmt: skip
 
 
+def cluster_table(lines: list[Line]) -> str:
+    """By shape of the captures: how much faster each way is than one thread of one process."""
+    line = latest(lines, "cluster")
+    shapes: dict[str, Any] = line["results"] if line else {}
+    rows = [[shape, *(f"{row['faster_by']:.2f}" for row in each.values())]
+            for shape, each in shapes.items()]
+    ways: dict[str, Any] = next(iter(shapes.values()), {})
+    return formatted(["× faster than one thread", *ways], rows) + provenance(line)
+
+
 def instructions_table(lines: list[Line]) -> str:
     recorded = json.loads(INSTRUCTIONS.read_text())
     counts = recorded["instructions"]
@@ -372,6 +382,7 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "soak": soak_table,
     "instructions": instructions_table,
     "scale": scale_table,
+    "cluster": cluster_table,
 }
 
 

@@ -1,0 +1,164 @@
+"""Captures metered by the workers of a Dask cluster, next to the threads of one process.
+
+The same traffic as one plain file and as eight compressed ones, by one worker, by two, and by
+clusters of one and of two workers, in turn. Everything runs on this machine, so what two workers
+gain is at most what its cores allow; what is asked is what the cluster itself costs. Clocks run
+inside the command's process, from before the captures are opened until the usage records stand:
+connecting, looking at the captures and adding up are in it, starting the cluster is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import results, rounds
+from benchmarks.contenders import ROOT, Contender, Measurement, of_tollsplit
+from benchmarks.traffic import TRAFFIC, Case, generate
+
+FILES = 8
+CLUSTERS = (1, 2)
+START_S = 60.0
+
+
+@contextmanager
+def cluster(folder: Path, workers: int) -> Iterator[str]:
+    """The address of a scheduler with so many workers of one thread each."""
+    folder.mkdir()
+    known = folder / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = ["--host", "127.0.0.1", "--no-dashboard"]
+    commands = [[*dask, "scheduler", "--port", "0", *quiet, "--scheduler-file", str(known)]]
+    commands += workers * [
+        [*dask, "worker", "--scheduler-file", str(known), *quiet, "--nthreads", "1", "--no-nanny",
+         "--local-directory", str(folder)]]
+    with (folder / "log").open("w") as log:
+        running = [subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+                   for command in commands]
+    try:
+        yield _address(known, workers)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def _address(known: Path, workers: int) -> str:
+    from distributed import Client
+
+    deadline = time.monotonic() + START_S
+    while not known.exists():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"no scheduler within {START_S} s")
+        time.sleep(0.05)
+    address = str(json.loads(known.read_text())["address"])
+    with Client(address, set_as_default=False) as client:
+        client.wait_for_workers(workers, timeout=START_S)
+    return address
+
+
+def compressed(case: Case, folder: Path) -> list[Path]:
+    """The capture as eight files in a row, each compressed."""
+    import zstandard
+
+    from tollsplit.capture.piece import HEADER_OCTETS, cuts
+
+    octets = case.capture.read_bytes()
+    header = octets[:HEADER_OCTETS]
+    places = cuts(case.capture, len(octets) // FILES + 1)
+    paths = []
+    for number, (start, end) in enumerate(pairwise([HEADER_OCTETS, *places, len(octets)])):
+        paths.append(folder / f"{case.traffic.name}-{number}.pcap.zst")
+        paths[-1].write_bytes(zstandard.ZstdCompressor(1).compress(header + octets[start:end]))
+    return paths
+
+
+def measure(case: Case, captures: Sequence[Path], options: Sequence[str]) -> Measurement:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.job", *map(str, captures), str(case.rules), *options],
+        cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    found: Measurement = json.loads(done.stdout)
+    return found
+
+
+def contenders(captures: Sequence[Path], addresses: dict[int, str]) -> Iterator[Contender]:
+    ways = {f"{number} threads": ["--workers", str(number)] for number in CLUSTERS}
+    ways |= {f"cluster of {number}": ["--cluster", url] for number, url in addresses.items()}
+    for name, options in ways.items():
+        yield Contender(name, partial(measure, captures=captures, options=options), of_tollsplit)
+
+
+def figures(measured: dict[str, list[Measurement]], packets: int) -> dict[str, dict[str, Any]]:
+    """Time by the wall, and how much faster than one thread, round by round."""
+    once = measured["1 threads"]
+    return {name: {
+        "n": len(rows),
+        "wall_ns": round(median(row["wall_ns"] for row in rows) / packets, 2),
+        "faster_by": round(median(
+            base["wall_ns"] / row["wall_ns"] for row, base in zip(rows, once, strict=True)), 2),
+        "checksum": rows[0]["checksum"],
+    } for name, rows in measured.items()}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packets", type=int, default=20_000_000)
+    parser.add_argument("--subscribers", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true", help="some thousands, one round")
+    parser.add_argument(
+        "--results", type=Path, help="append here; default benchmarks/results.jsonl, smoke nowhere")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        vars(arguments).update(packets=20_000, subscribers=1_000, rounds=1)
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    traffic = dataclasses.replace(
+        TRAFFIC["min64"], packets=arguments.packets, subscribers=arguments.subscribers)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        cluster(Path(temporary) / "one", 1) as one,
+        cluster(Path(temporary) / "two", 2) as two,
+    ):
+        case = generate(traffic, Path(temporary))
+        told: dict[str, Any] = {}
+        for shape, captures in (("one file", [case.capture]),
+                                (f"{FILES} files, zstd", compressed(case, Path(temporary)))):
+            entries = list(contenders(captures, {1: one, 2: two}))
+            measured = dict(zip(
+                [each.name for each in entries],
+                rounds.interleave([(each, case) for each in entries], arguments.rounds),
+                strict=True))
+            rounds.expect_one_usage([row for rows in measured.values() for row in rows], shape)
+            told[shape] = figures(measured, arguments.packets)
+    for shape, ways in told.items():
+        for name, row in ways.items():
+            print(f"{shape:16}{name:16}{row['wall_ns']:>8.1f} ns/packet by the wall"
+                  f"{row['faster_by']:>8.2f} × faster than one thread  {row['checksum']}")
+    words = ["python", "-m", "benchmarks.bench_cluster", "--packets", str(arguments.packets),
+             "--subscribers", str(arguments.subscribers), "--rounds", str(arguments.rounds)]
+    target = arguments.results or (None if arguments.smoke else results.RESULTS)
+    results.append(target, "cluster", shlex.join(words), traffic,
+                   load=round(os.getloadavg()[0], 1), results=told)
+
+
+if __name__ == "__main__":
+    main()
