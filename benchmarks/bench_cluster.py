@@ -2,9 +2,10 @@
 
 The same traffic as one plain file and as eight compressed ones, by one worker, by two, and by
 clusters of one and of two workers, in turn. Everything runs on this machine, so what two workers
-gain is at most what its cores allow; what is asked is what the cluster itself costs. Clocks run
-inside the command's process, from before the captures are opened until the usage records stand:
-connecting, looking at the captures and adding up are in it, starting the cluster is not.
+gain is at most what its cores allow; what is asked is what the cluster itself costs. The wall's
+clock runs inside the command's process, from before the captures are opened until the usage records
+stand: connecting, looking at the captures and adding up are in it, starting the cluster is not. The
+CPU's is read of the command, the scheduler and all workers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -31,13 +33,25 @@ from benchmarks.contenders import ROOT, Contender, Measurement, of_tollsplit
 from benchmarks.traffic import TRAFFIC, Case, generate
 
 FILES = 8
-CLUSTERS = (1, 2)
 START_S = 60.0
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A scheduler, its workers, and how long each of them has had a CPU."""
+
+    address: str
+    processes: tuple[int, ...]
+
+    def cpu_ns(self) -> list[int]:
+        ticks = [sum(map(int, Path(f"/proc/{process}/stat").read_text().split()[13:15]))
+                 for process in self.processes]
+        return [1_000_000_000 // os.sysconf("SC_CLK_TCK") * each for each in ticks]
+
+
 @contextmanager
-def cluster(folder: Path, workers: int) -> Iterator[str]:
-    """The address of a scheduler with so many workers of one thread each."""
+def cluster(folder: Path, workers: int) -> Iterator[Cluster]:
+    """So many workers of one thread each."""
     folder.mkdir()
     known = folder / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
@@ -50,7 +64,7 @@ def cluster(folder: Path, workers: int) -> Iterator[str]:
         running = [subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
                    for command in commands]
     try:
-        yield _address(known, workers)
+        yield Cluster(_address(known, workers), tuple(process.pid for process in running))
     finally:
         for process in running:
             process.kill()
@@ -87,7 +101,7 @@ def compressed(case: Case, folder: Path) -> list[Path]:
     return paths
 
 
-def measure(case: Case, captures: Sequence[Path], options: Sequence[str]) -> Measurement:
+def job(case: Case, captures: Sequence[Path], *options: str) -> Measurement:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.job", *map(str, captures), str(case.rules), *options],
         cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
@@ -95,21 +109,42 @@ def measure(case: Case, captures: Sequence[Path], options: Sequence[str]) -> Mea
     return found
 
 
-def contenders(captures: Sequence[Path], addresses: dict[int, str]) -> Iterator[Contender]:
-    ways = {f"{number} threads": ["--workers", str(number)] for number in CLUSTERS}
-    ways |= {f"cluster of {number}": ["--cluster", url] for number, url in addresses.items()}
-    for name, options in ways.items():
-        yield Contender(name, partial(measure, captures=captures, options=options), of_tollsplit)
+def by_threads(case: Case, captures: Sequence[Path], number: int) -> Measurement:
+    found = job(case, captures, "--workers", str(number))
+    return found | {"busiest_ns": found["cpu_ns"] // number}
+
+
+def by_cluster(case: Case, captures: Sequence[Path], running: Cluster) -> Measurement:
+    before = running.cpu_ns()
+    found = job(case, captures, "--cluster", running.address)
+    spent = [after - each for after, each in zip(running.cpu_ns(), before, strict=True)]
+    return found | {"cpu_ns": found["cpu_ns"] + sum(spent), "busiest_ns": max(spent)}
+
+
+def contenders(captures: Sequence[Path], clusters: dict[int, Cluster]) -> Iterator[Contender]:
+    for number in clusters:
+        yield Contender(f"threads: {number}", partial(
+            by_threads, captures=captures, number=number), of_tollsplit)
+    for number, running in clusters.items():
+        yield Contender(f"cluster of {number}", partial(
+            by_cluster, captures=captures, running=running), of_tollsplit)
 
 
 def figures(measured: dict[str, list[Measurement]], packets: int) -> dict[str, dict[str, Any]]:
-    """Time by the wall, and how much faster than one thread, round by round."""
-    once = measured["1 threads"]
+    """Each way's times a packet, and what they are to one thread's, round by round."""
+    once = next(iter(measured.values()))
+
+    def ratio(rows: list[Measurement], clock: str, to: str) -> float:
+        found = median(row[clock] / base[to] for row, base in zip(rows, once, strict=True))
+        return round(float(found), 2)
+
     return {name: {
         "n": len(rows),
         "wall_ns": round(median(row["wall_ns"] for row in rows) / packets, 2),
-        "faster_by": round(median(
-            base["wall_ns"] / row["wall_ns"] for row, base in zip(rows, once, strict=True)), 2),
+        "cpu_ns": round(median(row["cpu_ns"] for row in rows) / packets, 2),
+        "wall_ratio": ratio(rows, "wall_ns", "wall_ns"),
+        "cpu_ratio": ratio(rows, "cpu_ns", "cpu_ns"),
+        "busiest_ratio": ratio(rows, "busiest_ns", "cpu_ns"),
         "checksum": rows[0]["checksum"],
     } for name, rows in measured.items()}
 
@@ -117,7 +152,7 @@ def figures(measured: dict[str, list[Measurement]], packets: int) -> dict[str, d
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packets", type=int, default=20_000_000)
+    parser.add_argument("--packets", type=int, default=50_000_000)
     parser.add_argument("--subscribers", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--smoke", action="store_true", help="some thousands, one round")
@@ -151,8 +186,9 @@ def main() -> None:
             told[shape] = figures(measured, arguments.packets)
     for shape, ways in told.items():
         for name, row in ways.items():
-            print(f"{shape:16}{name:16}{row['wall_ns']:>8.1f} ns/packet by the wall"
-                  f"{row['faster_by']:>8.2f} × faster than one thread  {row['checksum']}")
+            print(f"{shape:16}{name:16}{row['wall_ns']:>8.1f} ns/packet by the wall, "
+                  f"{row['cpu_ns']:>6.1f} of CPUs; × one thread: wall {row['wall_ratio']:.2f}, "
+                  f"CPUs {row['cpu_ratio']:.2f}, the busiest process {row['busiest_ratio']:.2f}")
     words = ["python", "-m", "benchmarks.bench_cluster", "--packets", str(arguments.packets),
              "--subscribers", str(arguments.subscribers), "--rounds", str(arguments.rounds)]
     target = arguments.results or (None if arguments.smoke else results.RESULTS)

@@ -288,13 +288,14 @@ def scale_table(lines: list[Line]) -> str:
 
 
 def cluster_table(lines: list[Line]) -> str:
-    """By shape of the captures: how much faster each way is than one thread of one process."""
+    """By shape of the captures and way: times in units of one thread's."""
     line = latest(lines, "cluster")
-    shapes: dict[str, Any] = line["results"] if line else {}
-    rows = [[shape, *(f"{row['faster_by']:.2f}" for row in each.values())]
-            for shape, each in shapes.items()]
-    ways: dict[str, Any] = next(iter(shapes.values()), {})
-    return formatted(["× faster than one thread", *ways], rows) + provenance(line)
+    rows = [[f"{shape}: {way}", *(f"{row[f'{clock}_ratio']:.2f}" for clock in (
+                "wall", "cpu", "busiest"))]
+            for shape, ways in (line["results"] if line else {}).items()
+            for way, row in ways.items()]
+    return formatted(["× one thread of one process", "time by the wall", "CPU of all processes",
+                      "CPU of the busiest"], rows) + provenance(line)
 
 
 def instructions_table(lines: list[Line]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from clusters import Cluster, started, wait_for
@@ -194,6 +196,28 @@ split = { sponsor = "shop" }
 """)
     with pytest.raises(UsageError, match="keys stay where they are"):
         account("a.pcap", "tokens.toml", cluster=cluster.url)
+
+
+def test_cluster_task_that_nobody_wants_any_more_ends(
+    folder: Path, cluster: Cluster  # noqa: F811
+) -> None:
+    """One that takes minutes, which Dask would let go on."""
+    write(folder, "long.pcap", ordinary(1))
+    os.truncate("long.pcap", 1 << 40)  # empty records, and no block of the disk
+
+    def interrupt() -> None:
+        wait_for(lambda: any(at_work().values()))
+        interrupt_main()
+
+    with cluster.client() as client:
+        def at_work() -> dict[str, int]:
+            found: dict[str, int] = client.run(lambda dask_worker: len(dask_worker.active_threads))
+            return found
+
+        Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            account("long.pcap", "rules.toml", cluster=cluster.url)
+        wait_for(lambda: not any(at_work().values()))
 
 
 @pytest.mark.usefixtures("small_parts")

@@ -206,7 +206,7 @@ INGRESSES_MAX = 254
 WORKERS_MAX = 256
 # What one task of a cluster counts of large files, in octets as stored. Handing out a task and
 # adding up its counters takes milliseconds; when a worker dies, what it was at is done again.
-CLUSTER_PART_OCTETS_MIN = 64 * 1024 * 1024
+CLUSTER_PART_OCTETS_MIN = 512 * 1024 * 1024
 CLUSTER_PART_OCTETS_MAX = 4 * 1024 * 1024 * 1024
 # So that who is done early finds more to do.
 CLUSTER_PARTS_PER_THREAD = 4

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tollsplit.capture import open_capture
@@ -104,6 +104,25 @@ def _bench_of_task(job: Job) -> Bench:
         raise type(error)(f"worker {get_worker().address}: {error}") from error
 
 
+class Unwanted(Exception):
+    """Nobody waits for a task any more: its client has gone, or its run has failed elsewhere."""
+
+
+def _expect_wanted() -> Callable[[], None]:
+    """What raises Unwanted where the task that runs now is; Dask ends none that has begun."""
+    from distributed import get_worker
+
+    at_work = get_worker()
+    key = at_work.get_current_task()
+
+    def look() -> None:
+        task = at_work.state.tasks.get(key)
+        if task is None or task.state == "cancelled":
+            raise Unwanted(key)
+
+    return look
+
+
 def _state(path: str) -> tuple[int, ...]:
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
@@ -146,7 +165,8 @@ def count(job: Job, part: Part) -> Result | None:
         sources = [Piece(each, part.start, part.end) for each in captures.values()]
     try:
         cells, counted, remembered = count_share(
-            sources, job.rules, bench.compiled, bench.dissect, part.share, part.shares, job.key)
+            sources, job.rules, bench.compiled, bench.dissect, part.share, part.shares, job.key,
+            _expect_wanted())
     except Astray:
         return None
     finally:

@@ -283,23 +283,25 @@ def count_share(
     share: int,
     shares: int,
     key: bytes,
+    progress: Callable[[], None] | None = None,
     bounds: Bounds = BOUNDS,
 ) -> tuple[Cells, Meter, State | None]:
     """What one of several processes counts: all frames of its sources; or, where a packet's rule
     depends on other packets, its share of them, and what it remembers.
 
-    key   what shares are drawn by, the same for all processes
+    key        what shares are drawn by, the same for all processes
+    progress   called after each chunk; what it raises ends the counting
 
     Raises Astray where a source's guess was wrong, and what meter() raises.
     """
     cells = Cells(rules)
     if not compiled.classifier.tracks:
         counted = Meter(dissect, compiled.classifier, cells.at)
-        _run(counted, sources, None)
+        _run(counted, sources, progress)
         return cells, counted, None
     remembered = state(bounds, Gate(keys_of(rules)), share, shares, key=key)
     counted = Meter(dissect, compiled.classifier, cells.at, remembered)
-    _run_in_order(counted, sources, None)
+    _run_in_order(counted, sources, progress)
     return cells, counted, remembered
 
 
