@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -33,6 +33,7 @@ from benchmarks.contenders import ROOT, Contender, Measurement, of_tollsplit
 from benchmarks.traffic import TRAFFIC, Case, generate
 
 FILES = 8
+THREADS = (1, 2)
 START_S = 60.0
 
 
@@ -122,7 +123,7 @@ def by_cluster(case: Case, captures: Sequence[Path], running: Cluster) -> Measur
 
 
 def contenders(captures: Sequence[Path], clusters: dict[int, Cluster]) -> Iterator[Contender]:
-    for number in clusters:
+    for number in THREADS:
         yield Contender(f"threads: {number}", partial(
             by_threads, captures=captures, number=number), of_tollsplit)
     for number, running in clusters.items():
@@ -155,7 +156,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--packets", type=int, default=50_000_000)
     parser.add_argument("--subscribers", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--smoke", action="store_true", help="some thousands, one round")
+    parser.add_argument("--smoke", action="store_true", help="some thousands, one round, one cluster")
     parser.add_argument(
         "--results", type=Path, help="append here; default benchmarks/results.jsonl, smoke nowhere")
     arguments = parser.parse_args()
@@ -168,16 +169,17 @@ def main() -> None:
     arguments = parse()
     traffic = dataclasses.replace(
         TRAFFIC["min64"], packets=arguments.packets, subscribers=arguments.subscribers)
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        cluster(Path(temporary) / "one", 1) as one,
-        cluster(Path(temporary) / "two", 2) as two,
-    ):
-        case = generate(traffic, Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        folder = Path(temporary)
+        clusters = {number: stack.enter_context(cluster(folder / str(number), number))
+                    for number in ([2] if arguments.smoke else THREADS)}
+        case = generate(traffic, folder)
+        shapes = {"one file": [case.capture]}
+        if not arguments.smoke:
+            shapes[f"{FILES} files, zstd"] = compressed(case, folder)
         told: dict[str, Any] = {}
-        for shape, captures in (("one file", [case.capture]),
-                                (f"{FILES} files, zstd", compressed(case, Path(temporary)))):
-            entries = list(contenders(captures, {1: one, 2: two}))
+        for shape, captures in shapes.items():
+            entries = list(contenders(captures, clusters))
             measured = dict(zip(
                 [each.name for each in entries],
                 rounds.interleave([(each, case) for each in entries], arguments.rounds),

@@ -291,6 +291,16 @@ def test_bench_state_runs_at_smoke_size(tmp_path: Path) -> None:
     assert "MiB more for 4,000 flows at a time" in tables.targets_table([line])
 
 
+def test_bench_cluster_counts_what_threads_count_at_smoke_size(tmp_path: Path) -> None:
+    printed, [line] = bench(tmp_path / "results.jsonl", "bench_cluster")
+    ways = line["results"]["one file"]
+    assert list(ways) == ["threads: 1", "threads: 2", "cluster of 2"]
+    assert len({row["checksum"] for row in ways.values()}) == 1
+    for name, row in ways.items():
+        assert f"{name:16}{row['wall_ns']:>8.1f} ns/packet" in printed
+    assert "| one file: threads: 1 | 1.00 | 1.00 | 1.00 |" in tables.cluster_table([line])
+
+
 def test_bench_ledger_books_what_it_counts_at_smoke_size(
     tmp_path: Path, databases: Callable[[], Database]
 ) -> None:
