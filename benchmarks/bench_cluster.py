@@ -156,7 +156,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--packets", type=int, default=50_000_000)
     parser.add_argument("--subscribers", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--smoke", action="store_true", help="some thousands, one round, one cluster")
+    parser.add_argument("--smoke", action="store_true", help="some thousands, one round")
     parser.add_argument(
         "--results", type=Path, help="append here; default benchmarks/results.jsonl, smoke nowhere")
     arguments = parser.parse_args()

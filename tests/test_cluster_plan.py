@@ -64,7 +64,7 @@ def test_plan_makes_parts_of_a_sensible_size() -> None:
     SIZES.update({"/0": 1 << 40, "/1": 100})
     for size, threads, octets in (
             (1 << 40, 1, CLUSTER_PART_OCTETS_MAX), (1 << 40, 10_000, CLUSTER_PART_OCTETS_MIN),
-            (1 << 36, 64, (1 << 36) // 256)):
+            (1 << 36, 16, (1 << 36) // 64)):
         SIZES["/0"] = size
         [parts] = plan(job([size]), threads, cut)
         assert {part.octets for part in parts[:-1]} == {octets}
