@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import unquote
 
 import nats.errors
 from nats.js.errors import NotFoundError
@@ -28,7 +27,7 @@ from ..errors import (
 )
 from ..gateway.booking import book
 from ..ledger import Ledger, open_ledger
-from ..limits import BROKER_SILENT_S, BROKER_WAIT_S
+from ..limits import BROKER_BATCH_OCTETS_MAX, BROKER_SILENT_S, BROKER_WAIT_S
 from .address import Address, connected
 from .message import (
     BATCH,
@@ -36,15 +35,18 @@ from .message import (
     REFUSED,
     SUBJECT,
     Answer,
+    Key,
     Post,
     answer_payload,
+    own_headers,
+    read_answer,
     read_events,
     read_post,
     refused_subject,
     token,
     unpack,
 )
-from .streams import CONSUMER, refused_of
+from .streams import CONSUMER, answers_of, refused_of
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -61,10 +63,6 @@ REASON_MAX = 1000  # characters of a header
 # What octets that anybody can send may raise where they are read.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
              struct.error)
-
-
-class Gone(Exception):
-    """Parts of a batch are not there: somebody has booked it, or they were lost."""
 
 
 @dataclass(slots=True)
@@ -159,41 +157,67 @@ class Ingester:
                 self.figures.events += await self._do(
                     lambda ledger: ledger.record_events(events))
         except (UnbookableError, IdentityError, RulesError, JournalError) as error:
-            refused = f"{type(error).__name__}: {error}"
+            refused = _shown(str(error))
             self.figures.refused += 1
-            self._told(f"{message.subject}: refused: {error}; it is kept in the broker")
-            source = post.source if post else "unknown"
-            await broker.publish(
-                refused_subject(stream, source), message.data, stream=refused_of(stream),
-                headers={**_sent(message), SUBJECT: message.subject,
-                         REFUSED: " ".join(refused.split())[:REASON_MAX],
-                         MESSAGE_ID: f"{message.subject}/{message.metadata.sequence.stream}"})
-        if post is not None and post.answer is not None:
-            await broker.publish(post.answer, answer_payload(Answer(post.digest, refused)))
-        if post is not None and post.parts and refused is None:
-            await broker.purge_stream(stream, subject=post.part_subject(stream, "*"))
+            self._told(f"{_shown(message.subject)}: refused: {refused}; it is kept in the broker")
+            await self._keep(broker, message, post.source if post else "unknown", refused)
+        if post is not None and post.kind == BATCH:
+            await broker.publish(post.answer_subject(stream),
+                                 answer_payload(Answer(post.digest, refused)))
+            if post.parts and refused is None:
+                await broker.purge_stream(stream, subject=post.part_subject(stream, "*"))
         with suppress(nats.errors.MsgAlreadyAckdError):
             await message.ack_sync(timeout=BROKER_WAIT_S)
 
-    async def _book(self, broker: JetStreamContext, message: Msg, post: Post) -> None:
-        try:
-            pieces = [await self._part(broker, post, number) for number in range(post.parts)]
-        except Gone:
-            if await self._do(partial(_is_booked, post=post)):
-                self.figures.known += 1
+    async def _keep(
+        self, broker: JetStreamContext, message: Msg, source: str, why: str
+    ) -> None:
+        """Put what cannot be booked where a person finds it, and `put_back` too."""
+        stream = self._address.stream
+        headers = {**own_headers(message.headers), SUBJECT: message.subject, REFUSED: why,
+                   MESSAGE_ID: f"{message.subject}/{message.metadata.sequence.stream}"}
+        for payload in (message.data, b""):
+            try:
+                await broker.publish(refused_subject(stream, source), payload,
+                                     stream=refused_of(stream), headers=dict(headers))
                 return
-            raise UnbookableError(f"batch of {post.source}: parts of it are not there") from None
+            except nats.errors.MaxPayloadError:  # no gateway fills a message to its brim
+                continue
+
+    async def _book(self, broker: JetStreamContext, message: Msg, post: Post) -> None:
+        pieces = await self._parts(broker, post)
+        if pieces is None:
+            if not await self._is_confirmed(broker, post):
+                raise UnbookableError(f"batch of {post.source}: parts of it are not there")
+            self.figures.known += 1
+            return
         packed = b"".join((*pieces, message.data))
         octets = await asyncio.to_thread(unpack, post, packed)
         await self._do(partial(self._book_octets, octets, post, Path(message.subject)))
 
-    async def _part(self, broker: JetStreamContext, post: Post, number: int) -> bytes:
+    async def _parts(self, broker: JetStreamContext, post: Post) -> list[bytes] | None:
+        """What went ahead of a batch's last piece; None: it is not all there."""
+        stream = self._address.stream
+        pieces: list[bytes] = []
+        for number in range(post.parts):
+            try:
+                found = await broker.get_last_msg(stream, post.part_subject(stream, number))
+            except NotFoundError:
+                return None
+            pieces.append(found.data or b"")
+            if sum(map(len, pieces)) > BROKER_BATCH_OCTETS_MAX:
+                raise UnbookableError(f"batch of {post.source}: more than "
+                                      f"{BROKER_BATCH_OCTETS_MAX:,} octets, packed")
+        return pieces
+
+    async def _is_confirmed(self, broker: JetStreamContext, post: Post) -> bool:
+        """Whether an ingester has booked this very batch, and died before it was taken out."""
         stream = self._address.stream
         try:
-            found = await broker.get_last_msg(stream, post.part_subject(stream, number))
+            found = await broker.get_last_msg(answers_of(stream), post.answer_subject(stream))
         except NotFoundError:
-            raise Gone from None
-        return found.data or b""
+            return False
+        return read_answer(found.data or b"") == Answer(post.digest)
 
     def _book_octets(self, octets: bytes, post: Post, title: Path, ledger: Ledger) -> None:
         """In the ledger's thread."""
@@ -203,9 +227,8 @@ class Ingester:
             except MALFORMED as error:
                 raise UnbookableError(f"{title}: no segment of a journal: {error!r}") from error
             head = contents.head
-            if (token(head.source), f"{token(head.epoch)}.{head.first_sequence}") != (
-                post.source, (post.answer or "").partition(f".{post.source}.")[2]
-            ):
+            key = Key(head.source, head.epoch, head.first_sequence)
+            if (token(key.source), key.place) != (post.source, post.place):
                 raise UnbookableError(f"{title}: holds {head.source}, epoch {head.epoch}, from "
                                       f"{head.first_sequence} on: sent under another's name")
             if contents.records is None:
@@ -279,14 +302,10 @@ class Ingester:
             self.figures.trouble = None
 
 
-def _is_booked(ledger: Ledger, post: Post) -> bool:
-    source, epoch, first = (post.answer or "").rsplit(".", 3)[1:]
-    return ledger.is_booked(unquote(source), unquote(epoch), int(first))
-
-
-def _sent(message: Msg) -> dict[str, str]:
-    """The headers that its sender gave it."""
-    return dict(message.headers or {})
+def _shown(text: str) -> str:
+    """What people and headers are told, without what a sender may have hidden in it."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return printable.encode("ascii", "replace").decode()[:REASON_MAX]
 
 
 @asynccontextmanager

@@ -41,8 +41,9 @@ class Key(NamedTuple):
     first_sequence: int
 
     @property
-    def text(self) -> str:
-        return "/".join((token(self.source), token(self.epoch), str(self.first_sequence)))
+    def place(self) -> str:
+        """What tells it from the other batches of its source, in subjects."""
+        return f"{token(self.epoch)}.{self.first_sequence}"
 
 
 class Message(NamedTuple):
@@ -57,9 +58,13 @@ class Post:
 
     kind: str  # BATCH or EVENTS
     source: str  # as a token of subjects
+    place: str  # of a batch: epoch and first sequence, as tokens
     parts: int  # that went ahead
     digest: str  # of the whole
-    answer: str | None  # the subject that its gateway looks at; None: nobody does
+
+    def answer_subject(self, stream: str) -> str:
+        """What a batch's gateway looks at."""
+        return f"{stream}.answer.{self.source}.{self.place}"
 
     def part_subject(self, stream: str, number: int | str) -> str:
         return f"{stream}.part.{self.source}.{self.digest}.{number}"
@@ -73,6 +78,12 @@ def token(text: str) -> str:
 def digest_of(octets: bytes) -> str:
     """What tells a batch from any other, also under the same key."""
     return hashlib.sha256(octets).hexdigest()
+
+
+def own_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Those that are ours: others tell the broker what to do."""
+    found = headers or {}
+    return {name: found[name] for name in (FORM_NAME, PARTS, DIGEST) if name in found}
 
 
 def post_subjects(stream: str) -> str:
@@ -92,7 +103,7 @@ def refused_subjects(stream: str) -> str:
 
 
 def answer_subject(stream: str, key: Key) -> str:
-    return f"{stream}.answer.{token(key.source)}.{token(key.epoch)}.{key.first_sequence}"
+    return f"{stream}.answer.{token(key.source)}.{key.place}"
 
 
 def refused_subject(stream: str, source: str) -> str:
@@ -116,9 +127,10 @@ def batch_messages(stream: str, key: Key, octets: bytes, piece_octets: int) -> l
                 {MESSAGE_ID: f"{digest}/{number}"})
         for number, piece in enumerate(pieces[:-1])]
     messages.append(Message(
-        f"{stream}.post.{source}.{BATCH}.{token(key.epoch)}.{key.first_sequence}", pieces[-1],
-        {MESSAGE_ID: f"{key.text}/{digest}", FORM_NAME: FORM, PARTS: str(len(pieces) - 1),
-         DIGEST: digest}))
+        f"{stream}.post.{source}.{BATCH}.{key.place}", pieces[-1],
+        # The broker may drop what it has seen, and must not drop another batch under the same key.
+        {MESSAGE_ID: f"{source}.{key.place}/{digest}", FORM_NAME: FORM,
+         PARTS: str(len(pieces) - 1), DIGEST: digest}))
     return messages
 
 
@@ -163,8 +175,7 @@ def read_post(stream: str, subject: str, headers: Mapping[str, str] | None) -> P
         _is_number(parts) and digest.isalnum()
     ):
         raise UnbookableError(f"{subject}: no batch and no events")
-    answer = f"{stream}.answer.{source}.{'.'.join(rest[1:])}" if is_batch else None
-    return Post(rest[0], source, int(parts), digest, answer)
+    return Post(rest[0], source, ".".join(rest[1:]), int(parts), digest)
 
 
 def _is_number(text: str) -> bool:

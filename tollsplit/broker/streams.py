@@ -22,10 +22,9 @@ from ..limits import (
     BROKER_SILENT_S,
 )
 from .message import (
-    MESSAGE_ID,
-    REFUSED,
     SUBJECT,
     answer_subjects,
+    own_headers,
     part_subjects,
     post_subjects,
     refused_subjects,
@@ -88,14 +87,12 @@ async def put_back(broker: JetStreamContext, stream: str) -> int:
             found = await broker.get_msg(refused, number)
         except NotFoundError:  # taken out before
             continue
-        headers = dict(found.headers or {})
-        subject = headers.pop(SUBJECT, "")
+        subject = (found.headers or {}).get(SUBJECT, "")
         if not subject.startswith(post_subjects(stream).removesuffix(">")):
             continue
         # Without its id: the broker may know it still.
-        headers = {name: value for name, value in headers.items()
-                   if name not in (MESSAGE_ID, REFUSED, "Nats-Expected-Stream")}
-        await broker.publish(subject, found.data or b"", stream=stream, headers=headers)
+        await broker.publish(subject, found.data or b"", stream=stream,
+                             headers=own_headers(found.headers))
         await broker.delete_msg(refused, number)
         count += 1
     return count

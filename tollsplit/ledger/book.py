@@ -179,11 +179,6 @@ class Ledger:
         self._earlier.forget()
         return receipt
 
-    def is_booked(self, source: str, epoch: str, first_sequence: int) -> bool:
-        """Whether there is a run of that key."""
-        with self._store.reading():
-            return bool(list(self._store.rows(_RUN_BOOKED, source, epoch, first_sequence)))
-
     def missing(self) -> list[Missing]:
         """Records that were never booked though later ones of their epoch were, by their keys."""
         with self._store.reading():
@@ -463,7 +458,6 @@ def _without(over: Mapping[Key, int], balance: Balance) -> Balance:
     return replace(balance, held=balance.held - over.get((balance.account, balance.unit), 0))
 
 
-_RUN_BOOKED = "SELECT 1 FROM runs WHERE source = ? AND epoch = ? AND first_sequence = ?"
 # Sequences of an epoch begin at 0 and have no gaps.
 _MISSING = """
     SELECT source, epoch, expected, first_sequence - expected FROM (
