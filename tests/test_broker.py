@@ -367,14 +367,12 @@ def test_dispatch_outlives_whatever_its_client_does(
     """
     make_streams(broker)
     credentials = tmp_path / "credentials"
-    credentials.write_text("gw1:secret")
 
     async def fail(*arguments: Any, **named: Any) -> None:
         raise KeyError("stream")
 
     with dispatching(broker, segments(tmp_path / "journal", rules, 1),
                      options=f"?credentials={credentials}") as dispatch:
-        credentials.unlink()
         wait(lambda: "cannot be read" in str(dispatch.error))
         with monkeypatch.context() as broken:
             broken.setattr(JetStreamContext, "publish", fail)
