@@ -85,8 +85,10 @@ def test_gateway_publishes_and_lets_go_of_what_is_booked(
     def publish(leftovers: list[Path], noticed: Any) -> Dispatch:
         return Dispatch(parse_url(broker.url), "test", leftovers, noticed)
 
+    finals: list[int] = []  # what goes on to collectors
     options: dict[str, Any] = {
-        "ledger": None, "journal": home / "journal", "publish": publish, "booked": False}
+        "ledger": None, "journal": home / "journal", "publish": publish, "booked": False,
+        "final": lambda usage, at: finals.append(sum(record.octets for record in usage))}
     given = 0
     with running(home, **options) as run:
         for _ in range(12):
@@ -100,6 +102,7 @@ def test_gateway_publishes_and_lets_go_of_what_is_booked(
         wait(lambda: run.last.booked_records)
     assert not list((home / "journal").glob("*.segment"))
     expect_booked(books.url, books.rows, given)
+    assert sum(finals) == given
 
 
 def test_events_go_to_the_ledger_once(broker: Broker, database: Database) -> None:

@@ -154,7 +154,7 @@ class Dispatch(Deliverer):
             self._forget(batch)
             return
         assert batch.key is not None
-        piece = min(BROKER_PIECE_OCTETS, client.max_payload - ENVELOPE_OCTETS)
+        piece = min(BROKER_PIECE_OCTETS, max(1, client.max_payload - ENVELOPE_OCTETS))
         try:
             octets = batch.path.read_bytes()
         except FileNotFoundError:  # another run has seen to it
