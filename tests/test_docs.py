@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,7 +17,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 import reference  # noqa: E402 - a script beside the documents
 
-from tollsplit.cli import main  # noqa: E402
+from tollsplit.cli import main, tollsplit  # noqa: E402
 from tollsplit.cli.demo.example import write_example  # noqa: E402
 
 
@@ -36,6 +38,33 @@ def test_docs_every_command_documents_exit_codes_and_an_example() -> None:
 def test_docs_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", document.read_text("utf-8")):
         assert "://" in target or (document.parent / target).exists(), target
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """The words of each `tollsplit …` that stands in a block of code."""
+    fenced = "".join(re.findall(r"^```(?:sh|text)?\n(.*?)^```", text, flags=re.S | re.M))
+    blocks = fenced + "".join(re.findall(r"^(?:    .*\n)+", text, flags=re.M))
+    for line in blocks.replace("\\\n", " ").replace("$(", "\n").splitlines():
+        if found := re.match(r"\s*(?:\$ )?(?:\.venv/bin/)?tollsplit ([^#<>|&;]+)", line):
+            yield found[1].partition(" -- ")[0].split()
+
+
+def test_docs_commands_that_are_shown_exist() -> None:
+    """Each command and each of its options, in every document; values aside."""
+    shown = 0
+    for document in DOCUMENTS:
+        for words in _commands(document.read_text("utf-8")):
+            command: click.Command = tollsplit
+            where = f"{document.name}: tollsplit {' '.join(words)}"
+            while isinstance(command, click.Group) and words:
+                found = command.get_command(click.Context(command), words[0])
+                assert found is not None, where
+                command, words = found, words[1:]
+            known = {name for option in command.params for name in option.opts}
+            unknown = {word for word in words if re.match("--[a-z]", word)} - known
+            assert not unknown, where
+            shown += 1
+    assert shown > 60
 
 
 def test_docs_readme_example_is_real(

@@ -102,6 +102,12 @@ def post(url: str, transactions: str) -> None:
     "service_request". If TRANSACTIONS is absent, or "-", standard input is read.
 
     \b
+    Such a line, which stands here in three:
+      {"key": "top-up 1", "kind": "top-up", "postings": [
+        {"account": "bank", "unit": "CNY/1000000", "amount": -50000000},
+        {"account": "alice", "unit": "CNY/1000000", "amount": 50000000}]}
+
+    \b
     Exit codes: 0 booked, or they were before; 1 refused, 2 usage, 3 bad input, 4 postings do not
     sum to zero.
 
