@@ -24,6 +24,7 @@ from rich.console import Console, Group
 from rich.text import Text
 from snapshots import START_NS, snapshot
 
+from tollsplit.cli.table import print_snapshot
 from tollsplit.cli.view import HEADING, WARNING, Rates, View, picture
 from tollsplit.model import Volume
 from tollsplit.report import buckets_of
@@ -71,6 +72,15 @@ def rows(text: str, first: str, columns: int) -> dict[str, list[str]]:
 
 def number(text: str) -> int:
     return int(text.replace(",", "").replace("−", "-"))
+
+
+def test_end_of_a_run_has_no_line_for_what_did_not_occur() -> None:
+    """A live run knows each reason for which a token may be refused, whether one was or not."""
+    shown = io.StringIO()
+    print_snapshot(replace(snapshot(), refused_tokens={"used": Volume(), "expired": Volume(3, 9)}),
+                   shown)
+    lines = [line for line in shown.getvalue().splitlines() if line.startswith("refused token")]
+    assert lines == ["refused token: 3 packets carry one that opens nothing: expired"]
 
 
 def test_view_snapshot_of_these_tests_adds_up() -> None:

@@ -45,7 +45,7 @@ def grid(title: str, columns: Sequence[str], numbers: Iterable[int]) -> Table:
         if index in right:
             table.add_column(name, justify="right", no_wrap=True)
         else:
-            table.add_column(name, overflow="fold")
+            table.add_column(name, overflow="fold", no_wrap=name == "day")
     return table
 
 
@@ -215,8 +215,9 @@ def notes(sums: Sums) -> Iterator[str]:
                f"{sums.unsolicited.octets:,} octets, came to subscribers who said nothing in "
                "their flows")
     for reason, volume in sorted(sums.refused_tokens.items()):
-        yield (f"refused token: {volume.packets:,} packets carry one that opens nothing: "
-               f"{reason.replace('_', ' ')}")
+        if volume.packets:
+            yield (f"refused token: {volume.packets:,} packets carry one that opens nothing: "
+                   f"{reason.replace('_', ' ')}")
 
 
 def _print_notes(sums: Sums, out: Console) -> None:
