@@ -95,6 +95,8 @@ TAMPERING = [
     ("UPDATE usage_records SET subscriber = '10.0.0.9' WHERE sequence = 0", "fingerprint differs"),
     ("UPDATE usage_records SET flags = 'partial' WHERE sequence = 0", "the fingerprint differs"),
     ("DELETE FROM usage_records WHERE sequence = 1", "records: 2 noted, 1 there"),
+    ("INSERT INTO runs SELECT 7, 7, source, epoch, 1, 2, 0, NULL, rules_version, layer, at, "
+     "program FROM runs", "epoch e1, from 1 on are in another run too"),
     ("DELETE FROM usage_records", "first packet"),
     ("UPDATE usage_shares SET octets = 600 WHERE sequence = 1", "1000 octets metered, 900 split"),
     ("DELETE FROM usage_shares WHERE sequence = 1", "1000 octets metered, 300 split"),

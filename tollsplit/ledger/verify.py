@@ -185,6 +185,9 @@ def _complete(store: Store) -> Iterator[str]:
         if kind != "usage":
             yield f"run {run}: its transaction is of kind {kind!r}, expected 'usage'"
     yield from _gaps(store)
+    for run, source, epoch, first in store.rows(_TWICE):
+        yield (f"run {run}: records of {source}, epoch {epoch}, from {first} on are in another run "
+               "too")
     for (transaction,) in store.rows(_NO_RUN):
         yield f"transaction {transaction}: posted usage, but has no run"
     for (transaction,) in store.rows(_NOT_ITS_OWN):
@@ -325,6 +328,13 @@ _GAPS = """
             lag({column}) OVER (PARTITION BY run_id ORDER BY {column}) AS before
         FROM {table}) x
     WHERE {column} <> before + 1"""
+_TWICE = """
+    SELECT id, source, epoch, first_sequence FROM (
+        SELECT id, source, epoch, first_sequence, max(first_sequence + records) OVER (
+            PARTITION BY source, epoch ORDER BY first_sequence
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+        FROM runs) r
+    WHERE first_sequence < before"""
 _NO_RUN = """
     SELECT id FROM transactions
     WHERE kind = 'usage' AND id NOT IN (SELECT transaction_id FROM runs)"""
