@@ -73,7 +73,8 @@ def parse_url(url: str) -> Address:
         or not files.keys() <= set(FILES)
         or ("key" in files) != ("certificate" in files)
     ):
-        raise UsageError(f'broker "{url}": {EXPECTED}')
+        # Where there is an @, there may be a password in a place where none belongs.
+        raise UsageError(f"broker: {EXPECTED}" if "@" in url else f'broker "{url}": {EXPECTED}')
     servers = tuple(
         f"{parts.scheme}://{f'[{host.hostname}]' if ':' in str(host.hostname) else host.hostname}"
         f":{port}" for host, port in zip(hosts, ports, strict=True))

@@ -129,8 +129,11 @@ class Dispatch(Deliverer):
             client, broker
         ):
             while events := tuple(self._events[:EVENTS_AT_ONCE]):
-                await self._send(broker, events_message(
-                    self._address.stream, self._source, events))
+                message = events_message(self._address.stream, self._source, events)
+                while len(message.payload) > client.max_payload - ENVELOPE_OCTETS and events[1:]:
+                    events = events[: len(events) // 2]
+                    message = events_message(self._address.stream, self._source, events)
+                await self._send(broker, message)
                 del self._events[: len(events)]
             booked = False
             for batch in tuple(self._batches):

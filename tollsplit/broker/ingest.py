@@ -60,9 +60,14 @@ RETRY_MAX_S = 30.0
 FETCH_S = 1.0
 DRAIN_S = 0.1  # the same where it ends once there is nothing
 REASON_MAX = 1000  # characters of a header
+HEADER_MAX = 100  # of one that a sender has written, and more than the broker's client adds
 # What octets that anybody can send may raise where they are read.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
              struct.error)
+
+
+class PartsLostError(UnbookableError):
+    """The broker has lost parts of a batch. Its gateway has it still, and sends it again."""
 
 
 @dataclass(slots=True)
@@ -93,6 +98,7 @@ class Ingester:
         self._url = url
         self._told = told
         self._ledger: Ledger | None = None
+        self._message_octets_max = 0  # headers included; the broker says it
         # The ledger's own thread: whoever speaks to the broker must not wait for a database.
         self._booking = ThreadPoolExecutor(1, thread_name_prefix="booking")
         self._stopping = asyncio.Event()
@@ -110,7 +116,8 @@ class Ingester:
         try:
             while not self._stopping.is_set():
                 try:
-                    async with connected(self._address, "tollsplit ingest") as (_, broker):
+                    async with connected(self._address, "tollsplit ingest") as (client, broker):
+                        self._message_octets_max = client.max_payload
                         await self._consume(broker, until_empty)
                     return
                 except BrokerError as error:
@@ -148,6 +155,7 @@ class Ingester:
         stream = self._address.stream
         post: Post | None = None
         refused: str | None = None
+        is_final = True
         try:
             post = read_post(stream, message.subject, message.headers)
             if post.kind == BATCH:
@@ -158,10 +166,11 @@ class Ingester:
                     lambda ledger: ledger.record_events(events))
         except (UnbookableError, IdentityError, RulesError, JournalError) as error:
             refused = _shown(str(error))
+            is_final = not isinstance(error, PartsLostError)
             self.figures.refused += 1
             self._told(f"{_shown(message.subject)}: refused: {refused}; it is kept in the broker")
             await self._keep(broker, message, post.source if post else "unknown", refused)
-        if post is not None and post.kind == BATCH:
+        if post is not None and post.kind == BATCH and is_final:
             await broker.publish(post.answer_subject(stream),
                                  answer_payload(Answer(post.digest, refused)))
             if post.parts and refused is None:
@@ -172,23 +181,27 @@ class Ingester:
     async def _keep(
         self, broker: JetStreamContext, message: Msg, source: str, why: str
     ) -> None:
-        """Put what cannot be booked where a person finds it, and `put_back` too."""
+        """Put what cannot be booked where a person finds it, and `put_back` too.
+
+        No gateway fills a message to its brim: of one that leaves no room for the reason, only its
+        beginning is kept.
+        """
         stream = self._address.stream
-        headers = {**own_headers(message.headers), SUBJECT: message.subject, REFUSED: why,
+        sent = {name: value[:HEADER_MAX] for name, value in own_headers(message.headers).items()}
+        headers = {**sent, SUBJECT: message.subject, REFUSED: why,
                    MESSAGE_ID: f"{message.subject}/{message.metadata.sequence.stream}"}
-        for payload in (message.data, b""):
-            try:
-                await broker.publish(refused_subject(stream, source), payload,
-                                     stream=refused_of(stream), headers=dict(headers))
-                return
-            except nats.errors.MaxPayloadError:  # no gateway fills a message to its brim
-                continue
+        taken = HEADER_MAX + sum(len(f"{name}: {value}\r\n".encode())
+                                 for name, value in headers.items())
+        await broker.publish(
+            refused_subject(stream, source),
+            message.data[: max(0, self._message_octets_max - taken)],
+            stream=refused_of(stream), headers=headers)
 
     async def _book(self, broker: JetStreamContext, message: Msg, post: Post) -> None:
         pieces = await self._parts(broker, post)
         if pieces is None:
             if not await self._is_confirmed(broker, post):
-                raise UnbookableError(f"batch of {post.source}: parts of it are not there")
+                raise PartsLostError(f"batch of {post.source}: parts of it are not there")
             self.figures.known += 1
             return
         packed = b"".join((*pieces, message.data))
@@ -224,11 +237,12 @@ class Ingester:
         while True:
             try:
                 contents = read_octets(octets, title)
+                head = contents.head
+                key = Key(head.source, head.epoch, head.first_sequence)
+                is_own = (token(key.source), key.place) == (post.source, post.place)
             except MALFORMED as error:
                 raise UnbookableError(f"{title}: no segment of a journal: {error!r}") from error
-            head = contents.head
-            key = Key(head.source, head.epoch, head.first_sequence)
-            if (token(key.source), key.place) != (post.source, post.place):
+            if not is_own:
                 raise UnbookableError(f"{title}: holds {head.source}, epoch {head.epoch}, from "
                                       f"{head.first_sequence} on: sent under another's name")
             if contents.records is None:

@@ -19,18 +19,20 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 from urllib.parse import quote
 
 from ..errors import UnbookableError
 from ..limits import BROKER_BATCH_OCTETS_MAX
-from ..model import Event
+from ..model import Event, EventKind
 
 MESSAGE_ID = "Nats-Msg-Id"  # what the broker knows repetitions by
 FORM_NAME, FORM = "Tollsplit-Form", "1"
 PARTS, DIGEST = "Tollsplit-Parts", "Tollsplit-Digest"
 REFUSED, SUBJECT = "Tollsplit-Refused", "Tollsplit-Subject"
 BATCH, EVENTS = "batch", "events"
+DIGEST_CHARACTERS_MAX = 64
+_FIELDS = {name: kind for name, kind in get_type_hints(Event).items() if name != "kind"}
 
 
 class Key(NamedTuple):
@@ -172,7 +174,7 @@ def read_post(stream: str, subject: str, headers: Mapping[str, str] | None) -> P
     parts, digest = found.get(PARTS, ""), found.get(DIGEST, "")
     is_batch = rest[:1] == [BATCH] and len(rest) == 3 and _is_number(rest[2])
     if not (is_batch or (rest[:1] == [EVENTS] and len(rest) == 2)) or not (
-        _is_number(parts) and digest.isalnum()
+        _is_number(parts) and digest.isalnum() and len(digest) <= DIGEST_CHARACTERS_MAX
     ):
         raise UnbookableError(f"{subject}: no batch and no events")
     return Post(rest[0], source, ".".join(rest[1:]), int(parts), digest)
@@ -202,8 +204,18 @@ def read_events(post: Post, payload: bytes) -> list[Event]:
     try:
         found: list[dict[str, Any]] = json.loads(payload)
         events = [Event(**fields) for fields in found]
-    except (TypeError, ValueError) as error:
+        if not all(map(_is_well_formed, events)):
+            raise ValueError("a kind that is none, or a field that holds what it cannot")
+        astray = any(token(event.source) != post.source for event in events)
+    except (RecursionError, TypeError, ValueError) as error:
         raise UnbookableError(f"events of {post.source}: {error}") from error
-    if any(token(event.source) != post.source for event in events):
+    if astray:
         raise UnbookableError(f"events of {post.source}: sent under another's name")
     return events
+
+
+def _is_well_formed(event: Event) -> bool:
+    """Whether a ledger can keep it. What it fails on otherwise looks as if it were away."""
+    return event.kind in get_args(EventKind) and all(
+        isinstance(value := getattr(event, name), kind) and not isinstance(value, bool)
+        for name, kind in _FIELDS.items())

@@ -44,6 +44,9 @@ ENTRY = struct.Struct("<4sQI")
 HEAD, COUNTED, SEAL = b"head", b"sums", b"seal"
 Octets = bytes | memoryview
 LAYOUT = repr([COUNTER.descr, SUBSCRIBER.descr])
+# A head may have come from elsewhere; what is none of these a ledger fails on, again and again.
+HEAD_FIELDS = {"program": str, "source": str, "epoch": str, "first_sequence": int,
+               "trust_ip_length": bool, "rules": dict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +363,8 @@ def _parsed_head(path: Path, payload: bytes) -> Head:
         raise JournalError(
             f"{path}: written by {found['program']}, whose counters are laid out otherwise; "
             "let that version book it")
+    if not all(type(found[name]) is kind for name, kind in HEAD_FIELDS.items()):
+        raise JournalError(f"{path}: its head holds what no run writes there")
     content = {name: base64.b64decode(text) for name, text in found["rules"]["content"].items()}
     rules = load(found["rules"]["path"], content)
     if rules.version != found["rules"]["version"]:
