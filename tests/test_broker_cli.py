@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from batches import (
     wait,
 )
 from brokers import Broker
+from collectors import free_port
 from commands import COMMAND, tollsplit
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -152,6 +154,14 @@ def test_broker_url_that_is_none_is_refused(url: str) -> None:
         return
     with pytest.raises(UsageError, match="expected nats://HOST:PORT"):
         parse_url(url)
+
+
+def test_broker_that_is_not_there_is_told_with_what_starts_one(tmp_path: Path) -> None:
+    url = f"nats://127.0.0.1:{free_port(socket.SOCK_STREAM)}"
+    done = tollsplit("ingest", url, "--until-empty", "--ledger", f"sqlite:///{tmp_path / 'b.db'}")
+    assert done.returncode == 1
+    assert (f"{url}: no broker answers: connection refused; start one: nats-server --jetstream\n"
+            in done.stderr)
 
 
 def test_broker_url_with_a_password_is_refused_without_repeating_it() -> None:

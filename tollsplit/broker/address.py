@@ -126,6 +126,8 @@ def _described(error: Exception) -> str:
         return f"it has no stream of that name; `tollsplit ingest --create` makes it ({error})"
     if isinstance(error, TimeoutError):
         return "no answer"
+    if isinstance(error, ConnectionRefusedError):
+        return "no broker answers: connection refused; start one: nats-server --jetstream"
     found = getattr(error, "description", None) or str(error) or type(error).__name__
     return str(found).removeprefix("nats: ").strip("'")
 

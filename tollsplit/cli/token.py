@@ -132,7 +132,8 @@ def keygen(
               help="The sponsor's servers, one of which the flow goes to.")
 @click.option("--expires", metavar="WHEN", default="5m", show_default=True,
               callback=_option(_expiry),
-              help="A duration from now, or an instant; then the flow must have begun.")
+              help="A duration from now, or an instant: by then its packet must have come, and "
+                   "no more than a day before.")
 @click.option("--key", metavar="N", type=click.IntRange(0, 65_535),
               help="Which key; without it the sponsor's newest that is valid.")
 @click.option("--form", type=click.Choice(FORMS), default="text", show_default=True,
