@@ -174,6 +174,27 @@ def test_quic_names_that_two_rules_list_are_one_rules_at_last() -> None:
     assert_same(frames, rules)
 
 
+def coalesced(at_s: float, *datagrams: bytes) -> Frame:
+    """Datagrams of one size, but for the last, that a network card has made one of."""
+    assert {len(each) for each in datagrams[:-1]} == {len(datagrams[0])}
+    return datagram(at_s, b"".join(datagrams))._replace(segment_octets=len(datagrams[0]))
+
+
+@pytest.mark.parametrize(("said", "pays"), [
+    ([ONE, ONE], True), ([ONE, SHORT], True), ([ONE, ANOTHER], False), ([FIRST, SECOND], True),
+    ([SHORT.ljust(1200, b"x"), ANOTHER], False), ([SHORT.ljust(1200, b"x"), ONE], True),
+    ([SHORT.ljust(700, b"x")] * 3, True), ([EARLY, EARLY, AGAIN[0]], False),
+    ([AGAIN[0], AGAIN[1]], True), ([AGAIN[0], SHORT], False),
+], ids=range(10))
+def test_quic_connection_in_a_packet_of_several_datagrams(said: list[bytes], pays: bool) -> None:
+    before = datagram(0, ONE) if said[0] != FIRST else datagram(0, bytes(9), down=True)
+    frames = [before, coalesced(1, *said), datagram(2, bytes(500), down=True)]
+    tally = fast(frames, RULES)
+    own = tally.metered.octets - octets_of(frames[:1])
+    assert tally.subscriber_octets == (0 if pays else own)
+    assert_same(frames, RULES)
+
+
 # --- bounds --------------------------------------------------------------------------------------
 
 

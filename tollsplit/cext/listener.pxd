@@ -31,6 +31,10 @@ cdef class Listener(Bearer):
         self, const frame_s *frame, packet_s *row, uint32_t number, const asked_s *asked,
         uint64_t now_ns
     ) except -1 nogil
+    cdef void add_facts(
+        self, uint64_t facts, uint32_t number, const asked_s *asked, uint64_t now_ns
+    ) noexcept nogil
+    cdef bint may_speak(self, const flow_s *flow, const inside_s *inside) noexcept nogil
     cdef uint64_t hear_tcp(
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
     ) noexcept nogil

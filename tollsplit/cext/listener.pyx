@@ -21,6 +21,7 @@ from tollsplit.cext.talk cimport TALK_OCTETS_MAX, stream_octets_s
 cdef enum:
     TCP_SYN = 2
     TCP_ACK = 16
+    DATAGRAM_OCTETS_MAX = 65536  # more says that nobody knows how many
     COUNT_BITS = 8               # of tries_of(), below the minute
     HELLO_BEGINS = 6             # a record's header and what kind of message lies in it
     # No name is said any more. The bits of flow_s.told are those of fact_e.
@@ -29,6 +30,26 @@ cdef enum:
     NAMES_TOLD = SNI_TOLD | HOST_TOLD
 
 cdef uint64_t MINUTE_NS = 60_000_000_000
+
+cdef bint take_datagram(
+    inside_s *rest, const frame_s *frame, inside_s *datagram
+) noexcept nogil:
+    """The next datagram of a UDP packet, which may have been made of several; False: no more."""
+    cdef uint32_t octets = rest.payload_octets
+    if rest.packet == NULL:
+        return False
+    if 0 < frame.segment_octets < DATAGRAM_OCTETS_MAX:
+        octets = min(octets, frame.segment_octets)
+    datagram[0] = rest[0]
+    datagram.payload_octets = octets
+    datagram.payload_captured = min(octets, rest.payload_captured)
+    if rest.payload != NULL:
+        rest.payload += datagram.payload_captured
+    rest.payload_captured -= datagram.payload_captured
+    rest.payload_octets -= octets
+    if not rest.payload_octets:
+        rest.packet = NULL  # an empty one is one, too
+    return True
 
 
 cdef class Listener(Bearer):
@@ -41,7 +62,7 @@ cdef class Listener(Bearer):
 
         frame   NULL: its octets are gone, as those of a fragment that has waited
         """
-        cdef inside_s inside
+        cdef inside_s inside, datagram
         if frame == NULL or row.direction != DIRECTION_UPLINK:
             return False
         if row.protocol == PROTOCOL_UDP:
@@ -51,8 +72,10 @@ cdef class Listener(Bearer):
                     or not flow.facts & self.classifier.covering.kinds[<int>FACT_SNI]):
                 return False
             look_inside(frame, &self.dissection.meter, &inside)
-            return inside.payload != NULL and may_begin(
-                inside.payload, min(inside.payload_captured, inside.payload_octets))
+            while take_datagram(&inside, frame, &datagram):
+                if self.may_speak(flow, &datagram):
+                    return True
+            return False
         if flow.told & (SNI_TOLD | TOLD_TALKS) == SNI_TOLD:
             return False
         return row.protocol == PROTOCOL_TCP and (
@@ -105,18 +128,27 @@ cdef class Listener(Bearer):
         """
         cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
         cdef uint8_t told = flow.told
-        cdef uint64_t facts
-        cdef inside_s inside
+        cdef inside_s inside, datagram
         look_inside(frame, &self.dissection.meter, &inside)
-        if row.protocol == PROTOCOL_UDP:
-            facts = self.hear_udp(&inside, row, number, now_ns)
-        else:
-            facts = self.hear_tcp(&inside, row, number, now_ns)
+        if row.protocol != PROTOCOL_UDP:
+            self.add_facts(
+                self.hear_tcp(&inside, row, number, now_ns), number, asked, now_ns)
+            return told != flow.told
+        while take_datagram(&inside, frame, &datagram):
+            if self.may_speak(flow, &datagram):
+                self.add_facts(
+                    self.hear_udp(&datagram, row, number, now_ns), number, asked, now_ns)
+        return told != flow.told
+
+    cdef void add_facts(
+        self, uint64_t facts, uint32_t number, const asked_s *asked, uint64_t now_ns
+    ) noexcept nogil:
+        """Add to a flow's facts what was said in it."""
+        cdef flow_s *flow = <flow_s *>self.state.flows.at(number)
         if self.classifier.covering.is_contradicted(
                 asked.reachable, asked.possible, facts, flow.facts):
             flow.told |= TOLD_MISMATCH
         self.state.flows.set_facts(number, flow.facts | facts, now_ns)
-        return told != flow.told
 
     cdef uint64_t hear_tcp(
         self, const inside_s *inside, packet_s *row, uint32_t number, uint64_t now_ns
@@ -246,6 +278,14 @@ cdef class Listener(Bearer):
             if flow.told & TOLD_TALKS:
                 self.state.talks.talks[flow.talk].heard.quic = quic[0]
         return 0
+
+    cdef bint may_speak(self, const flow_s *flow, const inside_s *inside) noexcept nogil:
+        """Whether a datagram may say its flow's name, or another one."""
+        if not flow.told & SNI_TOLD:
+            return True
+        return (not flow.told & TOLD_DOUBTED and inside.payload != NULL
+                and flow.facts & self.classifier.covering.kinds[<int>FACT_SNI] != 0
+                and may_begin(inside.payload, inside.payload_captured))
 
     cdef quic_s *quic_of(self, const flow_s *flow) noexcept nogil:
         """What is known of a flow's handshake, or room for that."""

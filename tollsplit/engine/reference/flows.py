@@ -11,7 +11,7 @@ from tollsplit.engine.bounds import Bounds
 from tollsplit.engine.reference import initials
 from tollsplit.engine.reference.datagrams import Item
 from tollsplit.engine.reference.initials import Initials
-from tollsplit.engine.reference.packet import FRAGMENT, LATER_FRAGMENT
+from tollsplit.engine.reference.packet import FRAGMENT, LATER_FRAGMENT, Segment
 from tollsplit.engine.reference.uplink import ACK, SYN, Uplink, begins, named, of_rules
 from tollsplit.rules.rule import Match, Rule
 from tollsplit.rules.seal import Seal
@@ -125,10 +125,10 @@ class Flows:
                 flow.facts = {fact for fact in flow.facts if fact[1] != "sni"}
         flow.facts |= {(r.id, "packet") for r in possible
                        if r.match.sticky and self.holds(r.match, row)}
-        if listens and item.segment is not None and flow.uplink.listens(
-                item.segment, any(kind == "sni" for _, kind in flow.facts)) and (
-                row["protocol"] == UDP or row["payload_octets"] or row["tcp_flags"] & SYN):
-            self.listen(key, flow, item, reachable, possible, now_ns)
+        for segment in pieces(item) if listens else ():
+            if flow.uplink.listens(segment, any(kind == "sni" for _, kind in flow.facts)) and (
+                    row["protocol"] == UDP or row["payload_octets"] or row["tcp_flags"] & SYN):
+                self.listen(key, flow, item, segment, reachable, possible, now_ns)
         crowded, flow.uplink.crowded = flow.uplink.crowded, False
         there, other = ((self.silent, self.telling) if flow.facts
                         else (self.telling, self.silent))  # fmt: skip
@@ -161,11 +161,10 @@ class Flows:
             else r not in self.named and self.holds(lasting(r.match), row))]
 
     def listen(
-        self, key: object, flow: Flow, item: Item, reachable: list[Rule], possible: list[Rule],
-        now_ns: int,
+        self, key: object, flow: Flow, item: Item, segment: Segment, reachable: list[Rule],
+        possible: list[Rule], now_ns: int,
     ) -> None:
         """Take in what a packet of the uplink says."""
-        assert item.segment is not None
         talking = [f for f in [*self.silent.values(), *self.telling.values()]
                    if f.uplink.kept is not None]
         if len(talking) >= self.bounds.talks and flow.uplink.kept is None:
@@ -175,13 +174,13 @@ class Flows:
             self.waiting.pop(next(k for k, f in self.waiting.items() if f is oldest))
         was, doubted = flow.uplink.kept is not None, flow.uplink.doubted
         again = doubted or flow.uplink.told
-        found = flow.uplink.hear(item.segment, item.row["tcp_flags"], now_ns)
+        found = flow.uplink.hear(segment, item.row["tcp_flags"], now_ns)
         names = [r for r in self.rules if found is not None and named(r.match, found)]
         if found is not None and again:  # as long as all connections name it
             names = [r for r in names if (r.id, "sni") in flow.facts]
             flow.facts -= {f for f in flow.facts if f[1] == "sni"} - {(r.id, "sni") for r in names}
         if names:
-            flow.uplink.watch(item.segment)
+            flow.uplink.watch(segment)
         elif found is not None:
             flow.uplink.hush()
         if flow.uplink.contradicted:
@@ -297,6 +296,15 @@ def is_another(flow: Flow, item: Item) -> bool:
     return row["direction"] == 0 and (
         segment is None or flow.uplink.told
         or flow.uplink.first != (segment.sequence + 1) % 2**32)
+
+
+def pieces(item: Item) -> list[Segment]:
+    """A packet's segment, or the datagrams that it was made of."""
+    whole = item.segment
+    if whole is None or item.row["protocol"] != UDP or not 0 < whole.piece < 65536:
+        return [] if whole is None else [whole]
+    return [Segment(0, whole.captured[at : at + whole.piece], min(whole.piece, whole.octets - at))
+            for at in range(0, max(whole.octets, 1), whole.piece)]
 
 
 def covered(flow: Flow, rules: list[Rule]) -> list[Rule]:

@@ -45,6 +45,7 @@ class Segment(NamedTuple):
     sequence: int  # of its header
     captured: bytes
     octets: int  # how many it had on the wire
+    piece: int = 0  # octets of each that it was made of; 0: it is one
 
 
 @dataclass

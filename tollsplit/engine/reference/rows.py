@@ -105,7 +105,7 @@ def read(
     segment = None
     if packet.protocol in (6, 17) and packet.payload_at:
         captured = octets[packet.payload_at : packet.payload_at + packet.payload_octets]
-        segment = Segment(packet.sequence, captured, packet.payload_octets)
+        segment = Segment(packet.sequence, captured, packet.payload_octets, segment_octets)
     return row, packet.datagram, segment
 
 
