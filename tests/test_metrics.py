@@ -277,7 +277,7 @@ def test_metrics_server_ends_within_a_second(error: type[BaseException] | None) 
 
 def test_metrics_without_the_library_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(UsageError, match=r"pip install tollsplit\[metrics\]"), serve(ANY, snapshot):
+    with pytest.raises(UsageError, match=r"install 'tollsplit\[metrics\]'"), serve(ANY, snapshot):
         pass
 
 

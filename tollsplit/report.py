@@ -428,7 +428,7 @@ def pyarrow_modules() -> tuple[Any, Any]:
         from pyarrow import parquet
     except ImportError as error:
         raise TollsplitError(
-            "parquet: pyarrow is not installed; pip install tollsplit[parquet]") from error
+            "parquet: pyarrow is not installed; pip install 'tollsplit[parquet]'") from error
     return pyarrow, parquet
 
 

@@ -60,7 +60,7 @@ def serve_registry(address: str, make: Callable[[], CollectorRegistry]) -> Itera
         from prometheus_client import start_http_server
     except ImportError as error:
         raise UsageError("metrics: prometheus_client is not installed; "
-                         "pip install tollsplit[metrics]") from error
+                         "pip install 'tollsplit[metrics]'") from error
     try:
         server, thread = start_http_server(port, host, make())
     except (socket.gaierror, UnicodeError) as error:

@@ -25,7 +25,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ProofError(f"{path}: cannot be read: {error}") from error
+        cause = getattr(error, "strerror", None) or "no UTF-8"
+        raise ProofError(f"{path}: cannot be read: {cause}") from error
 
 
 def report(path: Path, public_key: Path, after: Path | None, statement: Path | None) -> None:

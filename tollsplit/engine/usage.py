@@ -242,7 +242,7 @@ class Usage:
         return "standard"
 
     def to_arrow(self) -> pa.Table:
-        """The records as an Arrow table; needs pyarrow (pip install tollsplit[parquet])."""
+        """The records as an Arrow table; needs pyarrow (pip install 'tollsplit[parquet]')."""
         import pyarrow as pa
 
         rows = self.records

@@ -69,7 +69,8 @@ def load_dictionary() -> Dictionary:
     try:
         from pyrad.dictionary import Dictionary
     except ImportError as error:
-        raise UsageError("radius: pyrad is not installed; pip install tollsplit[radius]") from error
+        raise UsageError(
+            "radius: pyrad is not installed; pip install 'tollsplit[radius]'") from error
     return Dictionary(str(DICTIONARY))
 
 
