@@ -157,6 +157,22 @@ def test_cluster_refuses_another_program(
     assert not tasks
 
 
+@pytest.mark.parametrize("name", ["counting.py", "core.cpython-311-x86_64-linux-gnu.so"])
+def test_cluster_program_is_what_was_loaded_and_its_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A worker that was started before an upgrade counts as before, whatever lies on its disk."""
+    (tmp_path / name).write_bytes(b"before")
+    monkeypatch.setattr(job, "PACKAGE", tmp_path)
+    monkeypatch.setattr(job, "_LOADED", job._digest())
+    started = job.program()
+    assert re.fullmatch(r"tollsplit \S+ \(\w{12}\)", started)
+    (tmp_path / name).write_bytes(b"after")
+    stale = job.program()
+    assert stale.startswith(started[:-1])
+    assert re.search(r"\(\w{12}, on the disk \w{12} since: restart it\)$", stale)
+
+
 # --- requests that make no sense -----------------------------------------------------------------
 
 

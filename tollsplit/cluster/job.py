@@ -60,9 +60,22 @@ class Part:
 
 
 def program() -> str:
-    """The program that counts: two that say the same count the same."""
+    """The program that counts: two that say the same count the same.
+
+    It is what this process has loaded, which may have been installed anew since.
+    """
+    found = _digest()
+    since = "" if found == _LOADED else f", on the disk {found} since: restart it"
+    return f"tollsplit {__version__} ({_LOADED}{since})"
+
+
+def _digest() -> str:
+    """Of the package's files: its Python and its compiled core."""
     content = hashlib.sha256(repr([COUNTER.descr, SUBSCRIBER.descr, sys.byteorder]).encode())
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(path for kind in ("*.py", "*.so") for path in PACKAGE.rglob(kind)):
         content.update(f"{path.relative_to(PACKAGE)}\n".encode())
         content.update(path.read_bytes())
-    return f"tollsplit {__version__} ({content.hexdigest()[:12]})"
+    return content.hexdigest()[:12]
+
+
+_LOADED = _digest()
