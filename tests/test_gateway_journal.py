@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batches import SUBSCRIBERS, segments
 from gateways import (
     HEADER,
     booked,
@@ -238,3 +239,36 @@ def test_journal_of_two_runs_leaves_each_its_own(
         looking.join(5)
         assert segment.path.exists() and not found
         segment.discard()
+
+
+def test_journal_of_two_runs_settles_a_leftover_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both took it for theirs; one comes to it while the other writes its last form."""
+    [path] = segments(tmp_path / "journal", write_rules(tmp_path, window="1m"), 1, seal=False)
+    seal = journals.Segment.seal
+    failed: list[Exception] = []
+
+    def settle() -> None:
+        try:
+            journals.settle(path, read(path))
+        except JournalError as error:
+            failed.append(error)
+
+    def slow(segment: journals.Segment, records: int) -> None:
+        monkeypatch.setattr(journals.Segment, "seal", seal)
+        other.start()
+        other.join(0.3)
+        assert read(path).entries == 3  # what it was, until what it is to be is whole
+        seal(segment, records)
+
+    other = threading.Thread(target=settle)
+    monkeypatch.setattr(journals.Segment, "seal", slow)
+    settle()
+    octets = path.read_bytes()
+    other.join(5)
+    assert not failed
+    assert path.read_bytes() == octets
+    found = read(path)
+    assert (found.records, found.entries, found.torn_octets) == (SUBSCRIBERS, 1, 0)
+    assert not list(path.parent.glob("*.new"))

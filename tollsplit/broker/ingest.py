@@ -61,6 +61,7 @@ FETCH_S = 1.0
 DRAIN_S = 0.1  # the same where it ends once there is nothing
 REASON_MAX = 1000  # characters of a header
 HEADER_MAX = 100  # of one that a sender has written, and more than the broker's client adds
+HEAD = {"source": str, "epoch": str, "program": str, "first_sequence": int, "trust_ip_length": bool}
 # What octets that anybody can send may raise where they are read.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
              struct.error)
@@ -239,6 +240,9 @@ class Ingester:
                 contents = read_octets(octets, title)
                 head = contents.head
                 key = Key(head.source, head.epoch, head.first_sequence)
+                # What a ledger cannot keep looks to it as if the ledger were away.
+                if not all(type(getattr(head, name)) is kind for name, kind in HEAD.items()):
+                    raise ValueError("its head holds what no run writes there")
                 is_own = (token(key.source), key.place) == (post.source, post.place)
             except MALFORMED as error:
                 raise UnbookableError(f"{title}: no segment of a journal: {error!r}") from error

@@ -44,9 +44,6 @@ ENTRY = struct.Struct("<4sQI")
 HEAD, COUNTED, SEAL = b"head", b"sums", b"seal"
 Octets = bytes | memoryview
 LAYOUT = repr([COUNTER.descr, SUBSCRIBER.descr])
-# A head may have come from elsewhere; what is none of these a ledger fails on, again and again.
-HEAD_FIELDS = {"program": str, "source": str, "epoch": str, "first_sequence": int,
-               "trust_ip_length": bool, "rules": dict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,31 +282,40 @@ def settle(path: Path, contents: Contents) -> None:
 
     contents   as they were read; afterwards they are what it holds
 
-    Its octets never change afterwards. Raises JournalError; the segment is then what it was.
+    Its octets never change afterwards, and nobody sees it half written: runs that share a journal
+    have the same leftovers. Raises JournalError; the segment is then what it was.
     """
     if contents.records is not None and contents.entries == 1 and not contents.torn_octets:
         return
-    if contents.records is None:  # to work it out takes the counters
-        head, other = contents.head, read(path)
-        contents.records = len(other.generation.tally(
-            other.counted, {}, {}, Provenance(
-                head.source, head.epoch, head.rules.meter.layer, head.first_sequence)).usage)
-    settled = path.with_suffix(UNFINISHED)
     try:
-        settled.unlink(missing_ok=True)  # of somebody who died over it
-        segment = Segment(settled, contents.head)
-        try:
-            segment.add(contents.generation, contents.counted)
-            segment.seal(contents.records)
-            with _changing(path.parent):
-                os.replace(settled, path)
-        except BaseException:
-            segment.discard()
-            raise
-        _sync_directory(path.parent)
+        with _alone(path) as file:
+            if [kind for kind, _ in _entries(file)] == [HEAD, COUNTED, SEAL]:  # another run has
+                contents.records = read(path).records
+            else:
+                _settle(path, contents)
     except OSError as error:
         raise _failed(path, error) from error
     contents.entries, contents.torn_octets = 1, 0
+
+
+def _settle(path: Path, contents: Contents) -> None:
+    """The same where nobody else does so."""
+    head = contents.head
+    if contents.records is None:  # to work it out takes the counters
+        other = read(path)
+        contents.records = len(other.generation.tally(other.counted, {}, {}, Provenance(
+            head.source, head.epoch, head.rules.meter.layer, head.first_sequence)).usage)
+    (settled := path.with_suffix(UNFINISHED)).unlink(missing_ok=True)  # of one who died
+    segment = Segment(settled, head)
+    try:
+        segment.add(contents.generation, contents.counted)
+        segment.seal(contents.records)
+        with _changing(path.parent):
+            os.replace(settled, path)
+    except BaseException:
+        segment.discard()
+        raise
+    _sync_directory(path.parent)
 
 
 def _read(path: Path, file: BinaryIO) -> Contents:
@@ -363,8 +369,6 @@ def _parsed_head(path: Path, payload: bytes) -> Head:
         raise JournalError(
             f"{path}: written by {found['program']}, whose counters are laid out otherwise; "
             "let that version book it")
-    if not all(type(found[name]) is kind for name, kind in HEAD_FIELDS.items()):
-        raise JournalError(f"{path}: its head holds what no run writes there")
     content = {name: base64.b64decode(text) for name, text in found["rules"]["content"].items()}
     rules = load(found["rules"]["path"], content)
     if rules.version != found["rules"]["version"]:
@@ -426,6 +430,17 @@ def _changing(folder: Path, how: int = fcntl.LOCK_SH) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """A segment, open, while nobody else settles it."""
+    while True:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                yield file
+                return
 
 
 def _open(path: Path) -> BinaryIO:
