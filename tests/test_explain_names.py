@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from test_names_quic import ONE, SHORT, datagram
 from test_names_quic_again import ANOTHER, PARTS
 
 from tollsplit.cli import main
+from tollsplit.cli.table import print_explanation
 from tollsplit.rules.rule import RuleSet
 from tollsplit.run import explain
 
@@ -56,6 +58,18 @@ def test_explain_says_whom_a_request_is_for(tmp_path: Path) -> None:
         (f"{such}; the last one was for evil.example", True),
         (f"{none}; the last one was for evil.example", False),
         (f"{none}; the last one was for www.bank.example", False)]
+
+
+def test_explain_says_what_may_cover_a_packet_yet(tmp_path: Path) -> None:
+    """The opening is its first request's; from another server nothing can come."""
+    elsewhere = segment(2, B, server="198.51.100.77", client=2001)
+    (tmp_path / "a.pcapng").write_bytes(capture([*opening(), segment(1, A), elsewhere]))
+    said = []
+    for number in (1, 3, 4):
+        found, shown = explain(tmp_path / "a.pcapng", HOSTED, number), io.StringIO()
+        print_explanation(found, shown)
+        said.append("unless its flow brings within 10 s what" in shown.getvalue())
+    assert said == [True, False, False]
 
 
 def test_explain_forgets_names_with_their_flow(tmp_path: Path) -> None:

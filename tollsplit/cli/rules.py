@@ -68,7 +68,8 @@ def explain(file: str, capture: str, packet: int, trust_ip_length: bool) -> None
     """Show for one packet which conditions held, which rule won, and who pays for it.
 
     The running total is that of CAPTURE alone, up to the packet. Budgets are left out: they are
-    divided when a window is over.
+    divided when a window is over. What comes after the packet is not looked at: of rules for which
+    packets wait up to ten seconds (names, tokens, sticky) it says that they may cover it yet.
 
     \b
     Exit codes: 0 done, 2 usage (no such packet), 3 bad input.

@@ -352,6 +352,11 @@ def print_explanation(found: Explanation, stream: IO[str]) -> None:
                 break
         out.print(table)
         _print_side(side, out)
+        if yet := [judged.rule.id for judged in side.judgements
+                   if judged.may_hold_yet and (
+                       side.rule is None or judged.rule.precedence < side.rule.precedence)]:
+            out.print(Text(f"unless its flow brings within 10 s what {', '.join(yet)} asks for: "
+                           "what comes after the packet is not looked at"))
 
 
 def _print_side(side: Side, out: Console) -> None:

@@ -31,6 +31,9 @@ _SAID = {
     "dns": ("its server had such a name", "its server had no such name"),
     "token": ("its flow has brought such a token", "its flow has brought no such token"),
 }
+# Those that a packet waits for, and those in which packets of a flow do not differ.
+_COMING = frozenset({"sni", "host", "token"})
+_FIXED = frozenset({"server", "subscriber", "port", "protocol", "dns"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,13 @@ class Judgement:
     @property
     def holds(self) -> bool:
         return all(condition.holds for condition in self.conditions)
+
+    @property
+    def may_hold_yet(self) -> bool:
+        """Whether what it lacks may come after the packet, in the packet's flow."""
+        missing = {condition.name for condition in self.conditions if not condition.holds}
+        other = missing - _COMING
+        return bool(missing) and (not other or self.rule.match.sticky and not other & _FIXED)
 
 
 @dataclass(frozen=True, slots=True)
