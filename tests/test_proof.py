@@ -280,7 +280,7 @@ def test_keys_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
         read_signer(path)
     with pytest.raises(ProofError, match="expected a public key"):
         read_public_key(path)
-    with pytest.raises(ProofError, match="cannot be read: No such file or directory$"):
+    with pytest.raises(ProofError, match=r"cannot be read: No such file or directory$"):
         read_public_key(tmp_path / "none")
 
 

@@ -72,7 +72,7 @@ class Judgement:
         """Whether what it lacks may come after the packet, in the packet's flow."""
         missing = {condition.name for condition in self.conditions if not condition.holds}
         other = missing - _COMING
-        return bool(missing) and (not other or self.rule.match.sticky and not other & _FIXED)
+        return bool(missing) and (not other or (self.rule.match.sticky and not other & _FIXED))
 
 
 @dataclass(frozen=True, slots=True)
