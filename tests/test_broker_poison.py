@@ -159,3 +159,21 @@ def test_gateway_sends_many_events_to_a_broker_of_small_messages(
             assert len(ledger.events()) == 300
     finally:
         broker.close()
+
+
+def test_broker_full_of_parts_goes_on_with_more_room(
+    tmp_path: Path, rules: RuleSet, broker: Broker, books: PostgresDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Parts are all that has room, of no batch all of them; nothing is lost meanwhile."""
+    monkeypatch.setattr(dispatches, "BROKER_PIECE_OCTETS", 300)
+    make_streams(broker, 1500)
+    paths = {name: segments(tmp_path / name, rules, 2, source=name, subscribers=40)
+             for name in ("gw1", "gw2")}
+    with dispatching(broker, paths["gw1"], "gw1") as one, \
+            dispatching(broker, paths["gw2"], "gw2") as other:
+        wait(lambda: "maximum bytes" in f"{one.error}" and "maximum bytes" in f"{other.error}")
+        assert not ingest(broker, books.url).batches
+        make_streams(broker)
+        wait(lambda: ingest(broker, books.url) and not one.batches and not other.batches)
+    expect_booked(books.url, books.rows, 2 * octets_of(2, 40))
