@@ -188,18 +188,18 @@ def test_refused_is_taken_in_again_when_it_can_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An ingester that is older than its gateways refuses; a newer one takes it all in."""
+    async def again() -> int:
+        async with connected(parse_url(broker.url), "test") as (_, js):
+            return await streams.put_back(js, "tollsplit")
+
     monkeypatch.setattr(dispatches, "BROKER_PIECE_OCTETS", 300)
     make_streams(broker)
+    assert asyncio.run(again()) == 0  # of a stream that never held any
     send(broker, segments(tmp_path / "journal", rules, 3))
     with monkeypatch.context() as older:
         older.setattr(message, "FORM", "0")
         assert ingest(broker, books.url).refused == 3
     assert len(refusals(broker)) == 3
-
-    async def again() -> int:
-        async with connected(parse_url(broker.url), "test") as (_, js):
-            return await streams.put_back(js, "tollsplit")
-
     assert asyncio.run(again()) == 3
     assert asyncio.run(again()) == 0
     assert ingest(broker, books.url).batches == 3

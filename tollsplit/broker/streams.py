@@ -82,7 +82,7 @@ async def put_back(broker: JetStreamContext, stream: str) -> int:
     refused = refused_of(stream)
     state = (await broker.stream_info(refused)).state
     count = 0
-    for number in range(state.first_seq, state.last_seq + 1):
+    for number in range(max(1, state.first_seq), state.last_seq + 1):  # 0: it never held any
         try:
             found = await broker.get_msg(refused, number)
         except NotFoundError:  # taken out before
