@@ -35,7 +35,9 @@ def push_rules(rules: RuleSet, door: Path) -> tuple[str, int]:
             send(connection, json.dumps({"path": home, "content": content}).encode())
             answer = json.loads(receive(connection))
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: no gateway answers: {error}") from error
+            cause = getattr(error, "strerror", None) or error
+            raise UsageError(f"{path}: no gateway answers: {cause}; does "
+                             "`tollsplit capture` run with this --control or journal?") from error
     if "error" in answer:
         raise RulesError(f"{path}: the rules in force stay: {answer['error']}")
     return str(answer["rules_version"]), int(answer["in_force_ns"])
