@@ -30,6 +30,7 @@ from tollsplit.broker import streams
 from tollsplit.broker.address import parse_url
 from tollsplit.broker.ingest import Figures, Ingester
 from tollsplit.broker.message import DIGEST, FORM_NAME, PARTS, Key, batch_messages
+from tollsplit.engine.journal import ENTRY, read, settle
 from tollsplit.ledger import open_ledger
 from tollsplit.model import Event
 from tollsplit.rules import RuleSet
@@ -177,3 +178,19 @@ def test_broker_full_of_parts_goes_on_with_more_room(
         make_streams(broker)
         wait(lambda: ingest(broker, books.url) and not one.batches and not other.batches)
     expect_booked(books.url, books.rows, 2 * octets_of(2, 40))
+
+
+def test_refused_is_a_batch_that_goes_on_behind_its_seal(
+    tmp_path: Path, rules: RuleSet, broker: Broker, books: PostgresDatabase
+) -> None:
+    """What is counted there would be no record more, and so add to those that are sealed."""
+    make_streams(broker)
+    [path] = segments(tmp_path / "journal", rules, 1)
+    settle(path, read(path))
+    octets = path.read_bytes()
+    head_end = ENTRY.size + ENTRY.unpack_from(octets)[1]
+    counted = octets[head_end : head_end + ENTRY.size + ENTRY.unpack_from(octets, head_end)[1]]
+    sent = batch_messages("tollsplit", Key("gw1", EPOCH, 0), octets + counted, 1 << 20)[-1]
+    publish(broker, sent.subject, sent.payload, sent.headers)
+    found = taken(broker, books.url)
+    assert (found.batches, found.refused) == (0, 1)

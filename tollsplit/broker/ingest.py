@@ -249,8 +249,8 @@ class Ingester:
             if not is_own:
                 raise UnbookableError(f"{title}: holds {head.source}, epoch {head.epoch}, from "
                                       f"{head.first_sequence} on: sent under another's name")
-            if contents.records is None:
-                raise UnbookableError(f"{title}: it has no seal")
+            if contents.records is None or contents.entries != 1:  # nothing follows a seal
+                raise UnbookableError(f"{title}: no segment in its last form")
             try:
                 receipt = book(ledger, contents).receipt
             except StaleError:
