@@ -183,7 +183,7 @@ def test_cluster_that_nobody_answers_for_is_exit_code_1(
     arguments = ["account", "a.pcap", "--rules", "rules.toml", "--cluster"]
     assert main([*arguments, "tcp://127.0.0.1:1"]) == 1
     assert "tcp://127.0.0.1:1: no scheduler answers: Connection refused" in capsys.readouterr().err
-    for url in ("127.0.0.1:8786", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://x:port"):
+    for url in ("", "127.0.0.1:8786", "http://127.0.0.1:8786", "tcp://127.0.0.1", "tcp://x:port"):
         assert main([*arguments, url]) == 2
         assert f"{url}: expected tcp://HOST:PORT" in capsys.readouterr().err
 

@@ -20,7 +20,7 @@ from test_shares_of_flows import busy
 
 from tollsplit.engine import cells, meter
 from tollsplit.engine.bounds import Bounds
-from tollsplit.engine.counts import Counts, add, counts_of, expect_no_fault_of_room, gathered
+from tollsplit.engine.counts import Counts, add, counts_of, gathered
 from tollsplit.engine.pipeline import NoRoom, count_share, dissection, tally
 from tollsplit.engine.usage import Provenance
 from tollsplit.errors import ClusterError
@@ -127,8 +127,6 @@ def test_counts_are_refused_beyond_the_time_cells_of_one_place(
     monkeypatch.setattr(cells, "CELLS_MAX", 5)
     with pytest.raises(NoRoom):
         added(halves, rules)
-    _, counted, _ = count_share(
-        [Pieces(frames, [], rules)], rules, Compiled(rules), dissection(rules, None, None, False),
-        0, 1, KEY)
+    full = counts([Pieces(frames, [], rules)], rules)  # its sixth packet is a fault
     with pytest.raises(NoRoom):
-        expect_no_fault_of_room(counted)
+        added([full, counts([Pieces([], [], rules)], rules)], rules)

@@ -95,7 +95,9 @@ def account(
         expect_bookable(rule_set)
     with ExitStack() as stack:
         book = stack.enter_context(open_ledger(ledger)) if ledger else None
-        machines = stack.enter_context(_machines(cluster, names, workers)) if cluster else None
+        machines = None
+        if cluster is not None:
+            machines = stack.enter_context(_machines(cluster, names, workers))
         sources, run = stack.enter_context(_inputs(
             names, rule_set, skip_links, identified or book is not None, machines,
             trust_ip_length))

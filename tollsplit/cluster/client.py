@@ -155,7 +155,10 @@ class Cluster:
         if not self._threads():
             raise ClusterError(
                 f"{self.url}: the scheduler has no workers; start some: dask worker {self.url}")
-        answers = self._client.run(question, *arguments, on_error="return")
+        try:
+            answers = self._client.run(question, *arguments, on_error="return")
+        except (OSError, CancelledError) as error:
+            raise self._gone(error) from error
         for address, answer in sorted(answers.items()):
             if isinstance(answer, BaseException) and not isinstance(answer, TollsplitError):
                 raise _unfit(f"worker {address}", answer) from answer
@@ -164,8 +167,11 @@ class Cluster:
     def _threads(self) -> int:
         try:
             return sum(self._client.nthreads().values())
-        except (OSError, TimeoutError) as error:
-            raise ClusterError(f"{self.url}: the scheduler answers no more: {error}") from error
+        except OSError as error:
+            raise self._gone(error) from error
+
+    def _gone(self, error: Exception) -> ClusterError:
+        return ClusterError(f"{self.url}: the scheduler answers no more: {error}")
 
     # --- work --------------------------------------------------------------------------------
 

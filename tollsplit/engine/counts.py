@@ -75,7 +75,7 @@ def add(
     Raises NoRoom where one would have counted otherwise, for want of room; and as gathered() does.
     """
     cells, counted = gathered(several, rules, compiled, dissect)
-    expect_no_fault_of_room(counted)
+    _expect_no_fault_of_room(counted)
     room = tuple((sum(made for made, _ in parts), parts[0][1])
                  for parts in zip(*(each.room for each in several), strict=True))
     found = Counts(tuple(cells.known), *counted.export(), room,
@@ -84,7 +84,7 @@ def add(
     return found
 
 
-def expect_no_fault_of_room(counted: Meter) -> None:
+def _expect_no_fault_of_room(counted: Meter) -> None:
     """Raise NoRoom where a frame found no counter: which one does depends on all before it."""
     sums = counted.sums()
     if any(name in sums for name in FULL):
