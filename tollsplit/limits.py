@@ -204,9 +204,12 @@ INGRESSES_MAX = 254
 # --- counting --------------------------------------------------------------------------
 # Threads that meter captures; the sorted counters of all of them are merged at once.
 WORKERS_MAX = 256
-# What one task of a cluster counts of large files, in octets as stored. Handing out a task and
-# adding up its counters takes milliseconds; when a worker dies, what it was at is done again.
-CLUSTER_PART_OCTETS_MIN = 512 * 1024 * 1024
+# What one task of a cluster counts of large files, in octets as stored: so much, where there is as
+# much for each thread; less down to the least, so that all have something to do. Handing out a task
+# and adding up its counters takes a tenth of a second; when a worker dies, what it was at is done
+# again.
+CLUSTER_PART_OCTETS_MIN = 64 * 1024 * 1024
+CLUSTER_PART_OCTETS = 512 * 1024 * 1024
 CLUSTER_PART_OCTETS_MAX = 4 * 1024 * 1024 * 1024
 # So that who is done early finds more to do.
 CLUSTER_PARTS_PER_THREAD = 4

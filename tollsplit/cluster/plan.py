@@ -10,6 +10,7 @@ from tollsplit.cluster.job import Job, Part
 from tollsplit.engine.pipeline import has_shares
 from tollsplit.limits import (
     CLUSTER_FILE_OCTETS,
+    CLUSTER_PART_OCTETS,
     CLUSTER_PART_OCTETS_MAX,
     CLUSTER_PART_OCTETS_MIN,
     CLUSTER_PARTS_PER_THREAD,
@@ -39,8 +40,7 @@ def plan(job: Job, threads: int, find: Find = cuts) -> list[list[Part]]:
         each = everything.octets // shares
         return [[Part(everything.captures, each, share=share, shares=shares)]
                 for share in range(shares)]
-    most = max(CLUSTER_PART_OCTETS_MIN, min(
-        CLUSTER_PART_OCTETS_MAX, _octets(job) // (threads * CLUSTER_PARTS_PER_THREAD)))
+    most = _part_octets(_octets(job), threads)
     parts: list[list[Part]] = []
     small: list[int] = []
     for number, capture in enumerate(job.captures):
@@ -54,6 +54,13 @@ def plan(job: Job, threads: int, find: Find = cuts) -> list[list[Part]]:
         else:
             small.append(number)
     return parts + _groups(job, small, most)
+
+
+def _part_octets(total: int, threads: int) -> int:
+    """How large a part is: each thread has as many as the others."""
+    turns = min(CLUSTER_PARTS_PER_THREAD, total // (threads * CLUSTER_PART_OCTETS))
+    each = -(-total // (threads * max(1, turns)))
+    return max(CLUSTER_PART_OCTETS_MIN, min(CLUSTER_PART_OCTETS_MAX, each))
 
 
 def _groups(job: Job, numbers: Sequence[int], most: int) -> list[list[Part]]:
