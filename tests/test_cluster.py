@@ -7,7 +7,6 @@ import os
 import re
 import struct
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +38,6 @@ law = settings(max_examples=examples(12), deadline=None, suppress_health_check=l
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "CLUSTER_PART_OCTETS_MIN", MIB)
     monkeypatch.setattr(plan, "CLUSTER_PART_OCTETS_MAX", MIB)
-
-
-@pytest.fixture(autouse=True)
-def _spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each task on another worker than the one before; short ones would all be one worker's."""
-    distributed = pytest.importorskip("distributed")
-    turn = count()
-    submit = distributed.Client.submit
-
-    def spread(self: Any, *arguments: Any, **options: Any) -> Any:
-        workers = sorted(self.nthreads())
-        return submit(self, *arguments, **options, workers=[workers[next(turn) % len(workers)]],
-                      allow_other_workers=True)
-
-    monkeypatch.setattr(distributed.Client, "submit", spread)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle
 from queue import Empty, SimpleQueue
 from secrets import token_bytes, token_hex
 from typing import TYPE_CHECKING, Any
@@ -164,9 +165,10 @@ class Cluster:
                 raise _unfit(f"worker {address}", answer) from answer
         return dict(answers)
 
-    def _threads(self) -> int:
+    def _threads(self) -> dict[str, int]:
+        """How many threads each worker has."""
         try:
-            return sum(self._client.nthreads().values())
+            return dict(self._client.nthreads())
         except OSError as error:
             raise self._gone(error) from error
 
@@ -196,7 +198,7 @@ class Cluster:
         """
         job = self._job
         try:
-            result = self._count(plan(job, self._threads()), progress)
+            result = self._count(plan(job, max(1, sum(self._threads().values()))), progress)
         except NoRoom:
             result = self._count([[whole(job)]], progress)
         for number, message in result.truncated.items():
@@ -212,9 +214,11 @@ class Cluster:
         total = sum(capture.likeness.octets for capture in self._job.captures)
         tasks: list[Watched] = []
         results: list[Future] = []
+        turns = self._turns()
         for place, pieces in enumerate(parts):
-            counted = [Watched(self._submit(worker.count, self._shared, part), place, part.octets)
-                       for part in pieces]
+            counted = [
+                Watched(self._submit(worker.count, self._shared, part, at=next(turns)), place,
+                        part.octets) for part in pieces]
             tasks += counted
             found = self._merged([task.future for task in counted])
             if pieces[0].end is not None:
@@ -246,12 +250,28 @@ class Cluster:
                 if len(pair) == 2 else pair[0] for pair in pairs]
         return futures[0]
 
-    def _submit(self, task: Callable[..., Any], *arguments: Any, priority: int = 0) -> Future:
+    def _turns(self) -> Iterator[str | None]:
+        """The workers, one after the other, each as often as it has threads; again and again."""
+        threads = sorted(self._threads().items())
+        most = max((count for _, count in threads), default=0)
+        found: list[str | None] = [address for turn in range(most)
+                                   for address, count in threads if turn < count]
+        return cycle(found or [None])  # all have gone: others may come
+
+    def _submit(
+        self, task: Callable[..., Any], *arguments: Any, priority: int = 0, at: str | None = None
+    ) -> Future:
+        """Have a task done.
+
+        at   where: left to Dask, few tasks are all the one worker's that holds what they share.
+             Where that worker is gone, any will do
+        """
         self._submitted += 1
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph")  # rules, once
             return self._client.submit(
-                task, *arguments, priority=priority, pure=False,
+                task, *arguments, priority=priority, pure=False, workers=at,
+                allow_other_workers=at is not None,
                 key=f"tollsplit-{task.__name__}-{self._token}-{self._submitted}")
 
     # --- while it is done --------------------------------------------------------------------

@@ -40,27 +40,29 @@ def plan(job: Job, threads: int, find: Find = cuts) -> list[list[Part]]:
         each = everything.octets // shares
         return [[Part(everything.captures, each, share=share, shares=shares)]
                 for share in range(shares)]
-    most = _part_octets(_octets(job), threads)
+    total = _octets(job)
+    # A cut costs a table of counters, a file of its own has nothing to lose.
+    turns = min(CLUSTER_PARTS_PER_THREAD, total // (threads * CLUSTER_PART_OCTETS))
+    most = _part_octets(total, threads * max(1, turns))
+    together = _part_octets(total, threads * CLUSTER_PARTS_PER_THREAD)
     parts: list[list[Part]] = []
     small: list[int] = []
     for number, capture in enumerate(job.captures):
         places = find(capture.path, most) if capture.likeness.octets > most else []
         if places:
-            parts += _groups(job, small, most)
+            parts += _groups(job, small, together)
             small = []
             ends = [0, *places, capture.likeness.octets]
             parts.append([Part((number,), end - start, start, end)
                           for start, end in pairwise(ends)])
         else:
             small.append(number)
-    return parts + _groups(job, small, most)
+    return parts + _groups(job, small, together)
 
 
-def _part_octets(total: int, threads: int) -> int:
-    """How large a part is: each thread has as many as the others."""
-    turns = min(CLUSTER_PARTS_PER_THREAD, total // (threads * CLUSTER_PART_OCTETS))
-    each = -(-total // (threads * max(1, turns)))
-    return max(CLUSTER_PART_OCTETS_MIN, min(CLUSTER_PART_OCTETS_MAX, each))
+def _part_octets(total: int, parts: int) -> int:
+    """How large so many parts are, within their bounds."""
+    return max(CLUSTER_PART_OCTETS_MIN, min(CLUSTER_PART_OCTETS_MAX, -(-total // parts)))
 
 
 def _groups(job: Job, numbers: Sequence[int], most: int) -> list[list[Part]]:
