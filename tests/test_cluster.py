@@ -27,6 +27,7 @@ from tollsplit.cluster import client as cluster_client
 from tollsplit.cluster import plan
 from tollsplit.errors import CaptureError
 
+pytestmark = pytest.mark.usefixtures("swept")
 # What a document says of clocks: how long it took, and how fast that was.
 CLOCKS = re.compile(rb'"(elapsed_s|packets_per_s)": [0-9.]+|[0-9.]+ (m?s\b|[a-z]*packets/s)')
 # A run takes a tenth of a second: nothing is shrunk.

@@ -20,6 +20,11 @@ from tollsplit.cluster import client as cluster_client
 from tollsplit.cluster import job
 from tollsplit.errors import CaptureError, ClusterError, UsageError
 
+# What Dask's client leaves behind where the other side has died is no failure of ours.
+pytestmark = [
+    pytest.mark.usefixtures("swept"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 HERE = Path("/proc/self/cwd")  # what each process sees in the folder that it was started in
 
 
