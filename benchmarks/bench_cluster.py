@@ -180,6 +180,8 @@ def main() -> None:
         told: dict[str, Any] = {}
         for shape, captures in shapes.items():
             entries = list(contenders(captures, clusters))
+            for each in entries[len(THREADS) :]:
+                each.run(case)  # workers live on: what they import, they import once
             measured = dict(zip(
                 [each.name for each in entries],
                 rounds.interleave([(each, case) for each in entries], arguments.rounds),
