@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,17 @@ class Cluster:
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show",
             "--scheduler-file", self._known)
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.url: str = wait_for(
-            lambda: self._known.exists() and json.loads(self._known.read_text())["address"])
+        try:
+            self.url: str = wait_for(self._address)
+        except BaseException:
+            self.close()
+            raise
+
+    def _address(self) -> str | None:
+        """What the scheduler has written; None while it has not written all of it."""
+        with suppress(FileNotFoundError, ValueError):
+            return str(json.loads(self._known.read_text())["address"])
+        return None
 
     def start_worker(self, threads: int = 1, folder: Path | None = None) -> int:
         """One more worker; its process's id. `folder` is where it starts in."""
