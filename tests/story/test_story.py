@@ -130,7 +130,7 @@ def test_story_payments_are_booked_once(
 
 
 def test_story_neighbour_pays_for_what_he_used(told: Told) -> None:
-    """600 KiB were lent, a film was watched; 2 CNY for 1 MiB, 80 % of them the lender's."""
+    """800 KiB were lent, a film was watched; 2 CNY for 1 MiB, 80 % of them the lender's."""
     [(octets,)] = told.rows(
         "SELECT sum(uplink_octets + downlink_octets) FROM usage_records u JOIN accounts a "
         "ON a.id = u.account_id WHERE a.name = 'alice' AND u.subscriber = '10.77.3.2'")
