@@ -29,7 +29,7 @@ COLLECTORS := libfixbuf-tools nfdump pmacct
 # How the tests are spread over processes, and which of them are not. Those of the core keep a CPU
 # busy; many of the others wait for timers and databases.
 AT_ONCE := --numprocesses 2 --dist worksteal
-WAITING := --numprocesses 4 --dist worksteal
+WAITING := --numprocesses 5 --dist worksteal
 ALONE := tests/live tests/story tests/test_benchmarks_live.py
 
 .PHONY: demo test prepared build checked sanitize bench bench-check bench-peers bench-record lint package clean
@@ -146,14 +146,14 @@ sanitize: $(VENV)/.testable build/sanitizer/.built
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONMALLOC=malloc TOLLSPLIT_FUZZ=10000 $(BIN)/pytest -q -m core $(AT_ONCE)
 
-# One waits for the network while the other compiles.
+# One waits for the network while the others compile.
 prepared: $(VENV)/.lab build build/sanitizer/.built
 
 # The checked build is left out: the sanitizer's has its bounds checks. Live runs have the machine to
 # themselves: some of them measure it, others the time. The main run comes last, so that its closing
 # line is the last thing printed.
 test:
-	$(MAKE) --jobs 2 prepared
+	$(MAKE) --jobs 3 prepared
 	$(MAKE) lint sanitize
 	$(BIN)/pytest $(ALONE)
 	$(BIN)/pytest $(WAITING) $(ALONE:%=--ignore=%)
