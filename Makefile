@@ -135,7 +135,7 @@ lint: $(VENV)/.testable build
 
 checked: $(VENV)/.testable build/checked/.built
 	$(call COPY_PACKAGE,checked)
-	TOLLSPLIT_BUILD=checked $(BIN)/pytest -q -m core $(AT_ONCE)
+	TOLLSPLIT_BUILD=checked $(BIN)/pytest -q $(AT_ONCE)
 
 # libstdc++ comes first too, or ASan finds no __cxa_throw to intercept in C++ modules that are
 # loaded later. Python leaks by design when it ends. Its own allocator would hide from ASan what
@@ -144,7 +144,7 @@ sanitize: $(VENV)/.testable build/sanitizer/.built
 	$(call COPY_PACKAGE,sanitizer)
 	TOLLSPLIT_BUILD=sanitizer LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	PYTHONMALLOC=malloc TOLLSPLIT_FUZZ=10000 $(BIN)/pytest -q -m core $(AT_ONCE)
+	PYTHONMALLOC=malloc TOLLSPLIT_FUZZ=10000 $(BIN)/pytest -q $(AT_ONCE)
 
 # One waits for the network while the others compile.
 prepared: $(VENV)/.lab build build/sanitizer/.built

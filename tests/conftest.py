@@ -1,4 +1,4 @@
-"""Which build is tested, which tests reach the core, and where the real captures are."""
+"""Which build is tested, by which modules, and where the real captures are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ pytest_plugins = ["browser", "databases", "brokers", "networks", "proofs", "serv
 # Modules that never reach the core (money, the texts of rules, what is shown), or reach it through
 # processes and clocks of their own (commands, live runs, measurements of memory), or by packets
 # that others bring there, too (whole runs, attacks, real captures by name and by retransmission):
-# one run of them, on the release build, says all there is to say.
+# one run of them, on the release build, says all there is to say. On the others they are not even
+# imported: under ASan that takes a minute.
 BEYOND_THE_CORE = (
     "test_answers", "test_api", "test_attacks", "test_benchmarks", "test_broker",
     "test_browser", "test_card", "test_cli", "test_cluster", "test_data", "test_docs",
@@ -38,9 +39,10 @@ BEYOND_THE_CORE = (
     "test_view",
 )
 
+collect_ignore_glob = [f"*{name}*.py" for name in BEYOND_THE_CORE] if BUILD != "release" else []
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "core: reaches the core; run on every build")
     config.addinivalue_line("markers", "window(length): of the rules that lie in a gateway's home")
     # A mix-up of trees would pass every test on the wrong build.
     package = Path(tollsplit.__file__).resolve().parent
@@ -50,12 +52,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     return f"tollsplit: {BUILD} build"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if not item.path.stem.startswith(BEYOND_THE_CORE):
-            item.add_marker("core")
 
 
 @pytest.fixture(scope="session")
