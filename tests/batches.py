@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from tollsplit.broker.dispatch import Dispatch
 from tollsplit.broker.ingest import Figures, Ingester
 from tollsplit.broker.streams import create
 from tollsplit.cext.reader import Reader
-from tollsplit.engine.journal import Head, Journal
+from tollsplit.engine.journal import ENTRY, Head, Journal, _checksum
 from tollsplit.engine.live import Generation
 from tollsplit.ledger import open_ledger
 from tollsplit.model import Event
@@ -179,3 +180,28 @@ def ingesting(broker: Broker, url: str, told: list[str] | None = None) -> Iterat
         thread.join(20)
         assert not thread.is_alive()
         loop.close()
+
+
+def publish(broker: Broker, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+    ask(broker, lambda js: js.publish(subject, payload, headers=headers))
+
+
+def refusals(broker: Broker) -> list[str]:
+    """Why, of each message that is kept."""
+
+    async def look(js: Any) -> list[str]:
+        state = (await js.stream_info("tollsplit_refused")).state
+        return [(await js.get_msg("tollsplit_refused", number)).headers["Tollsplit-Refused"]
+                for number in range(state.first_seq, state.last_seq + 1)]
+
+    found: list[str] = ask(broker, look)
+    return found
+
+
+def altered(octets: bytes, **fields: object) -> bytes:
+    """A segment whose head says something else."""
+    kind, length, _ = ENTRY.unpack_from(octets)
+    rest = octets[ENTRY.size :]
+    head = json.dumps(json.loads(rest[:length]) | fields).encode()
+    entry = ENTRY.pack(kind, len(head), _checksum(kind, head))
+    return entry + head + rest[length:]

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from batches import (
     EPOCH,
+    altered,
     ask,
     dispatching,
     expect_booked,
     ingest,
     make_streams,
     octets_of,
+    publish,
+    refusals,
     segments,
     send,
     wait,
@@ -23,7 +26,6 @@ from batches import (
 from brokers import Broker
 from databases import Database, PostgresDatabase
 from gateways import write_rules
-from test_broker_refused import altered, publish, refusals
 
 from tollsplit.broker import dispatch as dispatches
 from tollsplit.broker import streams

@@ -6,18 +6,20 @@ import asyncio
 import json
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from batches import (
     EPOCH,
     SUBSCRIBERS,
+    altered,
     ask,
     dispatching,
     expect_booked,
     ingest,
     make_streams,
     octets_of,
+    publish,
+    refusals,
     segments,
     send,
     wait,
@@ -41,31 +43,6 @@ pytestmark = pytest.mark.usefixtures("hurried")
 @pytest.fixture
 def rules(tmp_path: Path) -> RuleSet:
     return write_rules(tmp_path, window="1m")
-
-
-def publish(broker: Broker, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-    ask(broker, lambda js: js.publish(subject, payload, headers=headers))
-
-
-def refusals(broker: Broker) -> list[str]:
-    """Why, of each message that is kept."""
-
-    async def look(js: Any) -> list[str]:
-        state = (await js.stream_info("tollsplit_refused")).state
-        return [(await js.get_msg("tollsplit_refused", number)).headers["Tollsplit-Refused"]
-                for number in range(state.first_seq, state.last_seq + 1)]
-
-    found: list[str] = ask(broker, look)
-    return found
-
-
-def altered(octets: bytes, **fields: object) -> bytes:
-    """A segment whose head says something else."""
-    kind, length, _ = journals.ENTRY.unpack_from(octets)
-    rest = octets[journals.ENTRY.size :]
-    head = json.dumps(json.loads(rest[:length]) | fields).encode()
-    entry = journals.ENTRY.pack(kind, len(head), journals._checksum(kind, head))
-    return entry + head + rest[length:]
 
 
 def test_refused_messages_stop_nothing(
